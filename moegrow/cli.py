@@ -1,0 +1,401 @@
+"""The command line: parse, call, print."""
+
+import json
+import os
+import shlex
+import sys
+import time
+from enum import StrEnum
+from itertools import chain
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+import moegrow
+from moegrow.errors import MoegrowError, UsageError
+
+app = typer.Typer(
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Grow a trained Mixture-of-Experts checkpoint: deeper, wider, or both in one pass.",
+)
+
+
+class Mode(StrEnum):
+    interpose = "interpose"
+    stack = "stack"
+    expand = "expand"
+    overlap = "overlap"
+
+
+class NewLayers(StrEnum):
+    copy = "copy"
+    identity = "identity"
+
+
+class Order(StrEnum):
+    append = "append"
+    interleave = "interleave"
+
+
+class RouterCopies(StrEnum):
+    noise = "noise"
+    copy = "copy"
+
+
+class Preset(StrEnum):
+    orthogonal = "orthogonal"
+    upcycling = "upcycling"
+
+
+Source = Annotated[
+    str | None,
+    typer.Argument(
+        help="A checkpoint's folder, its one .safetensors file, or a plan; left out or -, the"
+        " plan or the path that comes in on standard input.",
+        show_default=False,
+    ),
+]
+OutputOption = Annotated[
+    str | None,
+    typer.Option(
+        "--output", "-o", metavar="DIR", show_default=False,
+        help="Where the result goes; otherwise ./<source name>-depth2x or the like.",
+    ),
+]  # fmt: skip
+PlanOption = Annotated[
+    bool, typer.Option("--plan", help="Print the plan as JSON lines and write nothing.")
+]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Show what would happen and write nothing.")
+]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Replace an output that moegrow has written before.")
+]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(min=1, show_default="all cores", help="How many shards to work on at once."),
+]
+ShardOption = Annotated[
+    str, typer.Option(metavar="SIZE", help="The largest file to write, such as 5GB or 500MB.")
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+@app.callback(invoke_without_command=True)
+def top(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    if version:
+        print(f"moegrow {moegrow.__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def depth(
+    source: Source = None,
+    mode: Annotated[Mode, typer.Option(help="How layers are repeated.")] = Mode.interpose,
+    times: Annotated[
+        str | None, typer.Option(metavar="2x", show_default="2x", help="How many times deeper.")
+    ] = None,
+    to: Annotated[
+        int | None,
+        typer.Option(metavar="N", show_default=False, help="The number of layers to reach."),
+    ] = None,
+    keep_first: Annotated[int, typer.Option(metavar="N", help="Leave the first N once.")] = 0,
+    keep_last: Annotated[int, typer.Option(metavar="N", help="Leave the last N once.")] = 0,
+    group: Annotated[
+        int, typer.Option(metavar="G", help="interpose: repeat groups of G layers in place.")
+    ] = 1,
+    every: Annotated[
+        int | None,
+        typer.Option(metavar="G", show_default=False, help="expand: a new layer after every G."),
+    ] = None,
+    drop: Annotated[
+        int | None,
+        typer.Option(metavar="M", show_default=False, help="overlap: layers left out at the seam."),
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="0,0,1-3", show_default=False, help="A free layer map instead of a mode."
+        ),
+    ] = None,
+    new_layers: Annotated[
+        NewLayers | None,
+        typer.Option(
+            show_default="copy; for expand identity",
+            help="Repeated layers as copies, or beginning as the identity (zero outputs).",
+        ),
+    ] = None,
+    output: OutputOption = None,
+    plan: PlanOption = False,
+    dry_run: DryRunOption = False,
+    force: ForceOption = False,
+    threads: ThreadsOption = None,
+    max_shard_size: ShardOption = "5GB",
+    quiet: QuietOption = False,
+) -> None:
+    """Make the model deeper: repeat layers."""
+    grown = moegrow.depth(
+        _read(source), mode=mode.value, times=times, to=to, keep_first=keep_first,
+        keep_last=keep_last, group=group, every=every, drop=drop, layers=layers,
+        new_layers=new_layers and new_layers.value, command=_command(),
+    )  # fmt: skip
+    _finish(grown, output, plan, dry_run, force, threads, max_shard_size, quiet)
+
+
+@app.command()
+def width(
+    source: Source = None,
+    experts: Annotated[
+        str, typer.Option(metavar="2x|N", help="How many times, or how many, experts.")
+    ] = "2x",
+    noise: Annotated[
+        float | None,
+        typer.Option(
+            metavar="A", show_default="0.01",
+            help="Gaussian noise on copies, relative to the sigma of what is copied.",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="The seed of the noise.")] = 0,
+    top_k: Annotated[
+        str | None,
+        typer.Option(
+            metavar="scale|keep|N", show_default="scale",
+            help="Experts per token: grow with the experts, keep, or a number.",
+        ),
+    ] = None,
+    order: Annotated[
+        Order | None,
+        typer.Option(show_default="append", help="Copies behind the originals or beside each."),
+    ] = None,
+    router: Annotated[
+        RouterCopies | None,
+        typer.Option(show_default="noise", help="Noise on the copies' router rows, or none."),
+    ] = None,
+    preset: Annotated[
+        Preset, typer.Option(help="A published recipe; single flags override it.")
+    ] = Preset.orthogonal,
+    output: OutputOption = None,
+    plan: PlanOption = False,
+    dry_run: DryRunOption = False,
+    force: ForceOption = False,
+    threads: ThreadsOption = None,
+    max_shard_size: ShardOption = "5GB",
+    quiet: QuietOption = False,
+) -> None:  # fmt: skip
+    """Make the model wider: duplicate experts."""
+    grown = moegrow.width(
+        _read(source), experts=experts, noise=noise, seed=seed, top_k=top_k,
+        order=order and order.value, router=router and router.value, preset=preset.value,
+        command=_command(),
+    )  # fmt: skip
+    _finish(grown, output, plan, dry_run, force, threads, max_shard_size, quiet)
+
+
+@app.command()
+def apply(
+    source: Annotated[
+        str | None, typer.Argument(metavar="[PLAN]", help="A plan, or - for standard input.")
+    ] = None,
+    output: OutputOption = None,
+    dry_run: DryRunOption = False,
+    force: ForceOption = False,
+    threads: ThreadsOption = None,
+    max_shard_size: ShardOption = "5GB",
+    quiet: QuietOption = False,
+) -> None:
+    """Write the checkpoint that a plan describes."""
+    grown = moegrow.plan(_read(source))
+    _finish(grown, output, False, dry_run, force, threads, max_shard_size, quiet)
+
+
+@app.command()
+def inspect(source: Source = None, as_json: JsonOption = False) -> None:
+    """Show what a checkpoint is: layers, experts, parameters, bytes."""
+    facts = moegrow.inspect(_read(source))
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    from moegrow import show
+
+    print(show.inspection(facts))
+
+
+@app.command()
+def verify(
+    grown: Annotated[
+        str | None, typer.Argument(help="The folder to verify.", show_default=False)
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", show_default=False, help="The source, if it has moved."),
+    ] = None,
+    threads: ThreadsOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Hold a grown checkpoint against its plan and its source, byte for byte."""
+    from moegrow import show
+
+    folder = _read(grown)
+    if not isinstance(folder, str):
+        raise UsageError("verify takes the folder of a grown checkpoint, not a plan")
+    with show.progress("verifying", _bytes_in(folder), quiet=quiet) as progress:
+        found = moegrow.verify(folder, source, threads=threads, progress=progress)
+    if not quiet or not found.ok:
+        show.verified(found, folder)
+    if not found.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def diff(
+    a: Annotated[str, typer.Argument(help="A checkpoint or a plan.")],
+    b: Annotated[str, typer.Argument(help="Another.")],
+    as_json: JsonOption = False,
+    headers: Annotated[
+        bool, typer.Option("--headers", help="Compare names, dtypes and shapes, not contents.")
+    ] = False,
+) -> None:
+    """Show what differs between two checkpoints or plans."""
+    found = moegrow.diff(_read(a), _read(b) if b != a else a, contents=not headers)
+    if as_json:
+        print(json.dumps(found.__dict__, indent=2))
+        return
+    from moegrow import show
+
+    print(show.difference(found))
+
+
+@app.command()
+def demo(
+    folder: Annotated[
+        str, typer.Argument(metavar="[DIR]", help="A folder to make; it must not exist.")
+    ] = "moegrow-demo",
+) -> None:
+    """Make a small MoE checkpoint, grow it in depth and width in one pass, and verify it."""
+    from moegrow.demo import run_demo
+
+    run_demo(Path(folder))
+
+
+def _finish(
+    grown: Any,
+    output: str | None,
+    as_plan: bool,
+    dry_run: bool,
+    force: bool,
+    threads: int | None,
+    max_shard_size: str,
+    quiet: bool,
+) -> None:
+    """Print the plan, show it, or write what it describes and print where."""
+    if as_plan:
+        if output is not None or dry_run:
+            other = "--output" if output is not None else "--dry-run"
+            raise UsageError(f"--plan writes nothing, so {other} does not go with it")
+        from moegrow.planfile import to_lines
+
+        for line in to_lines(grown):
+            print(line)
+        return
+    from moegrow import show, verbs
+    from moegrow.writer import check_target, default_name
+
+    target = Path(output if output is not None else default_name(grown))
+    check_target(target, grown.source.path, force=force)
+    if dry_run or not quiet:
+        show.summary(grown, verbs.load(grown)[1], target)
+    if dry_run:
+        show.dry_run(grown, target)
+        return
+    began = time.perf_counter()
+    with show.progress("writing", grown.nbytes, quiet=quiet) as progress:
+        result = moegrow.apply(
+            grown, target, force=force, threads=threads, max_shard_size=max_shard_size,
+            progress=progress,
+        )  # fmt: skip
+    if not quiet:
+        show.written(result, time.perf_counter() - began)
+    print(target)
+
+
+def _read(source: str | None) -> Any:
+    """What a SOURCE argument means: a path, or the plan or path on standard input."""
+    if source is not None and source != "-":
+        return source
+    if source is None and sys.stdin.isatty():
+        raise UsageError("no SOURCE was given", "name a checkpoint's folder, or pipe a plan in")
+    first = sys.stdin.readline()
+    if first.lstrip().startswith("{"):
+        from moegrow.planfile import from_lines
+
+        return from_lines(chain([first], sys.stdin))
+    if not first.strip():
+        raise MoegrowError(
+            "nothing came in on standard input", "the command before this one may have failed"
+        )
+    if any(line.strip() for line in sys.stdin):
+        raise MoegrowError(
+            "standard input is neither a plan nor one line with a path",
+            f"it begins with {first.strip()[:60]!r}",
+        )
+    return first.rstrip("\n")
+
+
+def _command() -> str:
+    return shlex.join(["moegrow", *sys.argv[1:]])
+
+
+def _bytes_in(folder: str) -> int:
+    path = Path(folder)
+    return sum(file.stat().st_size for file in path.glob("*.safetensors")) if path.is_dir() else 0
+
+
+def main() -> NoReturn:
+    """Run the command line; every error that a user can cause ends as a message and a hint."""
+    # Newer versions of Typer carry their own click: its base class is found by descent.
+    click_error: type[Exception]
+    click_error = typer.BadParameter.__mro__[2]
+    try:
+        code = app(standalone_mode=False, prog_name="moegrow")
+        sys.stdout.flush()
+    except MoegrowError as error:
+        _complain(error.message, error.hint)
+        code = 2 if isinstance(error, UsageError) else 1
+    except click_error as error:
+        _complain(_message(error), f"see {_help_for(error)}")
+        code = 2
+    except BrokenPipeError:
+        # The reader, such as `head`, has had enough; Python must not complain about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except (KeyboardInterrupt, typer.Abort):
+        _complain("interrupted; nothing was published", "run the command again")
+        code = 130
+    except OSError as error:
+        _complain(f"{error.filename or 'the system'}: {error.strerror or error}", "")
+        code = 1
+    sys.exit(code or 0)
+
+
+def _message(error: Any) -> str:
+    return str(error.format_message())
+
+
+def _help_for(error: Any) -> str:
+    context = getattr(error, "ctx", None)
+    return f"{context.command_path} --help" if context else "moegrow --help"
+
+
+def _complain(message: str, hint: str) -> None:
+    """One message, then one hint, as people read them."""
+    message = message[:1].lower() + message[1:] if message[1:2].islower() else message
+    print(f"error: {message.rstrip('.')}", file=sys.stderr)
+    if hint:
+        print(f"hint: {hint}", file=sys.stderr)

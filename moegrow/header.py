@@ -1,0 +1,142 @@
+"""The header of a safetensors file: read it from strangers, write it for everyone."""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from moegrow import jsontext
+from moegrow.errors import MoegrowError
+
+LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
+
+# Bits per element of every dtype that safetensors 0.8 knows.
+BITS = {
+    "F64": 64, "I64": 64, "U64": 64, "C64": 64,
+    "F32": 32, "I32": 32, "U32": 32,
+    "F16": 16, "BF16": 16, "I16": 16, "U16": 16,
+    "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
+    "I8": 8, "U8": 8, "BOOL": 8,
+    "F6_E2M3": 6, "F6_E3M2": 6,
+    "F4": 4,
+}  # fmt: skip
+
+
+class TensorSpec(NamedTuple):
+    """A tensor as a header describes it: `start` and `stop` are byte positions in the file."""
+
+    name: str
+    file: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+class Header(NamedTuple):
+    """What a safetensors file says of itself; `digest` is the SHA-256 of the header's bytes."""
+
+    tensors: tuple[TensorSpec, ...]
+    metadata: dict[str, str]
+    digest: str
+    size: int
+
+
+def nbytes(dtype: str, shape: tuple[int, ...]) -> int:
+    """Bytes of a tensor; raises ValueError where sub-byte elements do not fill whole bytes."""
+    bits = math.prod(shape) * BITS[dtype]
+    if bits % 8:
+        raise ValueError(f"{dtype} {list(shape)} does not fill whole bytes")
+    return bits // 8
+
+
+def read_header(path: Path) -> Header:
+    """The header of the file at `path`, every promise of the format checked against its size.
+
+    Raises MoegrowError, with the file's name and the two values that disagree, where the file
+    is no safetensors file, is cut short, or its tensors overlap, leave gaps or do not fit.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > size - 8:
+            raise MoegrowError(
+                f"{path.name} is not a whole safetensors file: its header should be"
+                f" {length} bytes long and the file has {size}",
+                "it may be an unfinished download: fetch it again",
+            )
+        if length > LARGEST_HEADER:
+            raise MoegrowError(
+                f"{path.name}: a header of {length} bytes is over the limit of {LARGEST_HEADER}"
+            )
+        raw = file.read(length)
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        raise MoegrowError(f"{path.name}: the header is not UTF-8 text") from None
+    table = jsontext.loads(text, f"the header of {path.name}")
+    metadata = table.pop("__metadata__", {})
+    if not isinstance(metadata, dict):
+        raise MoegrowError(f"{path.name}: __metadata__ is not a table")
+    tensors = tuple(_spec(name, entry, path.name, 8 + length) for name, entry in table.items())
+    _check_layout(tensors, path.name, 8 + length, size)
+    digest = hashlib.sha256(length.to_bytes(8, "little") + raw).hexdigest()
+    return Header(tensors, metadata, digest, size)
+
+
+def write_header(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> bytes:
+    """The header of a file that holds `(name, dtype, shape)` one after another, in this order.
+
+    The length is padded with spaces to a multiple of 8, so that the data is aligned.
+    """
+    table: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, dtype, shape in tensors:
+        start, end = end, end + nbytes(dtype, shape)
+        table[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _spec(name: str, entry: Any, file: str, data: int) -> TensorSpec:
+    """One entry of the header, checked by itself; `data` is where the file's data begins."""
+    try:
+        dtype, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        if not all(type(number) is int and number >= 0 for number in (start, stop, *shape)):
+            raise ValueError("shapes and offsets must be whole numbers")
+    except (TypeError, KeyError, ValueError) as error:
+        raise MoegrowError(f"{file}: the header entry of {name!r} is malformed: {error}") from None
+    if dtype not in BITS:
+        raise MoegrowError(
+            f"{file}: {name!r} has the dtype {dtype!r}, which is not known",
+            f"known: {', '.join(BITS)}",
+        )
+    if not name.isprintable():
+        raise MoegrowError(f"{file}: a tensor name holds control characters: {name!r}")
+    try:
+        size = nbytes(dtype, tuple(shape))
+    except ValueError as error:
+        raise MoegrowError(f"{file}: {name!r}: {error}") from None
+    if stop - start != size:
+        raise MoegrowError(
+            f"{file}: {name!r} is {dtype} {shape}, {size} bytes, but has {stop - start} in the file"
+        )
+    return TensorSpec(name, file, dtype, tuple(shape), data + start, data + stop)
+
+
+def _check_layout(tensors: tuple[TensorSpec, ...], file: str, data: int, size: int) -> None:
+    """Tensors must fill the data of the file with no gap and no overlap."""
+    end = data
+    for tensor in sorted(tensors, key=lambda tensor: (tensor.start, tensor.stop)):
+        if tensor.start != end:
+            what = "overlaps the tensor before it" if tensor.start < end else "follows a gap"
+            raise MoegrowError(f"{file}: {tensor.name!r} {what}, at byte {tensor.start}")
+        end = tensor.stop
+    if end != size:
+        raise MoegrowError(
+            f"{file} should be {end} bytes long by its header and has {size}",
+            "it may be an unfinished download: fetch it again" if end > size else "",
+        )

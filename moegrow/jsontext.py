@@ -1,0 +1,110 @@
+"""Change single values in a JSON text and leave every other character as it was."""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from moegrow.errors import MoegrowError
+
+Path = tuple[str, ...]
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+_DECODER = json.JSONDecoder()
+
+
+def loads(text: str, what: str, *, infinities: bool = False) -> dict[str, Any]:
+    """The JSON object in `text`; `what` names the file in errors.
+
+    Raises MoegrowError where it is not JSON, not an object, names a key twice or nests too
+    deeply, and, unless `infinities` is true, where it holds NaN or Infinity, which JSON does
+    not have but published configs do (the time-step limits of state-space models).
+    """
+    constants = float if infinities else _refuse_constant
+    try:
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=constants)
+    except RecursionError:
+        raise MoegrowError(f"{what} nests too deeply to be read") from None
+    except ValueError as error:
+        raise MoegrowError(f"{what} is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise MoegrowError(f"{what} holds a {type(value).__name__}, not a JSON object")
+    return value
+
+
+def replace(text: str, changes: Mapping[Path, Any]) -> str:
+    """`text` with the value at each path replaced, or added at the end of its object.
+
+    A path is the keys from the outermost object inwards; all but the last must exist.
+
+    >>> replace('{"a": 1, "b": [1,2]}', {("a",): 2})
+    '{"a": 2, "b": [1,2]}'
+    """
+    for path, value in changes.items():
+        text = _replace_one(text, path, value)
+    return text
+
+
+def _replace_one(text: str, path: Path, value: Any) -> str:
+    start = _skip(text, 0)
+    for key in path[:-1]:
+        start = _members(text, start)[key][0]
+    spans = _members(text, start)
+    if path[-1] in spans:
+        first, last = spans[path[-1]]
+        line = text[text.rfind("\n", 0, first) + 1 : first]
+        spread_out = "\n" in text[first:last]
+        return text[:first] + _dump(value, text, _indent(line), spread_out) + text[last:]
+    key_text = json.dumps(path[-1], ensure_ascii=False) + ": "
+    if not spans:
+        return text[: start + 1] + key_text + _dump(value, text, "", False) + text[start + 1 :]
+    lead = text[start + 1 : _skip(text, start + 1)]
+    end = max(last for _, last in spans.values())
+    dumped = _dump(value, text, lead[lead.rfind("\n") + 1 :], "\n" in lead)
+    return text[:end] + "," + (lead or " ") + key_text + dumped + text[end:]
+
+
+def _dump(value: Any, text: str, outer: str, spread_out: bool) -> str:
+    """`value` as JSON: on one line, or one entry a line below a line indented by `outer`."""
+    if not spread_out or not isinstance(value, list | dict):
+        return json.dumps(value, ensure_ascii=False)
+    first_key = re.match(r"\s*\{[ \t\r]*\n([ \t]+)", text)
+    step = first_key[1] if first_key else "  "
+    return json.dumps(value, indent=step, ensure_ascii=False).replace("\n", "\n" + outer)
+
+
+def _indent(line: str) -> str:
+    return line[: len(line) - len(line.lstrip(" \t"))]
+
+
+def _members(text: str, start: int) -> dict[str, tuple[int, int]]:
+    """Where each value of the object at `start` begins and ends."""
+    spans: dict[str, tuple[int, int]] = {}
+    position = _skip(text, start + 1)
+    while text[position] != "}":
+        key, position = _DECODER.raw_decode(text, position)
+        first = _skip(text, _skip(text, position) + 1)
+        _, last = _DECODER.raw_decode(text, first)
+        spans[key] = (first, last)
+        position = _skip(text, last)
+        if text[position] == ",":
+            position = _skip(text, position + 1)
+    return spans
+
+
+def _skip(text: str, position: int) -> int:
+    found = _SPACE.match(text, position)
+    return found.end() if found else position
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            raise ValueError(f"the key {key!r} stands twice in one object")
+        result[key] = value
+    return result
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number")

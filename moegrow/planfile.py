@@ -1,0 +1,208 @@
+"""A plan as JSON lines: a header line, then one line per output tensor."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from moegrow import jsontext
+from moegrow.checkpoint import SourceFile
+from moegrow.errors import MoegrowError
+from moegrow.header import BITS
+from moegrow.plans import Growth, Noise, Output, Piece, Plan, Source
+
+FORMAT = 1  # goes up when an older reader would misunderstand a plan
+
+
+def to_lines(plan: Plan) -> Iterator[str]:
+    """The plan, line by line, without line ends; docs/plan-format.md describes them."""
+    yield _dump(
+        {
+            "moegrow_plan": FORMAT,
+            "source": {
+                "path": str(plan.source.path),
+                "config_digest": plan.source.config_digest,
+                "files": [file.__dict__ for file in plan.source.files],
+            },
+            "family": plan.family,
+            "growth": _growth_table(plan.growth),
+            "steps": plan.steps,
+            "commands": plan.commands,
+            "outputs": len(plan.outputs),
+            "config": plan.config,
+        }
+    )
+    for output in plan.outputs:
+        yield _dump(
+            {
+                "name": output.name,
+                "dtype": output.dtype,
+                "shape": output.shape,
+                "pieces": [_piece_table(piece) for piece in output.pieces],
+            }
+        )
+
+
+def from_lines(lines: Iterable[str]) -> Plan:
+    """The plan that the lines spell out.
+
+    Raises MoegrowError, with the number of the line, where they are not a plan of this format
+    or where lines are missing. Whether the plan fits its source is for check.py to say.
+    """
+    numbered = enumerate(lines, 1)
+    number, text = next(numbered, (1, ""))
+    header = jsontext.loads(text, f"line {number} of the plan")
+    version = header.get("moegrow_plan")
+    if version != FORMAT:
+        raise MoegrowError(
+            f"this is not a plan that moegrow can read: moegrow_plan is {version!r}, not {FORMAT}"
+        )
+    try:
+        outputs = []
+        for number, text in numbered:
+            if text.strip():
+                outputs.append(_output(jsontext.loads(text, f"line {number} of the plan")))
+        number = 1
+        plan = Plan(
+            source=_source(header["source"]),
+            family=_text(header["family"]),
+            growth=_growth(header["growth"]),
+            steps=tuple(dict(step) for step in header["steps"]),
+            config=_text(header["config"]),
+            outputs=tuple(outputs),
+            commands=tuple(map(_text, header["commands"])),
+        )
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise MoegrowError(
+            f"line {number} of the plan is malformed: {type(error).__name__} {error}",
+            "make the plan again with --plan",
+        ) from None
+    if len(outputs) != header.get("outputs"):
+        raise MoegrowError(
+            f"the plan promises {header.get('outputs')} tensors and spells out {len(outputs)}",
+            "it was cut short: make it again with --plan",
+        )
+    return plan
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan in a file."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return from_lines(file)
+
+
+def is_plan(path: Path) -> bool:
+    """Whether a file begins as a plan does; nothing is parsed."""
+    if not path.is_file() or path.suffix == ".safetensors":
+        return False
+    with path.open("rb") as file:
+        return file.read(1) == b"{"
+
+
+def _dump(table: dict[str, Any]) -> str:
+    return json.dumps(table, separators=(",", ":"), ensure_ascii=False)
+
+
+def _piece_table(piece: Piece) -> dict[str, Any]:
+    table: dict[str, Any] = {"from": piece.source, "rows": [piece.start, piece.stop]}
+    if piece.noise:
+        table["noise"] = {piece.noise.kind: piece.noise.amount, "seed": piece.noise.seed}
+    if piece.scale != 1:
+        table["scale"] = str(piece.scale)
+    return table
+
+
+def _growth_table(growth: Growth) -> dict[str, Any]:
+    return {
+        "layers": growth.layers,
+        "silent": [layer for layer, silent in enumerate(growth.silent) if silent],
+        "experts": growth.experts,
+        "weight_noise": _runs(growth.weight_noise),
+        "router_noise": _runs(growth.router_noise),
+        "top_k": growth.top_k,
+    }
+
+
+def _runs(noises: tuple[Noise | None, ...]) -> list[list[Any]]:
+    """Noise by runs of experts: [first, stop, kind, amount, seed]."""
+    runs = []
+    first = 0
+    for noise, members in groupby(noises):
+        stop = first + len(list(members))
+        if noise:
+            runs.append([first, stop, *noise])
+        first = stop
+    return runs
+
+
+def _growth(table: dict[str, Any]) -> Growth:
+    layers, experts = _numbers(table["layers"]), _numbers(table["experts"])
+    silent = set(_numbers(table["silent"]))
+    return Growth(
+        layers=layers,
+        silent=tuple(layer in silent for layer in range(len(layers))),
+        experts=experts,
+        weight_noise=_noises(table["weight_noise"], len(experts)),
+        router_noise=_noises(table["router_noise"], len(experts)),
+        top_k=_number(table["top_k"]),
+    )
+
+
+def _noises(runs: list[list[Any]], count: int) -> tuple[Noise | None, ...]:
+    noises: list[Noise | None] = [None] * count
+    for first, stop, kind, amount, seed in runs:
+        for expert in range(_number(first), min(_number(stop), count)):
+            noises[expert] = _noise(kind, amount, seed)
+    return tuple(noises)
+
+
+def _noise(kind: Any, amount: Any, seed: Any) -> Noise:
+    if kind not in ("normal", "uniform"):
+        raise ValueError(f"noise {kind!r} is neither normal nor uniform")
+    if type(amount) not in (int, float) or not 0 < amount < 1e30:
+        raise ValueError(f"a noise of {amount!r} makes no sense")
+    return Noise(kind, float(amount), _number(seed))
+
+
+def _source(table: dict[str, Any]) -> Source:
+    files = tuple(
+        SourceFile(_text(file["name"]), _number(file["size"]), _text(file["digest"]))
+        for file in table["files"]
+    )
+    return Source(Path(_text(table["path"])), _text(table["config_digest"]), files)
+
+
+def _output(table: dict[str, Any]) -> Output:
+    if table["dtype"] not in BITS:
+        raise ValueError(f"the dtype {table['dtype']!r} is not known")
+    pieces = tuple(map(_piece, table["pieces"]))
+    return Output(_text(table["name"]), table["dtype"], _numbers(table["shape"]), pieces)
+
+
+def _piece(table: dict[str, Any]) -> Piece:
+    start, stop = table["rows"]
+    noise = None
+    if "noise" in table:
+        ((kind, amount),) = ((k, v) for k, v in table["noise"].items() if k != "seed")
+        noise = _noise(kind, amount, table["noise"]["seed"])
+    scale = Fraction(_text(table.get("scale", "1")))
+    return Piece(_text(table["from"]), _number(start), _number(stop), noise, scale)
+
+
+def _checked(kind: type, what: str, is_good: Callable[[Any], bool]) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if type(value) is not kind or not is_good(value):
+            raise ValueError(f"{value!r} is not {what}")
+        return value
+
+    return check
+
+
+_number: Callable[[Any], int] = _checked(int, "a number from 0 up", lambda n: 0 <= n < 2**63)
+_text: Callable[[Any], str] = _checked(str, "a text", lambda text: True)
+
+
+def _numbers(values: list[Any]) -> tuple[int, ...]:
+    return tuple(map(_number, values))

@@ -1,0 +1,152 @@
+"""The plan: everything the new checkpoint will hold, as frozen values."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from moegrow import maps
+from moegrow.checkpoint import INDEX, SourceFile
+from moegrow.header import nbytes
+from moegrow.maps import Map
+
+
+class Noise(NamedTuple):
+    """Noise to be drawn: "normal" with σ = `amount` times that of the copied block, or "uniform"
+    in ±`amount`."""
+
+    kind: str
+    amount: float
+    seed: int
+
+
+class Piece(NamedTuple):
+    """Rows `start` to `stop` of one source tensor, with what happens to them.
+
+    `scale` multiplies the rows after the noise is added; 0 makes them zeros.
+    """
+
+    source: str
+    start: int
+    stop: int
+    noise: Noise | None = None
+    scale: Fraction = Fraction(1)
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether the bytes stay as they are."""
+        return self.noise is None and self.scale == 1
+
+
+class Output(NamedTuple):
+    """One tensor to write: its pieces joined along the first dimension."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    pieces: tuple[Piece, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return nbytes(self.dtype, self.shape)
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Which source layer and which source expert everything new is made from.
+
+    New layer `i` is source layer `layers[i]`, and its output projections are zero where
+    `silent[i]`. New expert `j` is source expert `experts[j]`, its matrices with `weight_noise[j]`
+    and its router rows with `router_noise[j]`. Every token goes to `top_k` experts.
+    """
+
+    layers: Map
+    silent: tuple[bool, ...]
+    experts: Map
+    weight_noise: tuple[Noise | None, ...]
+    router_noise: tuple[Noise | None, ...]
+    top_k: int
+
+    @classmethod
+    def none(cls, *, layers: int, experts: int, top_k: int) -> "Growth":
+        """The growth that changes nothing."""
+        nothing = (None,) * experts
+        return cls(
+            maps.identity(layers), (False,) * layers, maps.identity(experts), nothing, nothing,
+            top_k,
+        )  # fmt: skip
+
+    def deepen(self, layer_map: Map, *, silent: tuple[bool, ...]) -> "Growth":
+        """This growth, followed by one that maps layers; `silent` marks new identity layers."""
+        return replace(
+            self,
+            layers=maps.compose(layer_map, self.layers),
+            silent=tuple(
+                new or self.silent[old] for old, new in zip(layer_map, silent, strict=True)
+            ),
+        )
+
+    def widen(
+        self, expert_map: Map, *, weight_noise: Noise | None, router_noise: Noise | None, top_k: int
+    ) -> "Growth":
+        """This growth, followed by one that maps experts.
+
+        The first of several copies of an expert stays as it is; the others get the noise. A copy
+        of a copy is drawn around the source's expert like any other, so doubling twice is
+        quadrupling.
+        """
+        copied = maps.repeats(expert_map)
+
+        def noise(old: tuple[Noise | None, ...], new: Noise | None) -> tuple[Noise | None, ...]:
+            return tuple(
+                new if is_copy else old[expert]
+                for expert, is_copy in zip(expert_map, copied, strict=True)
+            )
+
+        return replace(
+            self,
+            experts=maps.compose(expert_map, self.experts),
+            weight_noise=noise(self.weight_noise, weight_noise),
+            router_noise=noise(self.router_noise, router_noise),
+            top_k=top_k,
+        )
+
+
+@dataclass(frozen=True)
+class Source:
+    """The checkpoint a plan reads from, and how to tell that it is still the same."""
+
+    path: Path
+    config_digest: str
+    files: tuple[SourceFile, ...]
+
+    @property
+    def location(self) -> Path:
+        """What to open: the folder, or its one weight file where others may lie beside it."""
+        if len(self.files) == 1 and not (self.path / INDEX).exists():
+            return self.path / self.files[0].name
+        return self.path
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a new checkpoint will hold.
+
+    `config` is the text of its config.json, `steps` say what was done along each axis and what
+    was compensated. `commands` are how the plan came about; two plans that reach the same
+    result by other commands are equal.
+    """
+
+    source: Source
+    family: str
+    growth: Growth
+    steps: tuple[Mapping[str, Any], ...]
+    config: str
+    outputs: tuple[Output, ...]
+    commands: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors of the result."""
+        return sum(output.nbytes for output in self.outputs)

@@ -1,0 +1,144 @@
+"""Plain numbers of a checkpoint, before and after."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from typing import Any
+
+from moegrow.layout import Layout, parameters
+from moegrow.plans import Plan
+
+Row = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What a checkpoint amounts to. Parameters are elements of tensors; active ones are those
+    that one token meets: all but the routed experts that its top-k leaves out."""
+
+    layers: int
+    moe_layers: int
+    experts: int
+    top_k: int
+    parameters: int
+    active_parameters: int
+    nbytes: int
+
+    def table(self) -> dict[str, int]:
+        return asdict(self)
+
+
+def numbers(layout: Layout) -> Numbers:
+    """The numbers of a checkpoint as it is."""
+    tensors = layout.checkpoint.tensors.values()
+    total = parameters(spec.shape for spec in tensors)
+    routed = sum(routed_parameters(layout).values())
+    return Numbers(
+        layout.layers, len(layout.moe_layers), layout.experts, layout.top_k, total,
+        _active(total, routed, layout.top_k, layout.experts), layout.checkpoint.nbytes,
+    )  # fmt: skip
+
+
+def grown_numbers(plan: Plan, layout: Layout) -> Numbers:
+    """The numbers of what a plan makes of its source, whose layout is `layout`."""
+    growth = plan.growth
+    routed = routed_parameters(layout)
+    times = Fraction(len(growth.experts), layout.experts)
+    # Layers that are not mapped, such as prediction layers, stay with their experts widened.
+    kept = sum(count for layer, count in routed.items() if layer is None)
+    new_routed = int((sum(routed.get(layer, 0) for layer in growth.layers) + kept) * times)
+    total = parameters(output.shape for output in plan.outputs)
+    return Numbers(
+        layers=len(growth.layers),
+        moe_layers=sum(layer in layout.moe_layers for layer in growth.layers),
+        experts=len(growth.experts),
+        top_k=growth.top_k,
+        parameters=total,
+        active_parameters=_active(total, new_routed, growth.top_k, len(growth.experts)),
+        nbytes=plan.nbytes,
+    )
+
+
+def routed_parameters(layout: Layout) -> Mapping[int | None, int]:
+    """Parameters of routed experts by layer; under None those of prediction layers."""
+    routed: Counter[int | None] = Counter()
+    for spec, place in layout.expert_tensors():
+        mapped = not place.is_prediction and place.layer < layout.layers
+        routed[place.layer if mapped else None] += parameters([spec.shape])
+    return routed
+
+
+def shared_parameters(layout: Layout) -> int:
+    """Parameters of shared experts, which every token meets."""
+    return parameters(
+        layout.checkpoint.tensors[name].shape
+        for name, place in layout.places.items()
+        if place.role == "shared"
+    )
+
+
+def dtypes(layout: Layout) -> Mapping[str, int]:
+    """Bytes by dtype, the largest share first."""
+    shares: Counter[str] = Counter()
+    for spec in layout.checkpoint.tensors.values():
+        shares[spec.dtype] += spec.stop - spec.start
+    return dict(shares.most_common())
+
+
+def inspection(layout: Layout) -> dict[str, Any]:
+    """What `moegrow inspect --json` prints."""
+    return {
+        "source": str(layout.checkpoint.folder),
+        "family": layout.family.name,
+        **numbers(layout).table(),
+        "moe_layers": sorted(layout.moe_layers),
+        "prediction_layers": layout.prediction_layers,
+        "shared_parameters": shared_parameters(layout),
+        "router": layout.family.router.scores,
+        "dtypes": dict(dtypes(layout)),
+        "files": [{"name": file.name, "bytes": file.size} for file in layout.checkpoint.files],
+        "tensors": len(layout.checkpoint.tensors),
+    }
+
+
+def comparison(before: Numbers, after: Numbers) -> list[Row]:
+    """The rows of a table: what, before, after."""
+    return [
+        ("layers", str(before.layers), str(after.layers)),
+        ("  with experts", str(before.moe_layers), str(after.moe_layers)),
+        ("experts", str(before.experts), str(after.experts)),
+        ("top-k", str(before.top_k), str(after.top_k)),
+        ("parameters", count(before.parameters), count(after.parameters)),
+        ("  active", count(before.active_parameters), count(after.active_parameters)),
+        ("size", size(before.nbytes), size(after.nbytes)),
+    ]
+
+
+def count(number: int) -> str:
+    """A count of parameters for people.
+
+    >>> count(30_532_122_624)
+    '30.5 B'
+    """
+    return _short(number, ("", " K", " M", " B", " T"))
+
+
+def size(number: int) -> str:
+    """A number of bytes for people, in powers of ten as disks are sold.
+
+    >>> size(61_064_245_248)
+    '61.1 GB'
+    """
+    return _short(number, (" bytes", " KB", " MB", " GB", " TB"))
+
+
+def _short(number: int, units: tuple[str, ...]) -> str:
+    value, unit = float(number), 0
+    while value >= 999.95 and unit < len(units) - 1:
+        value, unit = value / 1000, unit + 1
+    return f"{value:.1f}{units[unit]}" if unit else f"{number}{units[0]}"
+
+
+def _active(total: int, routed: int, top_k: int, experts: int) -> int:
+    return total - routed + routed * top_k // experts

@@ -1,0 +1,154 @@
+"""What a person sees: summaries and progress, always on standard error."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+
+from moegrow import report
+from moegrow.difference import Difference, groups
+from moegrow.layout import Layout
+from moegrow.plans import Plan
+from moegrow.verifier import Verified
+from moegrow.writer import Written
+
+SHOWN = 20
+
+
+def _person() -> Console:
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def summary(plan: Plan, layout: Layout, target: Path) -> None:
+    """Before and after, and what is done to get there."""
+    person = _person()
+    table = Table(box=None, pad_edge=False)
+    table.add_column(layout.family.name)
+    table.add_column("before", justify="right")
+    table.add_column("after", justify="right", style="bold")
+    for row in report.comparison(report.numbers(layout), report.grown_numbers(plan, layout)):
+        table.add_row(*row)
+    person.print(table)
+    for step in plan.steps:
+        for sentence in step["says"]:
+            style = "yellow" if "not preserved" in sentence else ""
+            person.print(f"{step['axis']}: {sentence}", style=style, markup=False)
+    if not plan.steps:
+        person.print("nothing changes: the result is a copy")
+    person.print(f"from {layout.checkpoint.folder}\nto   {target.absolute()}", markup=False)
+
+
+def dry_run(plan: Plan, target: Path) -> None:
+    """How much disk the result would take, and that nothing was written."""
+    free = shutil.disk_usage(target.absolute().parent).free
+    _person().print(
+        f"disk {report.size(plan.nbytes)} needed, {report.size(free)} free"
+        + ("" if plan.nbytes <= free else " (not enough)")
+        + "\nnothing was written (--dry-run)",
+        markup=False,
+    )
+
+
+def written(result: Written, seconds: float) -> None:
+    """What was written, and how fast."""
+    _person().print(
+        f"wrote {result.tensors} tensors in {result.files} files,"
+        f" {report.size(result.nbytes)} in {seconds:.1f} s"
+        f" ({report.size(int(result.nbytes / max(seconds, 1e-9)))}/s)",
+        markup=False,
+    )
+
+
+def verified(result: Verified, folder: str) -> None:
+    """The outcome of verify: all is well, or the first problems."""
+    person = _person()
+    if result.ok:
+        person.print(
+            f"{folder} is as planned: {result.tensors} tensors,"
+            f" {report.size(result.copied)} equal to the source,"
+            f" {report.size(result.drawn)} drawn again and equal",
+            markup=False,
+        )
+        return
+    for problem in result.problems[:SHOWN]:
+        person.print(problem, markup=False)
+    if len(result.problems) > SHOWN:
+        person.print(f"and {len(result.problems) - SHOWN} more")
+
+
+@contextmanager
+def progress(what: str, total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """A bar for a person at a terminal; nothing for a log file or with `quiet`."""
+    person = _person()
+    if quiet or not person.is_terminal:
+        yield lambda count: None
+        return
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=person,
+        transient=True,
+    ) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+def inspection(facts: dict[str, Any]) -> str:
+    """The text that `moegrow inspect` prints."""
+    layers, moe = facts["layers"], facts["moe_layers"]
+    which = "all" if len(moe) == layers else _ranges(moe)
+    rows = [
+        ("family", facts["family"]),
+        ("layers", f"{layers}, with experts: {which}"),
+        ("experts", f"{facts['experts']}, top-{facts['top_k']} by {facts['router']}"),
+        ("shared", report.count(facts["shared_parameters"]) or "none"),
+        ("dtype", ", ".join(f"{k} {report.size(v)}" for k, v in facts["dtypes"].items())),
+        ("parameters", report.count(facts["parameters"])),
+        ("active", report.count(facts["active_parameters"])),
+        ("size", f"{report.size(facts['nbytes'])} in {len(facts['files'])} files"),
+    ]
+    if not facts["shared_parameters"]:
+        rows[3] = ("shared", "none")
+    if facts["prediction_layers"]:
+        rows.insert(2, ("prediction", f"{facts['prediction_layers']} layers behind the last"))
+    return "\n".join(f"{name:<11} {value}" for name, value in rows)
+
+
+def difference(found: Difference) -> str:
+    """The text that `moegrow diff` prints: config first, then tensors in groups."""
+    lines = [f"config  {key}: {_short(old)} -> {_short(new)}" for key, old, new in found.config]
+    for sign, names in (
+        ("-", found.only_a),
+        ("+", found.only_b),
+        ("shape", found.other_shape),
+        ("data", found.other_contents),
+    ):
+        lines += [f"{sign:<7} {pattern}  ({count})" for pattern, count in groups(names)]
+    compared = "" if found.contents_compared else " (contents not compared)"
+    lines.append(f"{found.same} tensors are the same{compared}")
+    return "\n".join(lines)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _ranges(numbers: list[int]) -> str:
+    ((pattern, _),) = groups(f"x.{number}" for number in numbers) or [("x.none", 0)]
+    return pattern.removeprefix("x.").strip("{}")

@@ -1,0 +1,252 @@
+"""The verbs of the command line as functions: what `import moegrow` offers."""
+
+import math
+import os
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from moegrow import grow, maps, planfile, report
+from moegrow.check import check_noise, check_source
+from moegrow.checkpoint import open_checkpoint
+from moegrow.errors import MoegrowError, UsageError
+from moegrow.layout import Layout, read_layout
+from moegrow.maps import Map
+from moegrow.plans import Noise, Plan
+
+# A checkpoint's folder or file, a plan's file, or a plan.
+AnySource = str | os.PathLike[str] | Plan
+
+MODES = ("interpose", "stack", "expand", "overlap")
+PRESETS: dict[str, dict[str, Any]] = {
+    # arXiv 2510.08008, Eq. 4
+    "orthogonal": {"noise": 0.01, "top_k": "scale", "router": "noise", "order": "append"},
+    # arXiv 2604.19835: exact copies, k unchanged, a uniform bias of 1e-3 on the copies' routing
+    "upcycling": {"noise": 0.0, "top_k": "keep", "router": "uniform", "order": "append"},
+}
+UPCYCLING_BIAS = 1e-3
+
+
+def plan(source: AnySource) -> Plan:
+    """The plan that copies `source` as it is, or the plan in the file `source`.
+
+    Raises MoegrowError where the source is no checkpoint of a known family, or has changed since
+    the plan was made.
+    """
+    return load(source)[0]
+
+
+def load(source: AnySource) -> tuple[Plan, Layout]:
+    """The plan of a source (see `plan`) with the layout of the checkpoint that it reads from."""
+    if not isinstance(source, Plan):
+        path = Path(source).expanduser()
+        if not planfile.is_plan(path):
+            layout = read_layout(open_checkpoint(path))
+            return grow.start(layout), layout
+        source = planfile.read_plan(path)
+    checkpoint = open_checkpoint(source.source.location)
+    check_source(source, checkpoint)
+    layout = read_layout(checkpoint)
+    return source, layout
+
+
+def depth(
+    source: AnySource,
+    *,
+    mode: str = "interpose",
+    times: str | int | None = None,
+    to: int | None = None,
+    keep_first: int = 0,
+    keep_last: int = 0,
+    group: int = 1,
+    every: int | None = None,
+    drop: int | None = None,
+    layers: str | None = None,
+    new_layers: str | None = None,
+    command: str = "",
+) -> Plan:
+    """The plan of `source` with more layers; nothing is written.
+
+    mode: "interpose" repeats layers in place, "stack" the whole block (both `times` as many
+    layers, 2 unless given, or `to` layers), "expand" adds one after `every` layers, "overlap"
+    joins the model without its last and without its first `drop` layers. `layers` is a free map
+    such as "0,0,1-3" instead. new_layers: "copy", or "identity" for repeated layers that begin
+    as the identity (the rule for "expand"). `command` is noted in the plan as what made it.
+    """
+    old, layout = load(source)
+    _check_unedited(old, layout)
+    given = {"times": times, "to": to, "every": every, "drop": drop, "layers": layers}
+    given |= {"keep-first": keep_first or None, "keep-last": keep_last or None}
+    given |= {"group": None if group == 1 else group}
+    layer_map = _layer_map(mode, len(old.growth.layers), given)
+    if new_layers not in (None, "copy", "identity"):
+        raise UsageError(f"--new-layers {new_layers} is not known", "use copy or identity")
+    identity = new_layers == "identity" or (new_layers is None and _expands(mode, layers))
+    return _noted(grow.deepen(old, layout, layer_map, identity=identity), command)
+
+
+def width(
+    source: AnySource,
+    *,
+    experts: str | int = "2x",
+    noise: float | None = None,
+    seed: int = 0,
+    top_k: str | int | None = None,
+    order: str | None = None,
+    router: str | None = None,
+    preset: str = "orthogonal",
+    command: str = "",
+) -> Plan:
+    """The plan of `source` with more experts; nothing is written.
+
+    experts: a factor ("2x") or a number. noise: σ of the Gaussian noise on copies, relative to
+    that of what is copied (0.01). top_k: "scale" (grows with the experts), "keep" or a number.
+    order: "append" copies behind the originals or "interleave" beside them. router: "noise" or
+    "copy" for the copies' router rows. What is not given comes from `preset`.
+    """
+    old, layout = load(source)
+    _check_unedited(old, layout)
+    if preset not in PRESETS:
+        raise UsageError(f"--preset {preset} is not known", f"use {' or '.join(PRESETS)}")
+    chosen = PRESETS[preset]
+    noise = chosen["noise"] if noise is None else noise
+    router = chosen["router"] if router is None else router
+    order = chosen["order"] if order is None else order
+    if order not in ("append", "interleave"):
+        raise UsageError(f"--order {order} is not known", "use append or interleave")
+    if not (math.isfinite(noise) and noise >= 0):
+        raise UsageError(f"--noise {noise} makes no sense", "use a number from 0 up, such as 0.01")
+    if not 0 <= seed < 2**63:
+        raise UsageError(f"--seed {seed} is out of range", "use a number from 0 up")
+    count = len(old.growth.experts)
+    wanted = _expert_count(str(experts), count)
+    new_k = _top_k(chosen["top_k"] if top_k is None else top_k, old.growth.top_k, wanted, count)
+    new = grow.widen(
+        old,
+        layout,
+        maps.copies(count, to=wanted, order=order),
+        top_k=new_k,
+        weight_noise=Noise("normal", noise, seed) if noise else None,
+        router_noise=_router_noise(router, noise, seed),
+    )
+    check_noise(new)
+    return _noted(new, command)
+
+
+def inspect(source: AnySource) -> dict[str, Any]:
+    """What the checkpoint is: family, layers, experts, top-k, parameters, bytes and so on."""
+    return report.inspection(load(source)[1])
+
+
+def _check_unedited(old: Plan, layout: Layout) -> None:
+    """Growing renders a plan anew from its header, so its lines must be what the header says."""
+    if grow.render(old, layout, old.growth) != old:
+        raise MoegrowError(
+            "the plan's lines are not what its header says: it was edited",
+            "grow first and edit the result; moegrow apply writes an edited plan as it stands",
+        )
+
+
+def _noted(new: Plan, command: str) -> Plan:
+    return replace(new, commands=(*new.commands, command)) if command else new
+
+
+_FLAGS = {
+    "interpose": {"times", "to", "keep-first", "keep-last", "group"},
+    "stack": {"times", "to", "keep-first", "keep-last"},
+    "expand": {"every", "keep-first", "keep-last"},
+    "overlap": {"drop"},
+}
+
+
+def _expands(mode: str, layers: str | None) -> bool:
+    return mode == "expand" and layers is None
+
+
+def _layer_map(mode: str, count: int, given: dict[str, Any]) -> Map:
+    """The layer map that the flags ask for; flags that the mode does not know are refused."""
+    flags = {key: value for key, value in given.items() if value is not None}
+    if "layers" in flags:
+        if len(flags) > 1:
+            other = next(key for key in flags if key != "layers")
+            raise UsageError(f"--layers is the whole map: --{other} does not go with it")
+        return maps.free(flags["layers"], count)
+    if mode not in MODES:
+        raise UsageError(f"--mode {mode} is not known", f"use one of {', '.join(MODES)}")
+    for key in flags:
+        if key not in _FLAGS[mode]:
+            fitting = " or ".join(name for name in MODES if key in _FLAGS[name])
+            raise UsageError(f"--{key} does not go with --mode {mode}", f"it is for {fitting}")
+    edges = {key.replace("-", "_"): flags.pop(key) for key in list(flags) if "keep" in key}
+    if mode == "expand":
+        if "every" not in flags:
+            raise UsageError("--mode expand needs --every", "LLaMA-Pro used --every 4")
+        return maps.expand(count, every=flags["every"], **edges)
+    if mode == "overlap":
+        if "drop" not in flags:
+            raise UsageError("--mode overlap needs --drop", "SOLAR used --drop 8")
+        return maps.overlap(count, drop=flags["drop"])
+    to = _layer_count(count, sum(edges.values()), flags)
+    if mode == "stack":
+        return maps.stack(count, to=to, **edges)
+    return maps.interpose(count, to=to, group=flags.get("group", 1), **edges)
+
+
+def _layer_count(count: int, kept: int, flags: dict[str, Any]) -> int:
+    """How many layers the result has, by --to or --times."""
+    if "to" in flags and "times" in flags:
+        raise UsageError("--to and --times both say how deep the result is", "give one of them")
+    if "to" in flags:
+        return int(flags["to"])
+    repeated = count - kept
+    wanted = maps.factor(str(flags.get("times", "2x")), "--times") * repeated
+    if wanted.denominator != 1:
+        raise UsageError(
+            f"--times {flags['times']} of {repeated} layers is not a whole number",
+            f"use --to {kept + round(wanted)}",
+        )
+    return kept + int(wanted)
+
+
+def _expert_count(text: str, count: int) -> int:
+    if text.strip().isdecimal():
+        wanted = Fraction(int(text))
+    else:
+        wanted = maps.factor(text, "--experts") * count
+    if wanted.denominator != 1:
+        raise UsageError(
+            f"--experts {text} of {count} experts is not a whole number",
+            f"use --experts {round(wanted)}",
+        )
+    if wanted < count:
+        raise UsageError(
+            f"--experts {text} is fewer than the {count} experts there are",
+            f"use --experts 2x for {2 * count}",
+        )
+    return int(wanted)
+
+
+def _top_k(text: str | int, top_k: int, experts: int, old_experts: int) -> int:
+    """The new top-k; growing in step with the experts, it is rounded where it must be."""
+    if text == "keep":
+        return top_k
+    if text == "scale":
+        return max(1, round(Fraction(top_k * experts, old_experts)))
+    if not str(text).isdecimal():
+        raise UsageError(f"--top-k {text} is not known", "use scale, keep or a number")
+    if not 1 <= int(text) <= experts:
+        raise UsageError(
+            f"--top-k {text} does not fit {experts} experts", f"use a number from 1 to {experts}"
+        )
+    return int(text)
+
+
+def _router_noise(router: str, noise: float, seed: int) -> Noise | None:
+    if router == "uniform":
+        return Noise("uniform", UPCYCLING_BIAS, seed)
+    if router == "noise":
+        return Noise("normal", noise, seed) if noise else None
+    if router == "copy":
+        return None
+    raise UsageError(f"--router {router} is not known", "use noise or copy")

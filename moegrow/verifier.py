@@ -1,0 +1,163 @@
+"""Hold a written checkpoint against its plan and its source, byte for byte."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from moegrow import jsontext
+from moegrow.check import check_plan, check_source
+from moegrow.checkpoint import CONFIG, INDEX, PLAN, Checkpoint, open_checkpoint
+from moegrow.errors import MoegrowError
+from moegrow.layout import parameters, read_layout
+from moegrow.planfile import read_plan
+from moegrow.plans import Output, Piece, Plan
+from moegrow.stream import Source, piece_blocks
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was found: every problem, and how much was compared in which way."""
+
+    problems: tuple[str, ...]
+    tensors: int
+    copied: int
+    drawn: int
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+
+def verify(
+    grown: str | os.PathLike[str],
+    source: str | os.PathLike[str] | None = None,
+    *,
+    threads: int | None = None,
+    progress: Callable[[int], None] = lambda count: None,
+) -> Verified:
+    """Compare the checkpoint in the folder `grown` with the plan that lies in it.
+
+    Every tensor of the plan must be there with its dtype and shape, and nothing else; copied
+    ranges must equal the source byte for byte; noise is drawn again and compared; the config
+    must be the planned one and agree with the tensors. The source is where the plan says, or in
+    the folder `source`. Raises MoegrowError where there is nothing to compare with.
+    """
+    folder = Path(grown).expanduser()
+    if not (folder / PLAN).exists():
+        raise MoegrowError(
+            f"{folder} holds no {PLAN}", "verify takes a folder that moegrow has written"
+        )
+    plan = read_plan(folder / PLAN)
+    origin = open_checkpoint(source if source is not None else plan.source.location)
+    check_source(plan, origin)
+    check_plan(plan, origin)
+    try:
+        written = open_checkpoint(folder)
+    except MoegrowError as error:
+        return Verified((error.message,), len(plan.outputs), 0, 0)
+    problems = [*_name_problems(plan, written), *_config_problems(plan, written)]
+    same = [output for output in plan.outputs if _is_like(output, written)]
+    comparison = _Comparison(origin, written, progress)
+    with ThreadPoolExecutor(max_workers=threads or os.cpu_count() or 1) as pool:
+        for found in pool.map(comparison.compare, _by_file(same, written)):
+            problems += found
+    return Verified(tuple(problems), len(plan.outputs), comparison.copied, comparison.drawn)
+
+
+def _name_problems(plan: Plan, written: Checkpoint) -> Iterator[str]:
+    """Tensors that are missing, too many, or of another dtype or shape."""
+    for output in plan.outputs:
+        spec = written.tensors.get(output.name)
+        if spec is None:
+            yield f"{output.name} is missing"
+        elif not _is_like(output, written):
+            yield (
+                f"{output.name} is {spec.dtype} {list(spec.shape)} and should be"
+                f" {output.dtype} {list(output.shape)}"
+            )
+    for name in sorted(written.tensors.keys() - {output.name for output in plan.outputs}):
+        yield f"{name} is not in the plan"
+
+
+def _is_like(output: Output, written: Checkpoint) -> bool:
+    spec = written.tensors.get(output.name)
+    return spec is not None and (spec.dtype, spec.shape) == (output.dtype, output.shape)
+
+
+def _config_problems(plan: Plan, written: Checkpoint) -> Iterator[str]:
+    """Where config and index say something else than the plan and the tensors."""
+    if written.config_text != plan.config:
+        yield f"{CONFIG} is not the one that was planned"
+    try:
+        read_layout(written)
+    except MoegrowError as error:
+        yield error.message
+    if not (written.folder / INDEX).exists():
+        yield f"{INDEX} is missing"
+        return
+    table = jsontext.loads((written.folder / INDEX).read_text("utf-8", "replace"), INDEX)
+    metadata = table.get("metadata") or {}
+    for key, value in (
+        ("total_size", written.nbytes),
+        ("total_parameters", parameters(spec.shape for spec in written.tensors.values())),
+    ):
+        if metadata.get(key) != value:
+            yield f"{INDEX} says {key} {metadata.get(key)}, and it is {value}"
+
+
+def _by_file(outputs: list[Output], written: Checkpoint) -> list[list[Output]]:
+    files: dict[str, list[Output]] = {}
+    for output in outputs:
+        files.setdefault(written.tensors[output.name].file, []).append(output)
+    return list(files.values())
+
+
+class _Comparison:
+    """The comparison of tensors with what the plan makes of the source, on several threads."""
+
+    def __init__(
+        self, origin: Checkpoint, written: Checkpoint, progress: Callable[[int], None]
+    ) -> None:
+        self.copied = 0
+        self.drawn = 0
+        self._origin = origin
+        self._written = written
+        self._progress = progress
+        self._lock = threading.Lock()
+
+    def compare(self, outputs: list[Output]) -> list[str]:
+        """The problems of the tensors of one file: for each the first byte that differs."""
+        problems = []
+        with Source(self._origin) as source, Source(self._written) as written:
+            for output in outputs:
+                if (byte := self._first_difference(source, written, output)) is not None:
+                    spec = self._written.tensors[output.name]
+                    problems.append(
+                        f"{output.name} differs from its plan at byte {byte} of its {output.nbytes}"
+                        f" ({spec.file}, byte {spec.start + byte})"
+                    )
+        return problems
+
+    def _first_difference(self, source: Source, written: Source, output: Output) -> int | None:
+        rows = output.shape[0] if output.shape else 1
+        file, start, _ = written.locate(Piece(output.name, 0, rows))
+        done = row = 0
+        for piece in output.pieces:
+            first = done
+            for block in piece_blocks(source, output, piece, row):
+                found = os.pread(file, len(block), start + done)
+                if found != block:
+                    pairs = enumerate(zip(block, found.ljust(len(block), b"\0"), strict=True))
+                    return done + next((i for i, (a, b) in pairs if a != b), len(found))
+                done += len(block)
+                self._progress(len(block))
+            with self._lock:
+                if piece.noise:
+                    self.drawn += done - first
+                else:
+                    self.copied += done - first
+            row += piece.stop - piece.start
+        return None

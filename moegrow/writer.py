@@ -1,0 +1,255 @@
+"""Write a plan as a checkpoint that appears under its name only when it is complete."""
+
+import fcntl
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from moegrow import card, planfile, shards
+from moegrow.check import check_plan, check_source
+from moegrow.checkpoint import CONFIG, INDEX, PLAN, Checkpoint, open_checkpoint
+from moegrow.errors import MoegrowError
+from moegrow.plans import Output, Piece, Plan
+from moegrow.ranges import copy_range, write_all
+from moegrow.shards import Shard
+from moegrow.stream import Source, piece_blocks
+
+LOCK = ".moegrow-lock"
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What apply wrote: where, how many files and tensors, and how many bytes of tensors."""
+
+    path: Path
+    files: int
+    tensors: int
+    nbytes: int
+
+
+def apply(
+    plan: Plan,
+    output: str | os.PathLike[str],
+    *,
+    force: bool = False,
+    threads: int | None = None,
+    max_shard_size: str | int = shards.DEFAULT_SIZE,
+    progress: Progress = lambda count: None,
+) -> Written:
+    """Write the checkpoint that the plan describes to the folder `output`.
+
+    `progress` is called with the number of bytes just written, from several threads. Raises
+    MoegrowError, with nothing left under the final name, where the plan does not fit its source
+    or the folder may not be written.
+    """
+    target = Path(output).expanduser().absolute()
+    check_target(target, plan.source.path, force=force)
+    checkpoint = open_checkpoint(plan.source.location)
+    check_source(plan, checkpoint)
+    check_plan(plan, checkpoint)
+    files = shards.split(plan, max_shard_size)
+    with _partial(target) as partial:
+        _write_shards(files, partial, checkpoint, threads or os.cpu_count() or 1, progress)
+        for name in checkpoint.side_files:
+            copy = partial / name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(checkpoint.folder / name, copy)
+        _write_text(partial / "README.md", card.model_card(plan, target.name))
+        with _durable(partial / PLAN) as file:
+            file.writelines(line.encode() + b"\n" for line in planfile.to_lines(plan))
+        _write_text(partial / INDEX, shards.index(files))
+        _write_text(partial / CONFIG, plan.config)
+        _publish(partial, target)
+    return Written(target, len(files), len(plan.outputs), plan.nbytes)
+
+
+def check_target(target: Path, source: Path, *, force: bool) -> None:
+    """Raise MoegrowError unless `target` may be written: new, or made by moegrow and `force`.
+
+    The source, and anything in it or around it, is never written, whatever the flags.
+    """
+    real, origin = target.resolve(), source.resolve()
+    folder = origin if origin.is_dir() else origin.parent
+    if real == folder or real.is_relative_to(folder) or folder.is_relative_to(real):
+        where = "is" if real == folder else "is inside" if real.is_relative_to(folder) else "holds"
+        raise MoegrowError(
+            f"the output {target} {where} the source {source}",
+            "give another folder with -o; the source is never written",
+        )
+    if not target.parent.is_dir():
+        raise MoegrowError(
+            f"{target.parent} is not a folder", f"make it first: mkdir -p {target.parent}"
+        )
+    if not os.path.lexists(target):
+        return
+    if not force:
+        raise MoegrowError(f"{target} exists already", "use --force, or another -o")
+    replaceable = target.is_dir() and not target.is_symlink()
+    if not replaceable or (any(target.iterdir()) and not (target / PLAN).exists()):
+        raise MoegrowError(
+            f"{target} was not written by moegrow, so --force does not replace it",
+            "remove it yourself, or give another -o",
+        )
+
+
+def default_name(plan: Plan) -> str:
+    """The folder for a result that was given none: `ckpt-depth2x-width2x`."""
+    name = plan.source.path.name
+    for step in plan.steps:
+        old, new = step["layers"] if step["axis"] == "depth" else step["experts"]
+        if new % old == 0:
+            name += f"-{step['axis']}{new // old}x"
+        else:
+            name += f"-{new}{'layers' if step['axis'] == 'depth' else 'experts'}"
+    return name if plan.steps else name + "-copy"
+
+
+@contextmanager
+def _partial(target: Path) -> Iterator[Path]:
+    """A locked working folder beside the target, gone afterwards unless it became the target."""
+    partial = target.with_name(target.name + ".partial")
+    try:
+        partial.mkdir(exist_ok=True)
+        lock = os.open(partial / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise MoegrowError(f"cannot write to {partial}: {error.strerror}") from None
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise MoegrowError(
+                f"another moegrow is writing {target}", "wait for it, or give another -o"
+            ) from None
+        # What a run that died left here is complete in no sense: it begins anew.
+        for entry in partial.iterdir():
+            if entry.name != LOCK:
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        try:
+            yield partial
+        except OSError as error:
+            name = error.filename or partial
+            raise MoegrowError(
+                f"writing {target} failed: {name}: {error.strerror}",
+                "nothing was published; mend it and run the command again",
+            ) from error
+        finally:
+            if partial.exists():
+                shutil.rmtree(partial)
+    finally:
+        os.close(lock)
+
+
+def _publish(partial: Path, target: Path) -> None:
+    """Give the working folder its final name; what stood there goes only after that."""
+    (partial / LOCK).unlink()
+    _sync(partial)
+    old = None
+    if target.exists():
+        old = target.with_name(target.name + ".replaced")
+        target.rename(old)
+    partial.rename(target)
+    _sync(target.parent)
+    if old:
+        shutil.rmtree(old)
+
+
+def _write_shards(
+    files: tuple[Shard, ...],
+    folder: Path,
+    checkpoint: Checkpoint,
+    threads: int,
+    progress: Progress,
+) -> None:
+    """Write every shard, several at a time; the first failure stops the others."""
+    stop = threading.Event()
+    failures: list[BaseException] = []
+
+    def write(shard: Shard) -> None:
+        try:
+            write_shard(shard, folder, checkpoint, progress=progress, stop=stop)
+        except BaseException as error:
+            failures.append(error)
+            stop.set()
+
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        try:
+            for _ in pool.map(write, files):
+                pass
+        finally:
+            stop.set()
+    if failures:
+        raise failures[0]
+
+
+def write_shard(
+    shard: Shard,
+    folder: Path,
+    checkpoint: Checkpoint,
+    *,
+    progress: Progress,
+    stop: threading.Event,
+) -> None:
+    """Write one file of the new checkpoint: complete under its name, or not there."""
+    with Source(checkpoint) as source, _durable(folder / shard.name) as file:
+        file.write(shard.header)
+        file.flush()
+        for output in shard.outputs:
+            row = 0
+            for piece in output.pieces:
+                for count in _write_piece(source, output, piece, row, file.fileno()):
+                    if stop.is_set():
+                        raise InterruptedError("another shard failed")
+                    progress(count)
+                row += piece.stop - piece.start
+        written = os.fstat(file.fileno()).st_size
+        if written != shard.nbytes:
+            raise MoegrowError(f"{shard.name} has {written} bytes and should have {shard.nbytes}")
+
+
+def _write_piece(
+    source: Source, output: Output, piece: Piece, row: int, target: int
+) -> Iterator[int]:
+    """Append one piece to a file; yields the bytes written, step by step."""
+    if piece.is_copy:
+        descriptor, start, count = source.locate(piece)
+        try:
+            yield from copy_range(descriptor, start, count, target)
+        except EOFError:
+            raise source.cut_short(piece) from None
+        return
+    for block in piece_blocks(source, output, piece, row):
+        write_all(target, block)
+        yield len(block)
+
+
+@contextmanager
+def _durable(path: Path) -> Iterator[BinaryIO]:
+    """A file that gets its name only when all of it is on the disk."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+
+
+def _write_text(path: Path, text: str) -> None:
+    with _durable(path) as file:
+        file.write(text.encode())
+
+
+def _sync(folder: Path) -> None:
+    """Make the names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
