@@ -211,7 +211,12 @@ def apply(
     quiet: QuietOption = False,
 ) -> None:
     """Write the checkpoint that a plan describes."""
-    grown = moegrow.plan(_read(source))
+    from moegrow.planfile import is_plan
+
+    plan = _read(source)
+    if isinstance(plan, str) and not is_plan(Path(plan)):
+        raise MoegrowError(f"{plan} is not a plan", "make one with moegrow depth … --plan")
+    grown = moegrow.plan(plan)
     _finish(grown, output, False, dry_run, force, threads, max_shard_size, quiet)
 
 

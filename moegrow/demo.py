@@ -29,13 +29,11 @@ def run_demo(folder: Path) -> None:
     small, grown = folder / "tiny-moe", folder / "tiny-moe-depth2x-width2x"
     make_checkpoint(small)
     say.print(f"made {small}, a checkpoint with random weights")
-    say.print(
-        f"\n$ moegrow depth --mode interpose {small} --plan |"
-        f" moegrow width --experts 2x --noise 0.01 -o {grown}",
-        style="bold",
-        markup=False,
-    )
-    plan = width(depth(small, mode="interpose"), experts="2x", noise=0.01)
+    deeper = f"moegrow depth --mode interpose {small} --plan"
+    wider = f"moegrow width --experts 2x --noise 0.01 -o {grown}"
+    say.print(f"\n$ {deeper} | {wider}", style="bold", markup=False)
+    plan = depth(small, mode="interpose", command=deeper)
+    plan = width(plan, experts="2x", noise=0.01, command=wider)
     show.summary(plan, verbs.load(plan)[1], grown)
     apply(plan, grown, max_shard_size="500KB")
     say.print(f"\n$ moegrow verify {grown}", style="bold", markup=False)

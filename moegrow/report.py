@@ -69,36 +69,36 @@ def routed_parameters(layout: Layout) -> Mapping[int | None, int]:
     return routed
 
 
-def shared_parameters(layout: Layout) -> int:
-    """Parameters of shared experts, which every token meets."""
-    return parameters(
-        layout.checkpoint.tensors[name].shape
-        for name, place in layout.places.items()
-        if place.role == "shared"
-    )
+def shared_parameters(layout: Layout) -> Counter[int]:
+    """Parameters of shared experts, which every token meets, by layer."""
+    shared: Counter[int] = Counter()
+    for name, place in layout.places.items():
+        if place.role == "shared" and not place.is_prediction:
+            shared[place.layer] += parameters([layout.checkpoint.tensors[name].shape])
+    return shared
 
 
-def dtypes(layout: Layout) -> Mapping[str, int]:
+def dtypes(plan: Plan) -> Mapping[str, int]:
     """Bytes by dtype, the largest share first."""
     shares: Counter[str] = Counter()
-    for spec in layout.checkpoint.tensors.values():
-        shares[spec.dtype] += spec.stop - spec.start
+    for output in plan.outputs:
+        shares[output.dtype] += output.nbytes
     return dict(shares.most_common())
 
 
-def inspection(layout: Layout) -> dict[str, Any]:
-    """What `moegrow inspect --json` prints."""
+def inspection(plan: Plan, layout: Layout) -> dict[str, Any]:
+    """What `moegrow inspect --json` prints of a plan and the layout of its source."""
+    layers = plan.growth.layers
     return {
         "source": str(layout.checkpoint.folder),
         "family": layout.family.name,
-        **numbers(layout).table(),
-        "moe_layers": sorted(layout.moe_layers),
+        **grown_numbers(plan, layout).table(),
+        "moe_layers": [new for new, old in enumerate(layers) if old in layout.moe_layers],
         "prediction_layers": layout.prediction_layers,
-        "shared_parameters": shared_parameters(layout),
+        "shared_parameters": sum(shared_parameters(layout)[old] for old in layers),
         "router": layout.family.router.scores,
-        "dtypes": dict(dtypes(layout)),
-        "files": [{"name": file.name, "bytes": file.size} for file in layout.checkpoint.files],
-        "tensors": len(layout.checkpoint.tensors),
+        "dtypes": dict(dtypes(plan)),
+        "tensors": len(plan.outputs),
     }
 
 

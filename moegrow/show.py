@@ -64,7 +64,7 @@ def dry_run(plan: Plan, target: Path) -> None:
 def written(result: Written, seconds: float) -> None:
     """What was written, and how fast."""
     _person().print(
-        f"wrote {result.tensors} tensors in {result.files} files,"
+        f"wrote {result.tensors} tensors in {result.files} file{'s' * (result.files != 1)},"
         f" {report.size(result.nbytes)} in {seconds:.1f} s"
         f" ({report.size(int(result.nbytes / max(seconds, 1e-9)))}/s)",
         markup=False,
@@ -111,19 +111,18 @@ def progress(what: str, total: int, *, quiet: bool) -> Iterator[Callable[[int], 
 def inspection(facts: dict[str, Any]) -> str:
     """The text that `moegrow inspect` prints."""
     layers, moe = facts["layers"], facts["moe_layers"]
+    shared = facts["shared_parameters"]
     which = "all" if len(moe) == layers else _ranges(moe)
     rows = [
         ("family", facts["family"]),
         ("layers", f"{layers}, with experts: {which}"),
         ("experts", f"{facts['experts']}, top-{facts['top_k']} by {facts['router']}"),
-        ("shared", report.count(facts["shared_parameters"]) or "none"),
+        ("shared", f"{report.count(shared)} parameters" if shared else "none"),
         ("dtype", ", ".join(f"{k} {report.size(v)}" for k, v in facts["dtypes"].items())),
         ("parameters", report.count(facts["parameters"])),
         ("active", report.count(facts["active_parameters"])),
-        ("size", f"{report.size(facts['nbytes'])} in {len(facts['files'])} files"),
+        ("size", f"{report.size(facts['nbytes'])} in {facts['tensors']} tensors"),
     ]
-    if not facts["shared_parameters"]:
-        rows[3] = ("shared", "none")
     if facts["prediction_layers"]:
         rows.insert(2, ("prediction", f"{facts['prediction_layers']} layers behind the last"))
     return "\n".join(f"{name:<11} {value}" for name, value in rows)

@@ -79,6 +79,7 @@ def depth(
     given = {"times": times, "to": to, "every": every, "drop": drop, "layers": layers}
     given |= {"keep-first": keep_first or None, "keep-last": keep_last or None}
     given |= {"group": None if group == 1 else group}
+    command = command or _call("depth", mode=mode, **given, new_layers=new_layers)
     layer_map = _layer_map(mode, len(old.growth.layers), given)
     if new_layers not in (None, "copy", "identity"):
         raise UsageError(f"--new-layers {new_layers} is not known", "use copy or identity")
@@ -107,6 +108,10 @@ def width(
     """
     old, layout = load(source)
     _check_unedited(old, layout)
+    command = command or _call(
+        "width", experts=experts, noise=noise, seed=seed, top_k=top_k, order=order, router=router,
+        preset=preset,
+    )  # fmt: skip
     if preset not in PRESETS:
         raise UsageError(f"--preset {preset} is not known", f"use {' or '.join(PRESETS)}")
     chosen = PRESETS[preset]
@@ -135,8 +140,8 @@ def width(
 
 
 def inspect(source: AnySource) -> dict[str, Any]:
-    """What the checkpoint is: family, layers, experts, top-k, parameters, bytes and so on."""
-    return report.inspection(load(source)[1])
+    """What a checkpoint is, or what a plan makes: family, layers, experts, parameters, bytes."""
+    return report.inspection(*load(source))
 
 
 def _check_unedited(old: Plan, layout: Layout) -> None:
@@ -149,7 +154,17 @@ def _check_unedited(old: Plan, layout: Layout) -> None:
 
 
 def _noted(new: Plan, command: str) -> Plan:
-    return replace(new, commands=(*new.commands, command)) if command else new
+    return replace(new, commands=(*new.commands, command))
+
+
+def _call(verb: str, **arguments: Any) -> str:
+    """The Python call that a plan notes where no command line made it."""
+    given = [
+        f"{key.replace('-', '_')}={value!r}"
+        for key, value in arguments.items()
+        if value is not None
+    ]
+    return f"moegrow.{verb}(source, {', '.join(given)})"
 
 
 _FLAGS = {

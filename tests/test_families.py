@@ -31,7 +31,9 @@ def experts_of(folder):
 
 def layer_number(name):
     """The number of a language-model layer in a tensor's name, and the name with it left out."""
-    found = re.match(r"((?:model\.|language_model\.model\.|model\.language_model\.)layers\.)(\d+)", name)
+    found = re.match(
+        r"((?:model\.|language_model\.model\.|model\.language_model\.)layers\.)(\d+)", name
+    )
     return (int(found[2]), found[1] + name[found.end() :]) if found else (None, name)
 
 
