@@ -5,10 +5,14 @@ from collections.abc import Iterator
 from moegrow.checkpoint import Checkpoint
 from moegrow.errors import MoegrowError, raise_all
 from moegrow.header import nbytes
+from moegrow.layout import Layout
 from moegrow.plans import Output, Piece, Plan
 
 # Dtypes whose values can be read, changed in floating point and rounded back.
 FLOATS = ("F64", "F32", "F16", "BF16")
+
+# Dtypes of tables of numbers, which can be scaled and shifted exactly.
+INTEGERS = ("I64", "I32", "I16")
 
 
 def check_source(plan: Plan, checkpoint: Checkpoint) -> None:
@@ -44,40 +48,62 @@ def check_plan(plan: Plan, checkpoint: Checkpoint) -> None:
     check_noise(plan)
 
 
+def check_growth(plan: Plan, layout: Layout) -> None:
+    """Raise MoegrowError where a plan's header names layers or experts that its source lacks."""
+    growth = plan.growth
+    problems = []
+    for what, numbers, count in (
+        ("layer", growth.layers, layout.layers),
+        ("expert", growth.experts, layout.experts),
+    ):
+        if max(numbers, default=count) >= count:
+            problems.append(f"{what} {max(numbers, default='none')} of 0 to {count - 1}")
+    if not 1 <= growth.top_k <= len(growth.experts):
+        problems.append(f"top-k {growth.top_k} of {len(growth.experts)} experts")
+    raise_all(
+        "the plan's header asks for what its source does not have",
+        problems,
+        "make the plan again with --plan",
+    )
+
+
 def check_noise(plan: Plan) -> None:
     """Raise MoegrowError where noise or a scale is asked of tensors that are not plain floats."""
-    quantised = [
-        output
-        for output in plan.outputs
-        if output.dtype not in FLOATS
-        and any(piece.noise or piece.scale not in (0, 1) for piece in output.pieces)
-    ]
-    if quantised:
-        first = quantised[0]
-        what = "noise" if any(piece.noise for piece in first.pieces) else "a scale"
-        raise MoegrowError(
-            f"{first.name} is stored as {first.dtype}, and {what} on quantised weights is mostly"
-            " lost in rounding",
-            "use --noise 0 for exact copies, or dequantise the checkpoint to bf16 first"
-            if what == "noise"
-            else "dequantise the checkpoint to bf16 first",
-        )
+    for output in plan.outputs:
+        if output.dtype in FLOATS or all(piece.is_copy for piece in output.pieces):
+            continue
+        if any(piece.noise for piece in output.pieces):
+            raise MoegrowError(
+                f"{output.name} is stored as {output.dtype}, and noise on quantised weights is"
+                " mostly lost in rounding",
+                "use --noise 0 for exact copies, or dequantise the checkpoint to bf16 first",
+            )
+        if output.dtype not in INTEGERS or not all(map(_is_whole, output.pieces)):
+            raise MoegrowError(
+                f"{output.name} is stored as {output.dtype}, which can be copied but not"
+                " multiplied or set to zero",
+                "dequantise the checkpoint to bf16 first",
+            )
+
+
+def _is_whole(piece: Piece) -> bool:
+    """Whether a table of numbers stays one: no fractions, and nothing wiped out."""
+    return piece.scale > 0 and piece.scale.denominator == piece.shift.denominator == 1
 
 
 def _problems(output: Output, checkpoint: Checkpoint) -> Iterator[str]:
     if not output.name or not output.name.isprintable():
         yield f"{output.name!r} cannot be the name of a tensor"
     try:
-        nbytes(output.dtype, output.shape[1:])
+        nbytes(output.dtype, output.shape[output.axis + 1 :])
     except ValueError as error:
         yield f"{output.name}: {error}"
     rows = 0
     for piece in output.pieces:
         rows += piece.stop - piece.start
         yield from _piece_problems(output, piece, checkpoint)
-    wanted = output.shape[0] if output.shape else 1
-    if rows != wanted:
-        yield f"{output.name} has {wanted} rows and pieces of {rows}"
+    if rows != output.rows:
+        yield f"{output.name} has {output.rows} rows and pieces of {rows}"
 
 
 def _piece_problems(output: Output, piece: Piece, checkpoint: Checkpoint) -> Iterator[str]:
@@ -85,12 +111,14 @@ def _piece_problems(output: Output, piece: Piece, checkpoint: Checkpoint) -> Ite
     if spec is None:
         yield f"{output.name} comes from {piece.source}, which the source does not hold"
         return
-    if spec.dtype != output.dtype or spec.shape[1:] != output.shape[1:]:
+    axis = output.axis
+    other = spec.shape[:axis] + spec.shape[axis + 1 :]
+    if spec.dtype != output.dtype or other != output.shape[:axis] + output.shape[axis + 1 :]:
         yield (
             f"{output.name} is {output.dtype} {list(output.shape)} and comes from"
             f" {spec.dtype} {list(spec.shape)}"
         )
-    rows = spec.shape[0] if spec.shape else 1
+    rows = spec.shape[axis] if spec.shape else 1
     if not 0 <= piece.start <= piece.stop <= rows:
         wanted = f"rows {piece.start} to {piece.stop}"
         yield f"{output.name} asks for {wanted} of {piece.source}, which has {rows}"

@@ -68,7 +68,9 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
 
     Raises MoegrowError where there is none, or where its files contradict each other.
     """
-    path = Path(source).expanduser()
+    path = user_path(source)
+    if path.name in (CONFIG, INDEX) and path.is_file():
+        raise MoegrowError(f"{path} is not a checkpoint but a part of one", f"give {path.parent}")
     if not path.exists():
         raise MoegrowError(f"{path} does not exist", "check the path; nothing was written")
     folder = path if path.is_dir() else path.parent
@@ -78,6 +80,11 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
             f"{path} is neither a folder, a .safetensors file nor a plan",
             "convert other formats first: load the model with transformers and call"
             " save_pretrained",
+        )
+    if path.is_file() and (folder / INDEX).exists() and path.name in _weight_map(folder).values():
+        raise MoegrowError(
+            f"{path} is one of the files of a checkpoint, by the {INDEX} beside it",
+            f"give the folder: {path.parent}",
         )
     config_text = _read_config(folder)
     config = jsontext.loads(config_text, CONFIG, infinities=True)
@@ -101,6 +108,14 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
     return Checkpoint(
         folder, config_text, config, tensors, files, tuple(sorted(_side_files(folder)))
     )
+
+
+def user_path(text: str | os.PathLike[str]) -> Path:
+    """The path that a user means, with ~ for a home folder."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise MoegrowError(f"{os.fspath(text)}: there is no such user") from None
 
 
 def _read_config(folder: Path) -> str:
@@ -201,7 +216,12 @@ def _side_files(folder: Path) -> Iterator[str]:
     checkpoint gets its own), and the plan of an earlier growth.
     """
     for root, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        # Another checkpoint in a folder of this one, as training runs leave them, is not a part.
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".") and not Path(root, name, CONFIG).exists()
+        )
         for name in files:
             path = Path(root, name).relative_to(folder)
             if name.startswith(".") or _WEIGHTS.fullmatch(name.lower()):

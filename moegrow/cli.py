@@ -1,10 +1,12 @@
 """The command line: parse, call, print."""
 
+import io
 import json
 import os
 import shlex
 import sys
 import time
+from collections.abc import Iterable
 from enum import StrEnum
 from itertools import chain
 from pathlib import Path
@@ -13,11 +15,10 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import moegrow
-from moegrow.errors import MoegrowError, UsageError
+from moegrow.errors import MoegrowError, UsageError, printable
 
 app = typer.Typer(
     rich_markup_mode=None,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Grow a trained Mixture-of-Experts checkpoint: deeper, wider, or both in one pass.",
@@ -66,6 +67,13 @@ OutputOption = Annotated[
         help="Where the result goes; otherwise ./<source name>-depth2x or the like.",
     ),
 ]  # fmt: skip
+FamilyOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE.toml", show_default=False,
+        help="How to read a model that moegrow does not know (docs/adding-a-family.md).",
+    ),
+]  # fmt: skip
 PlanOption = Annotated[
     bool, typer.Option("--plan", help="Print the plan as JSON lines and write nothing.")
 ]
@@ -88,11 +96,15 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 
 @app.callback(invoke_without_command=True)
 def top(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
     if version:
         print(f"moegrow {moegrow.__version__}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help(), file=sys.stderr)
+        raise typer.Exit(2)
 
 
 @app.command()
@@ -132,6 +144,7 @@ def depth(
             help="Repeated layers as copies, or beginning as the identity (zero outputs).",
         ),
     ] = None,
+    family: FamilyOption = None,
     output: OutputOption = None,
     plan: PlanOption = False,
     dry_run: DryRunOption = False,
@@ -144,7 +157,7 @@ def depth(
     grown = moegrow.depth(
         _read(source), mode=mode.value, times=times, to=to, keep_first=keep_first,
         keep_last=keep_last, group=group, every=every, drop=drop, layers=layers,
-        new_layers=new_layers and new_layers.value, command=_command(),
+        new_layers=new_layers and new_layers.value, family=family, command=_command(),
     )  # fmt: skip
     _finish(grown, output, plan, dry_run, force, threads, max_shard_size, quiet)
 
@@ -181,6 +194,7 @@ def width(
     preset: Annotated[
         Preset, typer.Option(help="A published recipe; single flags override it.")
     ] = Preset.orthogonal,
+    family: FamilyOption = None,
     output: OutputOption = None,
     plan: PlanOption = False,
     dry_run: DryRunOption = False,
@@ -193,7 +207,7 @@ def width(
     grown = moegrow.width(
         _read(source), experts=experts, noise=noise, seed=seed, top_k=top_k,
         order=order and order.value, router=router and router.value, preset=preset.value,
-        command=_command(),
+        family=family, command=_command(),
     )  # fmt: skip
     _finish(grown, output, plan, dry_run, force, threads, max_shard_size, quiet)
 
@@ -201,7 +215,7 @@ def width(
 @app.command()
 def apply(
     source: Annotated[
-        str | None, typer.Argument(metavar="[PLAN]", help="A plan, or - for standard input.")
+        str | None, typer.Argument(metavar="PLAN", help="A plan, or - for standard input.")
     ] = None,
     output: OutputOption = None,
     dry_run: DryRunOption = False,
@@ -221,9 +235,11 @@ def apply(
 
 
 @app.command()
-def inspect(source: Source = None, as_json: JsonOption = False) -> None:
+def inspect(
+    source: Source = None, as_json: JsonOption = False, family: FamilyOption = None
+) -> None:
     """Show what a checkpoint is: layers, experts, parameters, bytes."""
-    facts = moegrow.inspect(_read(source))
+    facts = moegrow.inspect(_read(source), family=family)
     if as_json:
         print(json.dumps(facts, indent=2))
         return
@@ -280,7 +296,7 @@ def diff(
 @app.command()
 def demo(
     folder: Annotated[
-        str, typer.Argument(metavar="[DIR]", help="A folder to make; it must not exist.")
+        str, typer.Argument(metavar="DIR", help="A folder to make; it must not exist.")
     ] = "moegrow-demo",
 ) -> None:
     """Make a small MoE checkpoint, grow it in depth and width in one pass, and verify it."""
@@ -306,16 +322,20 @@ def _finish(
             raise UsageError(f"--plan writes nothing, so {other} does not go with it")
         from moegrow.planfile import to_lines
 
-        for line in to_lines(grown):
-            print(line)
+        _print_lines(to_lines(grown))
         return
     from moegrow import show, verbs
+    from moegrow.check import check_plan
+    from moegrow.shards import check_size
     from moegrow.writer import check_target, default_name
 
+    check_size(max_shard_size)
     target = Path(output if output is not None else default_name(grown))
     check_target(target, grown.source.path, force=force)
+    layout = verbs.load(grown)[1]
+    check_plan(grown, layout.checkpoint)
     if dry_run or not quiet:
-        show.summary(grown, verbs.load(grown)[1], target)
+        show.summary(grown, layout, target)
     if dry_run:
         show.dry_run(grown, target)
         return
@@ -328,6 +348,17 @@ def _finish(
     if not quiet:
         show.written(result, time.perf_counter() - began)
     print(target)
+
+
+def _print_lines(lines: Iterable[str]) -> None:
+    """Print lines to a reader that may have had enough, such as `head`."""
+    try:
+        for line in lines:
+            print(line)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python would complain about the closed pipe once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _read(source: str | None) -> Any:
@@ -365,6 +396,10 @@ def _bytes_in(folder: str) -> int:
 def main() -> NoReturn:
     """Run the command line; every error that a user can cause ends as a message and a hint."""
     # Newer versions of Typer carry their own click: its base class is found by descent.
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        # Names come from strangers: what is no text is shown escaped and never stops a command.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace" if stream is sys.stdin else "backslashreplace")
     click_error: type[Exception]
     click_error = typer.BadParameter.__mro__[2]
     try:
@@ -376,10 +411,6 @@ def main() -> NoReturn:
     except click_error as error:
         _complain(_message(error), f"see {_help_for(error)}")
         code = 2
-    except BrokenPipeError:
-        # The reader, such as `head`, has had enough; Python must not complain about it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
     except (KeyboardInterrupt, typer.Abort):
         _complain("interrupted; nothing was published", "run the command again")
         code = 130
@@ -401,6 +432,6 @@ def _help_for(error: Any) -> str:
 def _complain(message: str, hint: str) -> None:
     """One message, then one hint, as people read them."""
     message = message[:1].lower() + message[1:] if message[1:2].islower() else message
-    print(f"error: {message.rstrip('.')}", file=sys.stderr)
+    print(f"error: {printable(message.rstrip('.'))}", file=sys.stderr)
     if hint:
-        print(f"hint: {hint}", file=sys.stderr)
+        print(f"hint: {printable(hint)}", file=sys.stderr)

@@ -6,12 +6,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
 from moegrow import jsontext, planfile
 from moegrow.check import check_plan, check_source
-from moegrow.checkpoint import Checkpoint, open_checkpoint
+from moegrow.checkpoint import Checkpoint, open_checkpoint, user_path
 from moegrow.plans import Output, Piece, Plan
 from moegrow.stream import Source, blocks
 
@@ -77,7 +76,7 @@ def groups(names: Iterable[str]) -> list[tuple[str, int]]:
     """
     found: dict[str, list[tuple[int, ...]]] = defaultdict(list)
     for name in names:
-        parts = re.split(r"(?<=\.)(\d+)(?=\.|$)", name)
+        parts = re.split(r"(?<=\.)([0-9]{1,9})(?=\.|$)", name)
         found["\0".join(parts[::2])].append(tuple(map(int, parts[1::2])))
     patterns = []
     for template, numbers in found.items():
@@ -100,7 +99,7 @@ def _ranges(numbers: list[int]) -> str:
 
 def _side(source: str | os.PathLike[str] | Plan) -> _Side:
     if not isinstance(source, Plan):
-        path = Path(source).expanduser()
+        path = user_path(source)
         if not planfile.is_plan(path):
             return _checkpoint_side(open_checkpoint(path))
         source = planfile.read_plan(path)

@@ -22,6 +22,18 @@ class UsageError(MoegrowError):
     """The command itself is wrong (exit code 2), whatever the checkpoint holds."""
 
 
+def printable(text: str) -> str:
+    r"""The text with what would steer a terminal spelled out, lines and tabs as they are.
+
+    >>> printable("a\x1b[2J")
+    'a\\x1b[2J'
+    """
+    return "".join(
+        mark if mark.isprintable() or mark in "\n\t" else mark.encode("unicode_escape").decode()
+        for mark in text
+    )
+
+
 def raise_all(what: str, problems: Sequence[str], hint: str = "") -> None:
     """Raise one MoegrowError that lists every problem, if there are any.
 

@@ -1,42 +1,37 @@
 """How a model family names its layers, experts, routers and config keys: read from TOML files."""
 
-import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any
 
 from moegrow.errors import MoegrowError
 
-NUMBER = r"(0|[1-9]\d*)"
-
-# What a tensor of a MoE block can be; the first list of a family file that matches decides.
-ROLES = ("router", "router_bias", "balance_bias", "shared", "experts")
+Config = Mapping[str, Any]
+Names = tuple[str, ...]
 
 
-class Place(NamedTuple):
-    """Where a tensor of a layer stands: its name is `{stack}{layer}.{before}{expert}{after}`.
+def lookup(config: Config, key: str) -> Any:
+    """The value under a key, or under a path of keys such as "ffn_config.moe_top_k"; else None."""
+    value: Any = config
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
-    `role` is one of ROLES or "" for what is not part of a MoE block; `is_output` marks the
-    matrices whose result is added to the residual stream.
+
+def number(config: Config, key: str, default: int = 0) -> int:
+    """The whole number under a key, or `default` where it is absent or null.
+
+    Raises MoegrowError where something else stands there.
     """
-
-    stack: str
-    layer: int
-    before: str
-    expert: int | None
-    after: str
-    role: str
-    is_output: bool
-    in_block: bool
-    is_prediction: bool
-
-    @property
-    def suffix(self) -> str:
-        """The name behind the layer's number."""
-        return f"{self.before}{'' if self.expert is None else self.expert}{self.after}"
+    value = lookup(config, key)
+    if value is None:
+        return default
+    if type(value) is not int or abs(value) > 10**9:
+        raise MoegrowError(f"config.json: {key} is {value!r}, not a whole number")
+    return value
 
 
 @dataclass(frozen=True)
@@ -46,50 +41,81 @@ class Setting:
     key: str
     default: Any = None
 
-    def read(self, config: Mapping[str, Any]) -> Any:
-        value = config.get(self.key)
-        return self.default if value is None else value
+    def read(self, config: Config) -> Any:
+        """The value, which must be of the kind of the default: a text, a truth or a number."""
+        value = lookup(config, self.key)
+        if value is None:
+            return self.default
+        kinds = (int, float) if isinstance(self.default, float) else type(self.default)
+        if self.default is not None and not isinstance(value, kinds):
+            raise MoegrowError(
+                f"config.json: {self.key} is {value!r}, which is not like {self.default!r}"
+            )
+        return value
 
 
 @dataclass(frozen=True)
 class Rule:
     """The per-layer list that a model derives when its config has none.
 
-    Layer `i` is a `hit` when `i + 1` is a multiple of `every` or `i` is not below the config's
-    `below`, else a `miss`. The rule applies only where the config's `when` is true.
+    A layer is a `hit`, else a `miss`, when it is the one `at` its place of every `every` (the last
+    of them unless given), among the `first` so many, the `last` of all, not below the number
+    under the config's key `below`, or when `moe` is true and it has experts. The rule applies
+    only where the config's `when` is true.
     """
 
-    every: int | Setting
+    every: int | Setting = 0
+    at: int = -1
+    first: int = 0
+    last: bool = False
+    below: str = ""
+    moe: bool = False
+    when: str = ""
     hit: Any = True
     miss: Any = False
-    below: str = ""
-    when: str = ""
 
 
 @dataclass(frozen=True)
 class PerLayer:
-    """A config key that says something layer by layer.
+    """A config key that says something layer by layer; perlayer.py has a function per form.
 
-    form: "list" (one entry a layer), "numbers" (numbers of the layers meant), "dense_numbers"
-    (numbers of dense layers, beside a `step` key that makes others dense too) or "prefix" (how
-    many layers come first).
+    form: "list" (one entry a layer), "text" (one character a layer), "numbers" (numbers of the
+    layers meant, counted from `base`, with `once` only of the first copy), "dense_numbers"
+    (numbers of dense layers, beside a `step` key that makes others dense too), "prefix" and
+    "suffix" (how many layers come first or last), "last" (number of the last layer meant; -1 is
+    the last of all), "table" (layer number → settings), "owners" (for each layer the number of
+    the layer whose values it uses), "period" (every so many layers, from `offset` on), "span"
+    (length of a block of layers, which grows as layers repeat). A `required` list must be there,
+    for no rule here says what the model would derive, `unless` another key stands for it.
     """
 
     form: str
     default: int = 0
+    base: int = 0
+    once: bool = False
     step: str = ""
+    offset: Setting | int = 0
+    required: bool = False
+    unless: str = ""
     rule: Rule | None = None
 
 
 @dataclass(frozen=True)
 class ConfigKeys:
-    """The spellings of what the config says; `nested` names the table of a multimodal config."""
+    """The spellings of what the config says.
 
-    layers: tuple[str, ...]
-    experts: tuple[str, ...]
-    top_k: tuple[str, ...]
-    nested: str = ""
-    prediction_layers: tuple[str, ...] = ()
+    `nested` are the tables of multimodal configs that describe the language model. `layers` may
+    be missing from a config that has one of `layers_lists`, with one entry a layer;
+    `doubled_layers` count every layer twice.
+    """
+
+    experts: Names
+    top_k: Names
+    layers: Names
+    nested: Names = ()
+    layers_lists: Names = ()
+    doubled_layers: Names = ()
+    prediction_layers: Names = ()
     per_layer: Mapping[str, PerLayer] = field(default_factory=dict)
 
 
@@ -111,28 +137,100 @@ class Groups:
 
 @dataclass(frozen=True)
 class Router:
-    """How scores become weights, as far as copies of experts can change the result."""
+    """How scores become weights, as far as copies of experts can change the result.
 
-    scores: str
+    scores: "softmax" or "sigmoid", or the config key that says which. normalised: whether the
+    weights are divided by their sum. exponent: the config key of the norm they are divided by,
+    where it need not be the sum. scaling: the config key of a factor on the weights. balance:
+    "fixed", or "probability" where the load-balancing bias is added to probabilities, which
+    shrink as experts are copied. extra: the config key that counts rows of the router behind
+    those of the experts, for zero experts or shared ones, which are copied with the experts.
+    lists: how many lists of experts, each with its own router, stand one behind the other.
+    kind: "rows" (one row per expert), "grid" (product keys) or "skip" (a class that skips).
+    refuses_width: why the experts of this family cannot be copied.
+    """
+
+    scores: str | Setting = "softmax"
     normalised: bool | Setting = True
     multiplies: str = "output"
+    exponent: Setting | None = None
     scaling: Setting | None = None
     groups: Groups | None = None
+    balance: str = "fixed"
+    extra: str = ""
+    lists: int = 1
+    kind: str = "rows"
+    refuses_width: str = ""
+
+    def scores_by(self, config: Config) -> str:
+        """The name of the function that makes scores: "softmax" or "sigmoid"."""
+        scores = self.scores.read(config) if isinstance(self.scores, Setting) else self.scores
+        return str(scores)
+
+
+@dataclass(frozen=True)
+class SharedIndexer:
+    """Layers that select keys with the indexer of the nearest full layer before them.
+
+    `key` is the config's per-layer list of "full" and "shared"; only full layers have `tensors`.
+    Without `chains`, a sharing layer must come right behind a full one.
+    """
+
+    key: str
+    tensors: Names
+    chains: bool = True
+
+
+@dataclass(frozen=True)
+class Depth:
+    """What repeating layers needs beyond renaming their tensors.
+
+    identity_is_not: why a layer whose outputs are zero is not the identity. copies_first: a
+    config key that, when it is not 0, makes identity copies come before their original.
+    needs: a layer with the tensor on the left must have the one on the right.
+    """
+
+    identity_is_not: str = ""
+    copies_first: str = ""
+    shared_indexer: SharedIndexer | None = None
+    needs: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Tensors:
-    """Patterns of tensor names; `{layer}` and `{expert}` are numbers, `*` is anything."""
+    """Patterns of tensor names; `{layer}` and `{expert}` are numbers, `*` is anything.
 
-    layers: tuple[str, ...]
-    block: tuple[str, ...]
-    router: tuple[str, ...]
-    experts: tuple[str, ...]
-    outputs: tuple[str, ...]
-    prediction_layers: tuple[str, ...] = ()
-    router_bias: tuple[str, ...] = ()
-    balance_bias: tuple[str, ...] = ()
-    shared: tuple[str, ...] = ()
+    layers: what comes before the names within a layer; `beside` are tensors of a layer that
+    stand elsewhere (`{layer-1}`: their number is one lower). block: what the names of a MoE
+    block begin with; every tensor there must be classified by the lists that follow. experts:
+    routed experts, one tensor per expert or one row, or (`stacked`) several rows, each. columns:
+    those whose experts are columns. expert_numbers: tables that hold experts' numbers.
+    copied_shared: shared experts that are copied with the routed ones. outputs: what is added to
+    the residual stream, zero in identity copies; `ones` are factors that become 1 there. once:
+    what only the first copy of a layer keeps. not_in_first: what layer 0 must not have and every
+    other must. packed: tables of all layers side by side along an axis. elsewhere: what the
+    names of other models in the same checkpoint begin with.
+    """
+
+    layers: Names
+    block: Names
+    experts: Names
+    outputs: Names
+    router: Names = ()
+    router_bias: Names = ()
+    balance_bias: Names = ()
+    shared: Names = ()
+    copied_shared: Names = ()
+    expert_numbers: Names = ()
+    prediction_layers: Names = ()
+    beside: Names = ()
+    stacked: Names = ()
+    columns: Names = ()
+    ones: Names = ()
+    once: Names = ()
+    not_in_first: Names = ()
+    packed: Mapping[str, int] = field(default_factory=dict)
+    elsewhere: Names = ()
 
 
 @dataclass(frozen=True)
@@ -143,59 +241,22 @@ class Family:
     tensors: Tensors
     config: ConfigKeys
     router: Router
-
-    def locator(self) -> Callable[[str], Place | None]:
-        """A function from a tensor's name to its Place, or None for one outside all layers."""
-        stacks = _alternatives(self.tensors.layers + self.tensors.prediction_layers)
-        predictions = {pattern.split("{layer}")[0] for pattern in self.tensors.prediction_layers}
-        roles = [(role, re.compile(_alternatives(getattr(self.tensors, role)))) for role in ROLES]
-        outputs = re.compile(_alternatives(self.tensors.outputs))
-        layer = re.compile(f"(?P<name>{stacks})(?P<suffix>.+)")
-
-        @cache
-        def classify(suffix: str) -> tuple[str, int | None, str, str, bool, bool]:
-            in_block = suffix.startswith(self.tensors.block)
-            is_output = bool(outputs.fullmatch(suffix))
-            for role, pattern in roles:
-                if found := pattern.fullmatch(suffix):
-                    for number in (i for i, text in enumerate(found.groups(), 1) if text):
-                        before, after = suffix[: found.start(number)], suffix[found.end(number) :]
-                        return before, int(found[number]), after, role, is_output, in_block
-                    return suffix, None, "", role, is_output, in_block
-            return suffix, None, "", "", is_output, in_block
-
-        def locate(name: str) -> Place | None:
-            found = layer.fullmatch(name)
-            if not found:
-                return None
-            number = next(i for i, text in enumerate(found.groups()[1:-1], 2) if text)
-            stack = name[: found.start(number)]
-            before, expert, after, role, is_output, in_block = classify(found["suffix"])
-            return Place(
-                stack, int(found[number]), before, expert, after, role, is_output, in_block,
-                stack in predictions,
-            )  # fmt: skip
-
-        return locate
-
-    def looks_like_expert(self) -> Callable[[str], bool]:
-        """Whether a name ends like one of this family's expert tensors, wherever it stands."""
-        tail = re.compile(rf"(?:.*\.)?(?:{_alternatives(self.tensors.experts)})")
-        return lambda name: bool(tail.fullmatch(name))
+    depth: Depth = Depth()
 
 
 def find_family(model_type: str) -> Family:
-    """The family of the config's `model_type`; raises MoegrowError with the nearest known names."""
+    """The family of the config's `model_type`; raises MoegrowError with the known names."""
     found = _index().get(model_type)
     if found is None:
         raise MoegrowError(
             f"the model type {model_type!r} is not known",
-            f"known: {', '.join(known_types())}",
+            "describe it in a file of your own and give it with --family FILE.toml"
+            f" (docs/adding-a-family.md); known: {', '.join(known_types())}",
         )
     return read_family(found, model_type)
 
 
-def known_types() -> tuple[str, ...]:
+def known_types() -> Names:
     """Every model type that a family file describes, in alphabetical order."""
     return tuple(sorted(_index()))
 
@@ -203,16 +264,30 @@ def known_types() -> tuple[str, ...]:
 def read_family(text: str, model_type: str) -> Family:
     """The family of `model_type` from the text of a family file.
 
-    Raises MoegrowError where the text has keys that the schema does not know or lacks one.
+    Raises MoegrowError where the text is not TOML, is not about this type, or has keys that the
+    schema does not know or lacks one.
     """
-    table = tomllib.loads(text)
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise MoegrowError(f"the family file is not valid TOML: {error}") from None
+    known = table.pop("model_types", [])
+    if not isinstance(known, list) or model_type not in known:
+        raise MoegrowError(
+            f"the family file is about {known}, and config.json says {model_type!r}",
+            f'write model_types = ["{model_type}"] at its top',
+        )
     types = table.pop("types", {})
-    del table["model_types"]
-    own = types.get(model_type, {})
-    if "like" in own:
-        own = _merge(types.get(own["like"], {}), {k: v for k, v in own.items() if k != "like"})
-    family: Family = _build(Family, {"name": model_type, **_merge(table, own)}, model_type)
+    merged = _merge(table, _own(types, model_type))
+    family: Family = _build(Family, {"name": model_type, **merged}, model_type)
     return family
+
+
+def _own(types: Mapping[str, Any], model_type: str) -> dict[str, Any]:
+    """What a family file says of one type alone, on top of what it says of the type it is like."""
+    own = dict(types.get(model_type, {}))
+    like = own.pop("like", None)
+    return _merge(_own(types, like), own) if like else own
 
 
 @cache
@@ -237,8 +312,9 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 # Which dataclass a table of a family file becomes, by the name of its field.
 _TABLES: Mapping[str, type] = {
-    "tensors": Tensors, "config": ConfigKeys, "router": Router, "groups": Groups,
-    "scaling": Setting, "normalised": Setting, "every": Setting, "rule": Rule,
+    "tensors": Tensors, "config": ConfigKeys, "router": Router, "depth": Depth, "groups": Groups,
+    "shared_indexer": SharedIndexer, "rule": Rule, "scores": Setting, "normalised": Setting,
+    "exponent": Setting, "scaling": Setting, "every": Setting, "first": Setting, "offset": Setting,
 }  # fmt: skip
 
 
@@ -262,17 +338,10 @@ def _build(cls: type, table: Mapping[str, Any], where: str) -> Any:
 def _value(key: str, value: Any, where: str) -> Any:
     if key == "per_layer":
         return {name: _build(PerLayer, table, f"{where}.{name}") for name, table in value.items()}
-    if isinstance(value, dict):
+    if isinstance(value, dict) and key in _TABLES:
         return _build(_TABLES[key], value, where)
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _alternatives(patterns: tuple[str, ...]) -> str:
-    """One regular expression for any of the patterns; without patterns it matches nothing."""
-    return "(?:" + "|".join(map(_expression, patterns)) + ")" if patterns else r"(?!)"
-
-
-def _expression(pattern: str) -> str:
-    special = {"{layer}": NUMBER, "{expert}": NUMBER, "*": ".*"}
-    parts = re.split(r"(\{layer\}|\{expert\}|\*)", pattern)
-    return "".join(special.get(part, re.escape(part)) for part in parts)
+    if isinstance(value, list):
+        if not all(isinstance(entry, str) for entry in value):
+            raise MoegrowError(f"family {where}: a list here holds texts, not {value!r}")
+        return tuple(value)
+    return value

@@ -109,7 +109,7 @@ def _spec(name: str, entry: Any, file: str, data: int) -> TensorSpec:
             raise ValueError("shapes and offsets must be whole numbers")
     except (TypeError, KeyError, ValueError) as error:
         raise MoegrowError(f"{file}: the header entry of {name!r} is malformed: {error}") from None
-    if dtype not in BITS:
+    if not isinstance(dtype, str) or dtype not in BITS:
         raise MoegrowError(
             f"{file}: {name!r} has the dtype {dtype!r}, which is not known",
             f"known: {', '.join(BITS)}",

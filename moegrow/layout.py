@@ -4,12 +4,12 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from moegrow.checkpoint import Checkpoint
 from moegrow.errors import MoegrowError, raise_all
-from moegrow.family import Family, Place, find_family
+from moegrow.family import Config, Family, find_family, lookup, number, read_family
 from moegrow.header import TensorSpec
+from moegrow.places import Place, locator, stray_expert
 
 # Tensors of a MoE block that have one row, or one block of rows, per expert.
 PER_EXPERT = ("router", "router_bias", "balance_bias", "experts")
@@ -19,27 +19,28 @@ PER_EXPERT = ("router", "router_bias", "balance_bias", "experts")
 class Layout:
     """A checkpoint with its family and what the two say together, found consistent.
 
-    `places` has no entry for tensors outside all layers. `moe_layers` are the numbers of the
-    layers with experts; `prediction_layers` counts the multi-token-prediction layers that stand
-    behind the last layer under the same names.
+    `places` has no entry for tensors outside all layers. `config` is the language model's part
+    of the config, under the keys `nested`. `extra` counts rows of the router behind those of the
+    experts. `moe_layers` are the numbers of the layers with experts; `prediction_layers` counts
+    the multi-token-prediction layers that stand behind the last layer under the same names.
     """
 
     checkpoint: Checkpoint
     family: Family
-    config: Mapping[str, Any]
+    config: Config
+    nested: tuple[str, ...]
     places: Mapping[str, Place]
     layers: int
     experts: int
     top_k: int
+    extra: int
     moe_layers: frozenset[int]
     prediction_layers: int
 
     @property
-    def is_quantised(self) -> bool:
-        """Whether weights are stored as packed or scaled numbers of a quantised format."""
-        if self.checkpoint.config.get("quantization_config"):
-            return True
-        return bool(self.config.get("quantization_config"))
+    def router_rows(self) -> int:
+        """Rows of a router's weight: experts, and what else can be chosen."""
+        return self.experts + (1 if self.family.router.kind == "skip" else self.extra)
 
     def expert_tensors(self) -> Iterator[tuple[TensorSpec, Place]]:
         """Every tensor that holds weights of routed experts."""
@@ -48,20 +49,20 @@ class Layout:
                 yield self.checkpoint.tensors[name], place
 
 
-def read_layout(checkpoint: Checkpoint, family: Family | None = None) -> Layout:
-    """The layout of a checkpoint, by the family of its config's model_type unless one is given.
+def read_layout(checkpoint: Checkpoint, *, family_text: str = "") -> Layout:
+    """The layout of a checkpoint, by the family of its config's model_type.
+
+    `family_text` is a family file to read it by instead of those that moegrow knows.
 
     Raises MoegrowError where a tensor of a MoE block is not classified, an expert is missing
     from 0..E-1, or the config disagrees with the tensors; it names all that is wrong.
     """
-    family = family or find_family(_model_type(checkpoint.config))
-    config = text_config(checkpoint.config, family)
-    locate = family.locator()
+    name = model_type(checkpoint.config)
+    family = read_family(family_text, name) if family_text else find_family(name)
+    nested, config = _text_config(checkpoint.config, family)
+    locate = locator(family)
     found = {name: locate(name) for name in checkpoint.tensors}
     places = {name: place for name, place in found.items() if place}
-    layers = _setting(config, family.config.layers, "number of layers")
-    experts = _setting(config, family.config.experts, "number of experts")
-    top_k = _setting(config, family.config.top_k, "number of experts per token")
     numbers = {place.layer for place in places.values() if not place.is_prediction}
     if not numbers:
         raise MoegrowError(
@@ -69,14 +70,17 @@ def read_layout(checkpoint: Checkpoint, family: Family | None = None) -> Layout:
             f" {' or '.join(family.tensors.layers)}…",
             f"its tensors are named like {next(iter(checkpoint.tensors))}",
         )
+    layers = _layer_count(config, family)
     layout = Layout(
         checkpoint=checkpoint,
         family=family,
         config=config,
+        nested=nested,
         places=places,
         layers=layers,
-        experts=experts,
-        top_k=top_k,
+        experts=_setting(config, family.config.experts, "number of experts"),
+        top_k=_setting(config, family.config.top_k, "number of experts per token"),
+        extra=number(config, family.router.extra) if family.router.extra else 0,
         moe_layers=frozenset(
             place.layer
             for place in places.values()
@@ -93,29 +97,67 @@ def read_layout(checkpoint: Checkpoint, family: Family | None = None) -> Layout:
     return layout
 
 
-def text_config(config: Mapping[str, Any], family: Family) -> Mapping[str, Any]:
-    """The part of the config that describes the language model: nested in multimodal configs."""
-    nested = config.get(family.config.nested) if family.config.nested else None
-    return nested if isinstance(nested, dict) else config
+def present(config: Config, spellings: Iterable[str]) -> list[str]:
+    """The spellings of a setting that the config uses; none is ever added beside another."""
+    return [key for key in spellings if lookup(config, key) is not None]
 
 
-def _model_type(config: Mapping[str, Any]) -> str:
-    model_type = config.get("model_type")
-    if not isinstance(model_type, str):
+def promised_predictions(config: Config, family: Family) -> int:
+    """How many multi-token-prediction layers the config speaks of."""
+    return max((number(config, key) for key in family.config.prediction_layers), default=0)
+
+
+def parameters(shapes: Iterable[tuple[int, ...]]) -> int:
+    """Elements of tensors of these shapes."""
+    return sum(map(math.prod, shapes))
+
+
+def _text_config(config: Config, family: Family) -> tuple[tuple[str, ...], Config]:
+    """The keys and the part of the config that describes the language model."""
+    for path in family.config.nested:
+        found = lookup(config, path)
+        if isinstance(found, Mapping):
+            return tuple(path.split(".")), found
+    return (), config
+
+
+def model_type(config: Config) -> str:
+    found = config.get("model_type")
+    if not isinstance(found, str):
         raise MoegrowError(
             "config.json names no model_type", "add the one that transformers would load it by"
         )
-    return model_type
+    return found
 
 
-def _setting(config: Mapping[str, Any], spellings: Iterable[str], what: str) -> int:
-    """The number under any of the spellings; those that are present must agree."""
-    found = {key: config[key] for key in spellings if config.get(key) is not None}
-    if not found:
-        raise MoegrowError(f"config.json does not say the {what}: no {' or '.join(spellings)}")
-    for key, value in found.items():
+def _layer_count(config: Config, family: Family) -> int:
+    """The number of layers, also of models that only list their layers."""
+    for key in present(config, family.config.layers_lists):
+        listed = lookup(config, key)
+        if not isinstance(listed, list | str):
+            raise MoegrowError(f"config.json: {key} is {listed!r}, not a list of layers")
+        return len(listed)
+    for key in present(config, family.config.doubled_layers):
+        if not present(config, family.config.layers):
+            return number(config, key) // 2
+    return _setting(config, family.config.layers, "number of layers")
+
+
+def _setting(config: Config, spellings: Iterable[str], what: str) -> int:
+    """The number under any of the spellings; those that are present must agree.
+
+    A list with one number per layer counts as that number where all are equal.
+    """
+    found = {}
+    for key in present(config, spellings):
+        value = lookup(config, key)
+        if isinstance(value, list) and value and value.count(value[0]) == len(value):
+            value = value[0]
         if type(value) is not int or not 0 < value <= 1_000_000:
             raise MoegrowError(f"config.json: {key} is {value!r}, not a sensible {what}")
+        found[key] = value
+    if not found:
+        raise MoegrowError(f"config.json does not say the {what}: no {' or '.join(spellings)}")
     if len(set(found.values())) > 1:
         told = ", ".join(f"{key} {value}" for key, value in found.items())
         raise MoegrowError(f"config.json disagrees with itself on the {what}: {told}")
@@ -134,9 +176,7 @@ def _count_problems(layout: Layout, numbers: set[int]) -> Iterator[str]:
             f"config.json says {layout.layers} layers, and tensors of layer {missing[0]}"
             f" are missing{f' (and of {len(missing) - 1} more)' if missing[1:] else ''}"
         )
-    promised = max(
-        (layout.config.get(key) or 0 for key in layout.family.config.prediction_layers), default=0
-    )
+    promised = promised_predictions(layout.config, layout.family)
     if layout.prediction_layers > promised:
         yield (
             f"config.json says {layout.layers} layers"
@@ -164,35 +204,44 @@ def _block_problems(layout: Layout) -> Iterator[str]:
         elif place.expert is not None:
             owners[place.stack + str(place.layer), place.before, place.after].add(place.expert)
         elif place.role in PER_EXPERT:
-            rows = spec.shape[0] if spec.shape else 0
-            if rows != layout.experts:
-                yield f"{name} has {rows} rows for {layout.experts} experts"
+            yield from _row_problems(layout, spec, place)
         if place.role == "router":
             routed.add((place.stack, place.layer))
     for stack, layer in sorted(with_experts - routed):
         yield f"{stack}{layer} has experts and no router"
-    yield from _expert_problems(layout.experts, owners)
+    yield from _expert_problems(layout, owners)
+
+
+def _row_problems(layout: Layout, spec: TensorSpec, place: Place) -> Iterator[str]:
+    """A tensor with a row per expert must have as many as there are experts."""
+    rows = spec.shape[place.axis] if len(spec.shape) > place.axis else 0
+    fits = rows in (layout.experts, layout.router_rows)
+    if layout.family.router.kind == "grid" and place.role == "router":
+        fits = rows == 2 * math.isqrt(layout.experts)
+    elif place.is_stacked:
+        fits = rows > 0 and rows % layout.experts == 0
+    if not fits:
+        what = "columns" if place.axis else "rows"
+        yield f"{spec.name} has {rows} {what} for {layout.experts} experts"
 
 
 def _expert_problems(
-    experts: int, owners: Mapping[tuple[str, str, str], set[int]]
+    layout: Layout, owners: Mapping[tuple[str, str, str], set[int]]
 ) -> Iterator[str]:
-    whole = set(range(experts))
+    count = layout.experts * layout.family.router.lists
+    whole, wider = set(range(count)), set(range(layout.router_rows))
     for (layer, before, after), present in owners.items():
+        if present in (whole, wider):
+            continue
         if missing := sorted(whole - present):
-            yield f"{layer}.{before}{missing[0]}{after} is missing"
+            yield f"{layer}{before}{missing[0]}{after} is missing"
         if extra := sorted(present - whole):
-            yield f"{layer}.{before}{extra[0]}{after} is beyond the {experts} experts of the config"
+            yield f"{layer}{before}{extra[0]}{after} is beyond the {count} experts of the config"
 
 
 def _stray_problems(family: Family, names: Iterable[str]) -> Iterator[str]:
     """Experts in a place that the family does not know would keep their old number."""
-    looks_like_expert = family.looks_like_expert()
+    is_stray = stray_expert(family)
     for name in names:
-        if looks_like_expert(name):
+        if is_stray(name):
             yield f"{name} looks like an expert and stands outside all layers"
-
-
-def parameters(shapes: Iterable[tuple[int, ...]]) -> int:
-    """Elements of tensors of these shapes."""
-    return sum(map(math.prod, shapes))

@@ -3,12 +3,26 @@
 A map is a tuple `m` in which new layer (or expert) `i` is made from old `m[i]`.
 """
 
+import math
 import re
 from fractions import Fraction
 
 from moegrow.errors import UsageError
 
 Map = tuple[int, ...]
+
+# In an expert map: an expert that is made from none of the old ones.
+NULL = -1
+
+
+# More layers or experts than this is a slip of the keyboard.
+LARGEST = 100_000
+
+
+def check_size(count: int, what: str) -> None:
+    """Raise UsageError for a number of layers or experts that makes no sense."""
+    if count > LARGEST:
+        raise UsageError(f"{count} {what} make no sense", f"the most is {LARGEST}")
 
 
 def identity(count: int) -> Map:
@@ -162,6 +176,41 @@ def copies(experts: int, *, to: int, order: str = "append") -> Map:
     if order == "interleave":
         return interpose(experts, to=to)
     return stack(experts, to=to)
+
+
+def grid(experts: int, *, to: int, order: str = "append") -> Map:
+    """Experts on a square grid of keys, each key copied equally often: `to` must be a square more.
+
+    >>> grid(4, to=16)
+    (0, 1, 0, 1, 2, 3, 2, 3, 0, 1, 0, 1, 2, 3, 2, 3)
+    """
+    side, times = math.isqrt(experts), math.isqrt(to // experts)
+    if to != experts * times * times:
+        raise UsageError(
+            f"the {experts} experts stand on a grid of {side} by {side} keys, which can only grow"
+            f" by a square, not to {to}",
+            f"use --experts 4x for {4 * experts} or 9x for {9 * experts}",
+        )
+    keys = copies(side, to=side * times, order=order)
+    return tuple(row * side + column for row in keys for column in keys)
+
+
+def with_skip(experts: int, *, to: int) -> Map:
+    """Experts beside a class that skips, which has to be copied too: m·(experts + 1) - 1 in all.
+
+    The copies of the skip class are experts that do nothing.
+
+    >>> with_skip(2, to=5)
+    (0, 1, 0, 1, -1)
+    """
+    times, rest = divmod(to + 1, experts + 1)
+    if rest:
+        raise UsageError(
+            f"the router has a class that skips beside its {experts} experts, and both must be"
+            f" copied equally often, which {to} experts cannot serve",
+            f"use --experts 2x for {2 * experts + 1} or 3x for {3 * experts + 2}",
+        )
+    return identity(experts) * times + (NULL,) * (times - 1)
 
 
 def factor(text: str, flag: str) -> Fraction:

@@ -58,15 +58,14 @@ class Draw:
         self._kind = noise.kind
 
     def values(self, start: int, count: int) -> npt.NDArray[np.float32]:
-        """Draws `start` to `start + count`, as float32; `start` must be a multiple of 16.
+        """Draws `start` to `start + count`, as float32.
 
         Normal draws have mean 0 and variance 1; uniform ones lie within ±1.
         """
-        block, rest = divmod(start, DRAWS_PER_BLOCK)
-        assert rest == 0
+        block, before = divmod(start, DRAWS_PER_BLOCK)
         generator = np.random.Philox(key=self._key, counter=block)
-        words = generator.random_raw(-(-count // 4))
-        draws = words.astype("<u8", copy=False).view("<u2")[:count]
+        words = generator.random_raw(-(-(before + count) // 4))
+        draws = words.astype("<u8", copy=False).view("<u2")[before : before + count]
         if self._kind == "uniform":
             centred = draws.astype(np.float32) - np.float32((LEVELS - 1) / 2)
             return centred * np.float32(1 / (LEVELS / 2))
@@ -77,30 +76,31 @@ class Draw:
 def deviation(blocks: Iterable[Floats]) -> float:
     """The standard deviation (divided by n) of all values of the blocks, in float64.
 
-    The same on every platform: value `i` goes to lane `i % 4096`, each lane is summed in order,
-    and the lanes are added exactly. Values are taken relative to the first, so that constant
-    values give exactly 0. All blocks but the last hold a multiple of 4096 values.
+    The same on every platform, however the values are cut into blocks: value `i` goes to lane
+    `i % 4096`, each lane is summed in order, and the lanes are added exactly. Values are taken
+    relative to the first, so that constant values give exactly 0.
     """
     count = 0
     first = np.float64(0)
     sums = np.zeros(LANES)
     squares = np.zeros(LANES)
+    rest = np.zeros(0)
     for block in blocks:
         values = block.astype(np.float64).ravel()
-        if not count:
-            first = values[0] if values.size else first
-        values -= first
+        if not count and values.size:
+            first = values[0]
         count += values.size
+        values = np.concatenate([rest, values - first])
         whole = values.size - values.size % LANES
         if whole:
             lanes = values[:whole].reshape(-1, LANES)
             sums = _add_in_order(sums, lanes)
             squares = _add_in_order(squares, lanes * lanes)
         rest = values[whole:]
-        sums[: rest.size] += rest
-        squares[: rest.size] += rest * rest
     if not count:
         return 0.0
+    sums[: rest.size] += rest
+    squares[: rest.size] += rest * rest
     total, total_squares = math.fsum(sums), math.fsum(squares)
     return math.sqrt(max(total_squares - total * total / count, 0.0) / count)
 

@@ -11,6 +11,7 @@ from moegrow import jsontext
 from moegrow.checkpoint import SourceFile
 from moegrow.errors import MoegrowError
 from moegrow.header import BITS
+from moegrow.maps import NULL
 from moegrow.plans import Growth, Noise, Output, Piece, Plan, Source
 
 FORMAT = 1  # goes up when an older reader would misunderstand a plan
@@ -27,6 +28,7 @@ def to_lines(plan: Plan) -> Iterator[str]:
                 "files": [file.__dict__ for file in plan.source.files],
             },
             "family": plan.family,
+            **({"family_text": plan.family_text} if plan.family_text else {}),
             "growth": _growth_table(plan.growth),
             "steps": plan.steps,
             "commands": plan.commands,
@@ -40,6 +42,7 @@ def to_lines(plan: Plan) -> Iterator[str]:
                 "name": output.name,
                 "dtype": output.dtype,
                 "shape": output.shape,
+                **({"axis": output.axis} if output.axis else {}),
                 "pieces": [_piece_table(piece) for piece in output.pieces],
             }
         )
@@ -69,12 +72,13 @@ def from_lines(lines: Iterable[str]) -> Plan:
             source=_source(header["source"]),
             family=_text(header["family"]),
             growth=_growth(header["growth"]),
-            steps=tuple(dict(step) for step in header["steps"]),
+            steps=tuple(map(_step, header["steps"])),
             config=_text(header["config"]),
             outputs=tuple(outputs),
             commands=tuple(map(_text, header["commands"])),
+            family_text=_text(header.get("family_text", "")),
         )
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise MoegrowError(
             f"line {number} of the plan is malformed: {type(error).__name__} {error}",
             "make the plan again with --plan",
@@ -111,6 +115,8 @@ def _piece_table(piece: Piece) -> dict[str, Any]:
         table["noise"] = {piece.noise.kind: piece.noise.amount, "seed": piece.noise.seed}
     if piece.scale != 1:
         table["scale"] = str(piece.scale)
+    if piece.shift:
+        table["shift"] = str(piece.shift)
     return table
 
 
@@ -138,7 +144,8 @@ def _runs(noises: tuple[Noise | None, ...]) -> list[list[Any]]:
 
 
 def _growth(table: dict[str, Any]) -> Growth:
-    layers, experts = _numbers(table["layers"]), _numbers(table["experts"])
+    layers = _numbers(table["layers"])
+    experts = tuple(NULL if expert == NULL else _number(expert) for expert in table["experts"])
     silent = set(_numbers(table["silent"]))
     return Growth(
         layers=layers,
@@ -161,7 +168,7 @@ def _noises(runs: list[list[Any]], count: int) -> tuple[Noise | None, ...]:
 def _noise(kind: Any, amount: Any, seed: Any) -> Noise:
     if kind not in ("normal", "uniform"):
         raise ValueError(f"noise {kind!r} is neither normal nor uniform")
-    if type(amount) not in (int, float) or not 0 < amount < 1e30:
+    if type(amount) not in (int, float) or not 0 < amount < 1e6:
         raise ValueError(f"a noise of {amount!r} makes no sense")
     return Noise(kind, float(amount), _number(seed))
 
@@ -174,11 +181,27 @@ def _source(table: dict[str, Any]) -> Source:
     return Source(Path(_text(table["path"])), _text(table["config_digest"]), files)
 
 
+def _step(table: dict[str, Any]) -> dict[str, Any]:
+    """A step, with what other files rely on in it."""
+    step = table | {"says": list(map(_text, table["says"]))}
+    counted = {"depth": ["layers"], "width": ["experts", "top_k"]}
+    for key in counted.get(_text(step["axis"]), []):
+        before, after = step[key]
+        step[key] = [_number(before), _number(after)]
+        if not before:
+            raise ValueError(f"{key} {before} makes no sense")
+    return step
+
+
 def _output(table: dict[str, Any]) -> Output:
     if table["dtype"] not in BITS:
         raise ValueError(f"the dtype {table['dtype']!r} is not known")
+    _check_keys(table, "name", "dtype", "shape", "axis", "pieces")
     pieces = tuple(map(_piece, table["pieces"]))
-    return Output(_text(table["name"]), table["dtype"], _numbers(table["shape"]), pieces)
+    shape, axis = _numbers(table["shape"]), _number(table.get("axis", 0))
+    if axis and axis >= len(shape):
+        raise ValueError(f"there is no axis {axis} in {list(shape)}")
+    return Output(_text(table["name"]), table["dtype"], shape, pieces, axis)
 
 
 def _piece(table: dict[str, Any]) -> Piece:
@@ -187,8 +210,21 @@ def _piece(table: dict[str, Any]) -> Piece:
     if "noise" in table:
         ((kind, amount),) = ((k, v) for k, v in table["noise"].items() if k != "seed")
         noise = _noise(kind, amount, table["noise"]["seed"])
-    scale = Fraction(_text(table.get("scale", "1")))
-    return Piece(_text(table["from"]), _number(start), _number(stop), noise, scale)
+    scale, shift = (
+        Fraction(_text(table.get("scale", "1"))),
+        Fraction(_text(table.get("shift", "0"))),
+    )
+    if scale < 0:
+        raise ValueError(f"a scale of {scale} makes no sense")
+    _check_keys(table, "from", "rows", "noise", "scale", "shift")
+    return Piece(_text(table["from"]), _number(start), _number(stop), noise, scale, shift)
+
+
+def _check_keys(table: dict[str, Any], *known: str) -> None:
+    """A key that is not known could mean something that would be left undone."""
+    for key in table:
+        if key not in known:
+            raise ValueError(f"the key {key!r} is not known")
 
 
 def _checked(kind: type, what: str, is_good: Callable[[Any], bool]) -> Callable[[Any], Any]:

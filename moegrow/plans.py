@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from moegrow import maps
 from moegrow.checkpoint import INDEX, SourceFile
 from moegrow.header import nbytes
-from moegrow.maps import Map
+from moegrow.maps import NULL, Map
 
 
 class Noise(NamedTuple):
@@ -24,7 +24,8 @@ class Noise(NamedTuple):
 class Piece(NamedTuple):
     """Rows `start` to `stop` of one source tensor, with what happens to them.
 
-    `scale` multiplies the rows after the noise is added; 0 makes them zeros.
+    They are rows along the output's axis. Each value becomes (value + noise) · scale + shift; a
+    scale of 0 makes constants of them.
     """
 
     source: str
@@ -32,20 +33,27 @@ class Piece(NamedTuple):
     stop: int
     noise: Noise | None = None
     scale: Fraction = Fraction(1)
+    shift: Fraction = Fraction(0)
 
     @property
     def is_copy(self) -> bool:
         """Whether the bytes stay as they are."""
-        return self.noise is None and self.scale == 1
+        return self.noise is None and self.scale == 1 and self.shift == 0
 
 
 class Output(NamedTuple):
-    """One tensor to write: its pieces joined along the first dimension."""
+    """One tensor to write: its pieces joined along a dimension, nearly always the first."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     pieces: tuple[Piece, ...]
+    axis: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Its size along the axis; a tensor without dimensions has one row."""
+        return self.shape[self.axis] if self.shape else 1
 
     @property
     def nbytes(self) -> int:
@@ -58,7 +66,9 @@ class Growth:
 
     New layer `i` is source layer `layers[i]`, and its output projections are zero where
     `silent[i]`. New expert `j` is source expert `experts[j]`, its matrices with `weight_noise[j]`
-    and its router rows with `router_noise[j]`. Every token goes to `top_k` experts.
+    and its router rows with `router_noise[j]`; an expert NULL is none of the source's: it does
+    nothing, and stands in for a copy of a router's skip class. Every token goes to `top_k`
+    experts.
     """
 
     layers: Map
@@ -100,13 +110,15 @@ class Growth:
 
         def noise(old: tuple[Noise | None, ...], new: Noise | None) -> tuple[Noise | None, ...]:
             return tuple(
-                new if is_copy else old[expert]
+                None if expert == NULL else new if is_copy else old[expert]
                 for expert, is_copy in zip(expert_map, copied, strict=True)
             )
 
         return replace(
             self,
-            experts=maps.compose(expert_map, self.experts),
+            experts=tuple(
+                self.experts[expert] if expert != NULL else NULL for expert in expert_map
+            ),
             weight_noise=noise(self.weight_noise, weight_noise),
             router_noise=noise(self.router_noise, router_noise),
             top_k=top_k,
@@ -133,9 +145,10 @@ class Source:
 class Plan:
     """Everything a new checkpoint will hold.
 
-    `config` is the text of its config.json, `steps` say what was done along each axis and what
-    was compensated. `commands` are how the plan came about; two plans that reach the same
-    result by other commands are equal.
+    `family` is the model type by which the source was read, and `family_text` the family file
+    that a user gave for it, or "". `config` is the text of its config.json, `steps` say what was
+    done along each axis and what was compensated. `commands` are how the plan came about; two
+    plans that reach the same result by other commands are equal.
     """
 
     source: Source
@@ -145,6 +158,7 @@ class Plan:
     config: str
     outputs: tuple[Output, ...]
     commands: tuple[str, ...] = field(default=(), compare=False)
+    family_text: str = ""
 
     @property
     def nbytes(self) -> int:

@@ -44,7 +44,7 @@ def grown_numbers(plan: Plan, layout: Layout) -> Numbers:
     """The numbers of what a plan makes of its source, whose layout is `layout`."""
     growth = plan.growth
     routed = routed_parameters(layout)
-    times = Fraction(len(growth.experts), layout.experts)
+    times = Fraction(len(growth.experts), layout.experts)  # every expert is of the same size
     # Layers that are not mapped, such as prediction layers, stay with their experts widened.
     kept = sum(count for layer, count in routed.items() if layer is None)
     new_routed = int((sum(routed.get(layer, 0) for layer in growth.layers) + kept) * times)

@@ -1,5 +1,6 @@
 """Which output goes to which file of the new checkpoint."""
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,6 +11,9 @@ from moegrow.layout import parameters
 from moegrow.plans import Output, Plan
 
 DEFAULT_SIZE = "5GB"
+
+# More than nothing, of a unit that huggingface_hub reads.
+_SIZE = re.compile(r"(?!0*\.?0*\D*$)\d{1,15}(\.\d{1,15})?\s*[KMGT]B", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,18 @@ class Shard:
         return len(self.header) + sum(output.nbytes for output in self.outputs)
 
 
+def check_size(max_shard_size: str | int) -> None:
+    """Raise UsageError for a size that is none, such as "5 apples" or "0GB"."""
+    if isinstance(max_shard_size, int):
+        is_size = max_shard_size > 0
+    else:
+        is_size = bool(_SIZE.fullmatch(max_shard_size.strip()))
+    if not is_size:
+        raise UsageError(
+            f"--max-shard-size {max_shard_size} is not a size", "write it like 5GB or 500MB"
+        )
+
+
 def split(plan: Plan, max_shard_size: str | int = DEFAULT_SIZE) -> tuple[Shard, ...]:
     """The files of a plan, none with more bytes of tensors than `max_shard_size`.
 
@@ -42,19 +58,13 @@ def split(plan: Plan, max_shard_size: str | int = DEFAULT_SIZE) -> tuple[Shard, 
     from huggingface_hub import split_state_dict_into_shards_factory
 
     outputs = {output.name: output for output in plan.outputs}
-    try:
-        if str(max_shard_size).lstrip().startswith(("-", "0")):
-            raise ValueError
-        found = split_state_dict_into_shards_factory(
-            outputs,
-            get_storage_size=lambda output: output.nbytes,
-            filename_pattern="{suffix}",
-            max_shard_size=max_shard_size,
-        )
-    except ValueError:
-        raise UsageError(
-            f"--max-shard-size {max_shard_size} is not a size", "write it like 5GB or 500MB"
-        ) from None
+    check_size(max_shard_size)
+    found = split_state_dict_into_shards_factory(
+        outputs,
+        get_storage_size=lambda output: output.nbytes,
+        filename_pattern="{suffix}",
+        max_shard_size=max_shard_size,
+    )
     groups = list(found.filename_to_tensors.values())
     return tuple(
         Shard(

@@ -17,8 +17,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from moegrow import report
+from moegrow import report, serving
 from moegrow.difference import Difference, groups
+from moegrow.errors import printable
 from moegrow.layout import Layout
 from moegrow.plans import Plan
 from moegrow.verifier import Verified
@@ -38,13 +39,16 @@ def summary(plan: Plan, layout: Layout, target: Path) -> None:
     table.add_column(layout.family.name)
     table.add_column("before", justify="right")
     table.add_column("after", justify="right", style="bold")
-    for row in report.comparison(report.numbers(layout), report.grown_numbers(plan, layout)):
+    before, after = report.numbers(layout), report.grown_numbers(plan, layout)
+    for row in report.comparison(before, after):
         table.add_row(*row)
     person.print(table)
     for step in plan.steps:
         for sentence in step["says"]:
             style = "yellow" if "not preserved" in sentence else ""
             person.print(f"{step['axis']}: {sentence}", style=style, markup=False)
+    for warning in serving.warnings(before, after):
+        person.print(f"serving: {warning}", style="yellow", markup=False)
     if not plan.steps:
         person.print("nothing changes: the result is a copy")
     person.print(f"from {layout.checkpoint.folder}\nto   {target.absolute()}", markup=False)
@@ -83,7 +87,7 @@ def verified(result: Verified, folder: str) -> None:
         )
         return
     for problem in result.problems[:SHOWN]:
-        person.print(problem, markup=False)
+        person.print(printable(problem), markup=False)
     if len(result.problems) > SHOWN:
         person.print(f"and {len(result.problems) - SHOWN} more")
 
@@ -140,7 +144,7 @@ def difference(found: Difference) -> str:
         lines += [f"{sign:<7} {pattern}  ({count})" for pattern, count in groups(names)]
     compared = "" if found.contents_compared else " (contents not compared)"
     lines.append(f"{found.same} tensors are the same{compared}")
-    return "\n".join(lines)
+    return printable("\n".join(lines))
 
 
 def _short(value: object) -> str:

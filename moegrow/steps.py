@@ -5,6 +5,7 @@ from typing import Any
 
 from moegrow import maps
 from moegrow.compensation import Compensation
+from moegrow.indexers import sharing_copies
 from moegrow.layout import Layout
 from moegrow.maps import Map
 from moegrow.plans import Growth, Noise
@@ -39,9 +40,15 @@ def describe(
 
 def _depth_sentences(layout: Layout, growth: Growth) -> Iterator[str]:
     silent = sum(growth.silent)
-    yield f"new layers from old: {_spell(growth.layers)}"
+    yield f"new layers from old: {_spell(growth.layers, layout.layers)}"
     if silent:
         yield f"{silent} of them begin as the identity: their output projections are zero"
+    if lost := sorted(set(range(layout.layers)) - set(growth.layers)):
+        yield f"left out: layers {','.join(map(str, lost))}"
+    if (once := layout.family.tensors.once) and len(set(growth.layers)) < len(growth.layers):
+        yield f"only the first copy of a layer keeps {' and '.join(once)}"
+    if sharing := sharing_copies(layout, growth):
+        yield f"{len(sharing)} copies share the indexer of their original and have none"
     if layout.prediction_layers:
         first = len(growth.layers)
         yield f"multi-token prediction moved behind the last layer, to {first}"
@@ -71,17 +78,17 @@ def _noise(noise: Noise) -> str:
     return f"uniform noise within {noise.amount:g}, seed {noise.seed}"
 
 
-def _spell(numbers: Map) -> str:
-    """A layer map for people: by its name where it has one, else as the list --layers reads.
+def _spell(numbers: Map, layers: int) -> str:
+    """A map of `layers` layers for people: by its name, or as the list that --layers reads.
 
-    >>> _spell((0, 0, 1, 1))
+    >>> _spell((0, 0, 1, 1), 2)
     'every layer 2 times in place'
-    >>> _spell((0, 1, 0, 1))
+    >>> _spell((0, 1, 0, 1), 2)
     'the whole block 2 times'
-    >>> _spell((0, 0, 1, 2, 3, 3))
+    >>> _spell((0, 0, 1, 2, 3, 3), 4)
     '0,0-3,3'
     """
-    layers, total = max(numbers) + 1, len(numbers)
+    total = len(numbers)
     if total % layers == 0 and numbers == maps.interpose(layers, to=total):
         return f"every layer {total // layers} times in place"
     if total % layers == 0 and numbers == maps.stack(layers, to=total):

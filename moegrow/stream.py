@@ -1,26 +1,29 @@
 """The bytes of an output tensor, computed from its source block after block."""
 
+import math
 import os
-from collections.abc import Iterator
-from fractions import Fraction
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from moegrow.checkpoint import Checkpoint
 from moegrow.errors import MoegrowError
-from moegrow.header import nbytes
+from moegrow.header import TensorSpec, nbytes
 from moegrow.noise import Draw, Floats, deviation
 from moegrow.plans import Output, Piece
 
-BLOCK = 1 << 20  # elements computed at a time, a multiple of 4096
+BLOCK = 1 << 20  # elements computed at a time
 READ = 8 << 20  # bytes read at a time where nothing is computed
 
 _STORED: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "I16": np.dtype("<i2"),
 }
 
 
@@ -44,111 +47,187 @@ class Source:
             os.close(descriptor)
         self._open.clear()
 
-    def locate(self, piece: Piece) -> tuple[int, int, int]:
-        """File descriptor, position and number of bytes of a piece's rows."""
-        spec = self._checkpoint.tensors[piece.source]
-        row = nbytes(spec.dtype, spec.shape[1:])
-        if spec.file not in self._open:
-            path = self._checkpoint.folder / spec.file
-            self._open[spec.file] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        start = spec.start + piece.start * row
-        return self._open[spec.file], start, (piece.stop - piece.start) * row
+    def spec(self, name: str) -> TensorSpec:
+        """What the headers say of a tensor."""
+        return self._checkpoint.tensors[name]
 
-    def cut_short(self, piece: Piece) -> MoegrowError:
+    def file(self, name: str) -> int:
+        """The open file that holds a tensor, as a descriptor."""
+        file = self.spec(name).file
+        if file not in self._open:
+            path = self._checkpoint.folder / file
+            self._open[file] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return self._open[file]
+
+    def read(self, name: str, start: int, stop: int, size: int) -> Iterator[bytes]:
+        """The bytes of a tensor's file from `start` to `stop`, exactly `size` at a time."""
+        descriptor = self.file(name)
+        while start < stop:
+            block = b""
+            # Network filesystems may answer with less than was asked for.
+            while len(block) < (wanted := min(size, stop - start)):
+                more = os.pread(descriptor, wanted - len(block), start + len(block))
+                if not more:
+                    raise self.cut_short(name)
+                block = block + more if block else more
+            yield block
+            start += len(block)
+
+    def cut_short(self, name: str) -> MoegrowError:
         """The error for a source file that has become shorter than its header says."""
-        path = self._checkpoint.folder / self._checkpoint.tensors[piece.source].file
         return MoegrowError(
-            f"{path} ends before the end of {piece.source}",
+            f"{self._checkpoint.folder / self.spec(name).file} ends before the end of {name}",
             "it was changed while it was read; nothing was published",
         )
 
 
+class Segment(NamedTuple):
+    """Some consecutive bytes of an output.
+
+    Where they are a copy, `copy` says of which tensor and which bytes of its file; `blocks` are
+    the bytes themselves in any case. `is_drawn` tells whether there is noise in them.
+    """
+
+    blocks: Iterator[bytes]
+    copy: tuple[str, int, int] | None = None
+    is_drawn: bool = False
+
+
 def blocks(source: Source, output: Output) -> Iterator[bytes]:
     """The bytes of an output in order, a bounded number at a time."""
-    row = 0
+    for segment in segments(source, output):
+        yield from segment.blocks
+
+
+def segments(source: Source, output: Output) -> Iterator[Segment]:
+    """The bytes of an output in order, in segments that are copies or computed."""
+    if output.axis:
+        is_drawn = any(piece.noise for piece in output.pieces)
+        yield Segment(_joined(source, output), None, is_drawn)
+        return
+    first = 0
     for piece in output.pieces:
-        yield from piece_blocks(source, output, piece, row)
-        row += piece.stop - piece.start
+        spec = source.spec(piece.source)
+        row = nbytes(spec.dtype, spec.shape[1:])
+        start, stop = spec.start + piece.start * row, spec.start + piece.stop * row
+        if piece.is_copy:
+            copied = source.read(piece.source, start, stop, READ)
+            yield Segment(copied, (piece.source, start, stop))
+        elif not piece.scale:
+            yield Segment(_constant(output.dtype, piece, stop - start))
+        else:
+            width = nbytes(output.dtype, (1,))
+
+            def read(
+                name: str = piece.source, start: int = start, stop: int = stop, width: int = width
+            ) -> Iterator[Floats]:
+                return (
+                    _numbers(block, output.dtype)
+                    for block in source.read(name, start, stop, BLOCK * width)
+                )
+
+            computed = (
+                _stored(values, output.dtype) for values in _computed(output, piece, first, read)
+            )
+            yield Segment(computed, None, bool(piece.noise))
+        first += piece.stop - piece.start
 
 
-def piece_blocks(source: Source, output: Output, piece: Piece, row: int) -> Iterator[bytes]:
-    """The bytes of one piece of an output, which begins at the output's row `row`."""
-    if piece.scale == 0:
-        return _zeros(source, piece)
-    if piece.is_copy:
-        return _read(source, piece, READ)
-    return _computed(source, output, piece, row)
+def _joined(source: Source, output: Output) -> Iterator[bytes]:
+    """An output whose pieces are joined along a later axis, some rows of all pieces at a time."""
+    outer = math.prod(output.shape[: output.axis])
+    inner = math.prod(output.shape[output.axis + 1 :])
+    widest = max(source.spec(piece.source).shape[output.axis] for piece in output.pieces)
+    step = max(1, BLOCK // max(1, inner * max(widest, output.rows)))
+
+    def reader(piece: Piece) -> Callable[[], Iterator[Floats]]:
+        def columns() -> Iterator[Floats]:
+            spec = source.spec(piece.source)
+            row = nbytes(spec.dtype, spec.shape[output.axis :])
+            rows = source.read(piece.source, spec.start, spec.start + outer * row, step * row)
+            for block in rows:
+                values = _numbers(block, output.dtype).reshape(-1, spec.shape[output.axis], inner)
+                yield values[:, piece.start : piece.stop]
+
+        return columns
+
+    first = 0
+    parts = []
+    for piece in output.pieces:
+        parts.append(_computed(output, piece, first, reader(piece)))
+        first += piece.stop - piece.start
+    for together in zip(*parts, strict=True):
+        yield _stored(np.concatenate(together, axis=1), output.dtype)
 
 
-def _zeros(source: Source, piece: Piece) -> Iterator[bytes]:
-    _, _, left = source.locate(piece)
-    empty = bytes(min(left, READ))
-    while left:
-        yield empty[:left]
-        left -= min(left, READ)
+def _constant(dtype: str, piece: Piece, count: int) -> Iterator[bytes]:
+    """`count` bytes of a piece whose values are all its shift."""
+    if not piece.shift:
+        empty = bytes(min(count, READ))
+    else:
+        number = _stored(np.full(1, float(piece.shift), np.float64).astype(_exact(dtype)), dtype)
+        empty = number * (min(count, READ) // len(number))
+    while count:
+        yield empty[:count]
+        count -= min(count, len(empty))
 
 
-def _read(source: Source, piece: Piece, size: int) -> Iterator[bytes]:
-    """The piece's bytes as they stand in the source, `size` at a time."""
-    descriptor, start, count = source.locate(piece)
-    end = start + count
-    while start < end:
-        block = b""
-        # Network filesystems may answer with less than was asked for.
-        while len(block) < min(size, end - start):
-            more = os.pread(descriptor, min(size, end - start) - len(block), start + len(block))
-            if not more:
-                raise source.cut_short(piece)
-            block = block + more if block else more
-        yield block
-        start += len(block)
-
-
-def _computed(source: Source, output: Output, piece: Piece, row: int) -> Iterator[bytes]:
-    """The piece's bytes with noise and scale: ``round((x + α·σ·ε) · scale)``.
+def _computed(
+    output: Output, piece: Piece, row: int, read: Callable[[], Iterator[Floats]]
+) -> Iterator[Floats]:
+    """The values of a piece: ``(x + α·σ·ε) · scale + shift``.
 
     Sums and products are separate float32 operations (float64 for F64), so no platform fuses
-    them, and the result is rounded once, to nearest even, to the storage type.
+    them; what is stored is rounded once more, to nearest even, to the storage type.
     """
-    dtype = output.dtype
-    width = nbytes(dtype, (1,))
-    exact: type[np.floating[Any]] = np.float64 if dtype == "F64" else np.float32
+    exact = _exact(output.dtype)
     amount, draw = exact(0), None
     if piece.noise:
         draw = Draw(piece.noise, output.name, row)
-        sigma = 1.0
-        if piece.noise.kind == "normal":
-            sigma = deviation(
-                _floats(block, dtype) for block in _read(source, piece, BLOCK * width)
+        sigma = deviation(read()) if piece.noise.kind == "normal" else 1.0
+        if not math.isfinite(sigma):
+            raise MoegrowError(
+                f"{piece.source} holds NaN or infinity, so noise relative to it means nothing",
+                "look at the source first; --noise 0 copies it as it is",
             )
         amount = exact(piece.noise.amount * sigma)
     start = 0
-    for block in _read(source, piece, BLOCK * width):
-        values = _floats(block, dtype)
+    for values in read():
         if draw is not None and amount:
-            values = values + draw.values(start, values.size).astype(exact) * amount
-        yield _stored(_scaled(values, piece.scale), dtype)
+            noise = draw.values(start, values.size).reshape(values.shape)
+            values = values + noise.astype(exact) * amount
         start += values.size
+        yield _scaled(values, piece)
 
 
-def _scaled(values: Floats, scale: Fraction) -> Floats:
-    """Values times a fraction; 1/m is one division, so it is rounded once."""
-    if scale.numerator != 1:
-        values = values * values.dtype.type(scale.numerator)
-    if scale.denominator != 1:
-        values = values / values.dtype.type(scale.denominator)
+def _scaled(values: Floats, piece: Piece) -> Floats:
+    """Values times a fraction plus another; 1/m is one division, so it is rounded once."""
+    number = values.dtype.type
+    if piece.scale.numerator != 1:
+        values = values * number(piece.scale.numerator)
+    if piece.scale.denominator != 1:
+        values = values / number(piece.scale.denominator)
+    if piece.shift:
+        values = values + number(float(piece.shift))
     return values
 
 
-def _floats(block: bytes, dtype: str) -> Floats:
-    """Stored bytes as float32, or float64 for F64."""
+def _exact(dtype: str) -> Any:
+    """The type that a dtype's values are computed in."""
+    if dtype.startswith("I"):
+        return np.int64
+    return np.float64 if dtype == "F64" else np.float32
+
+
+def _numbers(block: bytes, dtype: str) -> Floats:
+    """Stored bytes as the type they are computed in."""
     if dtype == "BF16":
         # A bfloat16 is the upper half of a float32.
         wide = np.frombuffer(block, "<u2").astype(np.uint32)
         wide <<= 16
         return wide.view(np.float32)
     values: Floats = np.frombuffer(block, _STORED[dtype])
-    return values.astype(np.float64 if dtype == "F64" else np.float32)
+    return values.astype(_exact(dtype))
 
 
 def _stored(values: Floats, dtype: str) -> bytes:
@@ -156,8 +235,8 @@ def _stored(values: Floats, dtype: str) -> bytes:
     if dtype == "BF16":
         import torch
 
-        rounded = torch.from_numpy(values).to(torch.bfloat16).view(torch.int16)
-        values = rounded.numpy().astype("<i2", copy=False)
+        rounded = torch.from_numpy(np.ascontiguousarray(values)).to(torch.bfloat16)
+        values = rounded.view(torch.int16).numpy().astype("<i2", copy=False)
     else:
         values = values.astype(_STORED[dtype])
     return values.tobytes()

@@ -1,15 +1,16 @@
 """The verbs of the command line as functions: what `import moegrow` offers."""
 
-import math
 import os
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from moegrow import grow, maps, planfile, report
-from moegrow.check import check_noise, check_source
-from moegrow.checkpoint import open_checkpoint
+from moegrow.check import check_growth, check_noise, check_source
+from moegrow.checkpoint import open_checkpoint, user_path
 from moegrow.errors import MoegrowError, UsageError
 from moegrow.layout import Layout, read_layout
 from moegrow.maps import Map
@@ -27,27 +28,39 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 UPCYCLING_BIAS = 1e-3
 
+EDITED = {"axis": "hand", "says": ["the plan was edited: its lines alone say what is written"]}
 
-def plan(source: AnySource) -> Plan:
+
+def plan(source: AnySource, *, family: str | os.PathLike[str] | None = None) -> Plan:
     """The plan that copies `source` as it is, or the plan in the file `source`.
 
-    Raises MoegrowError where the source is no checkpoint of a known family, or has changed since
-    the plan was made.
+    `family` is a family file of your own, for a model that moegrow does not know. Raises
+    MoegrowError where the source is no checkpoint of a known family, or has changed since the
+    plan was made.
     """
-    return load(source)[0]
+    return load(source, family)[0]
 
 
-def load(source: AnySource) -> tuple[Plan, Layout]:
-    """The plan of a source (see `plan`) with the layout of the checkpoint that it reads from."""
+def load(source: AnySource, family: str | os.PathLike[str] | None = None) -> tuple[Plan, Layout]:
+    """The plan of a source (see `plan`) with the layout of the checkpoint that it reads from.
+
+    A plan whose lines are not what its header says has a step that says so.
+    """
+    text = "" if family is None else Path(family).read_text("utf-8", "replace")
     if not isinstance(source, Plan):
-        path = Path(source).expanduser()
+        path = user_path(source)
         if not planfile.is_plan(path):
-            layout = read_layout(open_checkpoint(path))
-            return grow.start(layout), layout
+            layout = read_layout(open_checkpoint(path), family_text=text)
+            return grow.start(layout, text), layout
         source = planfile.read_plan(path)
+    if text and text != source.family_text:
+        raise UsageError("a plan brings its family along, so --family does not go with it")
     checkpoint = open_checkpoint(source.source.location)
     check_source(source, checkpoint)
-    layout = read_layout(checkpoint)
+    layout = read_layout(checkpoint, family_text=source.family_text)
+    check_growth(source, layout)
+    if grow.render(source, layout, source.growth) != source and EDITED not in source.steps:
+        source = replace(source, steps=(*source.steps, EDITED))
     return source, layout
 
 
@@ -64,6 +77,7 @@ def depth(
     drop: int | None = None,
     layers: str | None = None,
     new_layers: str | None = None,
+    family: str | os.PathLike[str] | None = None,
     command: str = "",
 ) -> Plan:
     """The plan of `source` with more layers; nothing is written.
@@ -72,10 +86,11 @@ def depth(
     layers, 2 unless given, or `to` layers), "expand" adds one after `every` layers, "overlap"
     joins the model without its last and without its first `drop` layers. `layers` is a free map
     such as "0,0,1-3" instead. new_layers: "copy", or "identity" for repeated layers that begin
-    as the identity (the rule for "expand"). `command` is noted in the plan as what made it.
+    as the identity (the rule for "expand"). family: a family file of your own. `command` is
+    noted in the plan as what made it.
     """
-    old, layout = load(source)
-    _check_unedited(old, layout)
+    old, layout = load(source, family)
+    _check_unedited(old)
     given = {"times": times, "to": to, "every": every, "drop": drop, "layers": layers}
     given |= {"keep-first": keep_first or None, "keep-last": keep_last or None}
     given |= {"group": None if group == 1 else group}
@@ -97,6 +112,7 @@ def width(
     order: str | None = None,
     router: str | None = None,
     preset: str = "orthogonal",
+    family: str | os.PathLike[str] | None = None,
     command: str = "",
 ) -> Plan:
     """The plan of `source` with more experts; nothing is written.
@@ -104,10 +120,11 @@ def width(
     experts: a factor ("2x") or a number. noise: σ of the Gaussian noise on copies, relative to
     that of what is copied (0.01). top_k: "scale" (grows with the experts), "keep" or a number.
     order: "append" copies behind the originals or "interleave" beside them. router: "noise" or
-    "copy" for the copies' router rows. What is not given comes from `preset`.
+    "copy" for the copies' router rows. What is not given comes from `preset`. family: a family
+    file of your own.
     """
-    old, layout = load(source)
-    _check_unedited(old, layout)
+    old, layout = load(source, family)
+    _check_unedited(old)
     command = command or _call(
         "width", experts=experts, noise=noise, seed=seed, top_k=top_k, order=order, router=router,
         preset=preset,
@@ -120,18 +137,22 @@ def width(
     order = chosen["order"] if order is None else order
     if order not in ("append", "interleave"):
         raise UsageError(f"--order {order} is not known", "use append or interleave")
-    if not (math.isfinite(noise) and noise >= 0):
+    if not 0 <= noise < 1e6:
         raise UsageError(f"--noise {noise} makes no sense", "use a number from 0 up, such as 0.01")
     if not 0 <= seed < 2**63:
         raise UsageError(f"--seed {seed} is out of range", "use a number from 0 up")
     count = len(old.growth.experts)
-    wanted = _expert_count(str(experts), count)
-    new_k = _top_k(chosen["top_k"] if top_k is None else top_k, old.growth.top_k, wanted, count)
+    kind = layout.family.router.kind
+    wanted = _expert_count(str(experts), count, kind)
+    maps.check_size(wanted, "experts")
+    asked = chosen["top_k"] if top_k is None else top_k
+    if kind == "skip" and asked == "scale":
+        asked = "keep"
     new = grow.widen(
         old,
         layout,
-        maps.copies(count, to=wanted, order=order),
-        top_k=new_k,
+        _EXPERT_MAPS[kind](count, wanted, order),
+        top_k=_top_k(asked, old.growth.top_k, wanted, count),
         weight_noise=Noise("normal", noise, seed) if noise else None,
         router_noise=_router_noise(router, noise, seed),
     )
@@ -139,14 +160,14 @@ def width(
     return _noted(new, command)
 
 
-def inspect(source: AnySource) -> dict[str, Any]:
+def inspect(source: AnySource, *, family: str | os.PathLike[str] | None = None) -> dict[str, Any]:
     """What a checkpoint is, or what a plan makes: family, layers, experts, parameters, bytes."""
-    return report.inspection(*load(source))
+    return report.inspection(*load(source, family))
 
 
-def _check_unedited(old: Plan, layout: Layout) -> None:
+def _check_unedited(old: Plan) -> None:
     """Growing renders a plan anew from its header, so its lines must be what the header says."""
-    if grow.render(old, layout, old.growth) != old:
+    if EDITED in old.steps:
         raise MoegrowError(
             "the plan's lines are not what its header says: it was edited",
             "grow first and edit the result; moegrow apply writes an edited plan as it stands",
@@ -203,6 +224,7 @@ def _layer_map(mode: str, count: int, given: dict[str, Any]) -> Map:
             raise UsageError("--mode overlap needs --drop", "SOLAR used --drop 8")
         return maps.overlap(count, drop=flags["drop"])
     to = _layer_count(count, sum(edges.values()), flags)
+    maps.check_size(to, "layers")
     if mode == "stack":
         return maps.stack(count, to=to, **edges)
     return maps.interpose(count, to=to, group=flags.get("group", 1), **edges)
@@ -224,11 +246,20 @@ def _layer_count(count: int, kept: int, flags: dict[str, Any]) -> int:
     return kept + int(wanted)
 
 
-def _expert_count(text: str, count: int) -> int:
-    if text.strip().isdecimal():
+_EXPERT_MAPS: Mapping[str, Callable[[int, int, str], Map]] = {
+    "rows": lambda count, to, order: maps.copies(count, to=to, order=order),
+    "grid": lambda count, to, order: maps.grid(count, to=to, order=order),
+    "skip": lambda count, to, order: maps.with_skip(count, to=to),
+}
+
+
+def _expert_count(text: str, count: int, kind: str) -> int:
+    if re.fullmatch(r"\s*[0-9]{1,9}\s*", text):
         wanted = Fraction(int(text))
     else:
-        wanted = maps.factor(text, "--experts") * count
+        # A class that skips is copied with the experts and turns into experts, but for one.
+        skip = int(kind == "skip")
+        wanted = maps.factor(text, "--experts") * (count + skip) - skip
     if wanted.denominator != 1:
         raise UsageError(
             f"--experts {text} of {count} experts is not a whole number",
@@ -248,7 +279,7 @@ def _top_k(text: str | int, top_k: int, experts: int, old_experts: int) -> int:
         return top_k
     if text == "scale":
         return max(1, round(Fraction(top_k * experts, old_experts)))
-    if not str(text).isdecimal():
+    if not re.fullmatch(r"[0-9]{1,9}", str(text)):
         raise UsageError(f"--top-k {text} is not known", "use scale, keep or a number")
     if not 1 <= int(text) <= experts:
         raise UsageError(

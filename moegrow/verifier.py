@@ -1,20 +1,21 @@
 """Hold a written checkpoint against its plan and its source, byte for byte."""
 
+import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 from moegrow import jsontext
 from moegrow.check import check_plan, check_source
-from moegrow.checkpoint import CONFIG, INDEX, PLAN, Checkpoint, open_checkpoint
+from moegrow.checkpoint import CONFIG, INDEX, PLAN, Checkpoint, open_checkpoint, user_path
 from moegrow.errors import MoegrowError
+from moegrow.header import read_header, write_header
 from moegrow.layout import parameters, read_layout
 from moegrow.planfile import read_plan
-from moegrow.plans import Output, Piece, Plan
-from moegrow.stream import Source, piece_blocks
+from moegrow.plans import Output, Plan
+from moegrow.stream import Source, segments
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,9 @@ def verify(
     must be the planned one and agree with the tensors. The source is where the plan says, or in
     the folder `source`. Raises MoegrowError where there is nothing to compare with.
     """
-    folder = Path(grown).expanduser()
+    folder = user_path(grown)
+    if not folder.exists():
+        raise MoegrowError(f"{folder} does not exist", "give the folder of a grown checkpoint")
     if not (folder / PLAN).exists():
         raise MoegrowError(
             f"{folder} holds no {PLAN}", "verify takes a folder that moegrow has written"
@@ -58,7 +61,11 @@ def verify(
         written = open_checkpoint(folder)
     except MoegrowError as error:
         return Verified((error.message,), len(plan.outputs), 0, 0)
-    problems = [*_name_problems(plan, written), *_config_problems(plan, written)]
+    problems = [
+        *_name_problems(plan, written),
+        *_config_problems(plan, written),
+        *_file_problems(plan, written),
+    ]
     same = [output for output in plan.outputs if _is_like(output, written)]
     comparison = _Comparison(origin, written, progress)
     with ThreadPoolExecutor(max_workers=threads or os.cpu_count() or 1) as pool:
@@ -92,20 +99,39 @@ def _config_problems(plan: Plan, written: Checkpoint) -> Iterator[str]:
     if written.config_text != plan.config:
         yield f"{CONFIG} is not the one that was planned"
     try:
-        read_layout(written)
+        read_layout(written, family_text=plan.family_text)
     except MoegrowError as error:
         yield error.message
     if not (written.folder / INDEX).exists():
         yield f"{INDEX} is missing"
         return
     table = jsontext.loads((written.folder / INDEX).read_text("utf-8", "replace"), INDEX)
-    metadata = table.get("metadata") or {}
+    metadata = table.get("metadata")
+    if not isinstance(metadata, dict):
+        metadata = {}
     for key, value in (
         ("total_size", written.nbytes),
         ("total_parameters", parameters(spec.shape for spec in written.tensors.values())),
     ):
         if metadata.get(key) != value:
             yield f"{INDEX} says {key} {metadata.get(key)}, and it is {value}"
+
+
+def _file_problems(plan: Plan, written: Checkpoint) -> Iterator[str]:
+    """Headers that are not, byte for byte, what moegrow writes, and weights beside the index."""
+    shapes = {output.name: (output.name, output.dtype, output.shape) for output in plan.outputs}
+    for file in written.files:
+        found = read_header(written.folder / file.name)
+        in_order = sorted(found.tensors, key=lambda spec: (spec.start, spec.stop))
+        if not all(spec.name in shapes for spec in in_order):
+            continue
+        expected = write_header(shapes[spec.name] for spec in in_order)
+        if hashlib.sha256(expected).hexdigest() != found.digest:
+            yield f"the header of {file.name} is not as it was written"
+    named = {file.name for file in written.files}
+    for path in sorted(written.folder.glob("*.safetensors")):
+        if path.name not in named:
+            yield f"{path.name} is not in {INDEX}"
 
 
 def _by_file(outputs: list[Output], written: Checkpoint) -> list[list[Output]]:
@@ -142,12 +168,11 @@ class _Comparison:
         return problems
 
     def _first_difference(self, source: Source, written: Source, output: Output) -> int | None:
-        rows = output.shape[0] if output.shape else 1
-        file, start, _ = written.locate(Piece(output.name, 0, rows))
-        done = row = 0
-        for piece in output.pieces:
+        file, start = written.file(output.name), written.spec(output.name).start
+        done = 0
+        for segment in segments(source, output):
             first = done
-            for block in piece_blocks(source, output, piece, row):
+            for block in segment.blocks:
                 found = os.pread(file, len(block), start + done)
                 if found != block:
                     pairs = enumerate(zip(block, found.ljust(len(block), b"\0"), strict=True))
@@ -155,9 +180,8 @@ class _Comparison:
                 done += len(block)
                 self._progress(len(block))
             with self._lock:
-                if piece.noise:
+                if segment.is_drawn:
                     self.drawn += done - first
                 else:
                     self.copied += done - first
-            row += piece.stop - piece.start
         return None

@@ -13,14 +13,17 @@ from typing import BinaryIO
 
 from moegrow import card, planfile, shards
 from moegrow.check import check_plan, check_source
-from moegrow.checkpoint import CONFIG, INDEX, PLAN, Checkpoint, open_checkpoint
+from moegrow.checkpoint import CONFIG, INDEX, PLAN, Checkpoint, open_checkpoint, user_path
 from moegrow.errors import MoegrowError
-from moegrow.plans import Output, Piece, Plan
+from moegrow.plans import Plan
 from moegrow.ranges import copy_range, write_all
 from moegrow.shards import Shard
-from moegrow.stream import Source, piece_blocks
+from moegrow.stream import Segment, Source, segments
 
 LOCK = ".moegrow-lock"
+
+# What stands beside the output while it is written, and for a moment while it is replaced.
+PARTIAL, REPLACED = ".partial", ".replaced"
 
 Progress = Callable[[int], None]
 
@@ -50,8 +53,10 @@ def apply(
     MoegrowError, with nothing left under the final name, where the plan does not fit its source
     or the folder may not be written.
     """
-    target = Path(output).expanduser().absolute()
+    target = user_path(output).absolute()
     check_target(target, plan.source.path, force=force)
+    for name in (PARTIAL, REPLACED):
+        check_apart(target.with_name(target.name + name), plan.source.path)
     checkpoint = open_checkpoint(plan.source.location)
     check_source(plan, checkpoint)
     check_plan(plan, checkpoint)
@@ -61,7 +66,8 @@ def apply(
         for name in checkpoint.side_files:
             copy = partial / name
             copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(checkpoint.folder / name, copy)
+            with (checkpoint.folder / name).open("rb") as side, _durable(copy) as file:
+                shutil.copyfileobj(side, file)
         _write_text(partial / "README.md", card.model_card(plan, target.name))
         with _durable(partial / PLAN) as file:
             file.writelines(line.encode() + b"\n" for line in planfile.to_lines(plan))
@@ -76,14 +82,7 @@ def check_target(target: Path, source: Path, *, force: bool) -> None:
 
     The source, and anything in it or around it, is never written, whatever the flags.
     """
-    real, origin = target.resolve(), source.resolve()
-    folder = origin if origin.is_dir() else origin.parent
-    if real == folder or real.is_relative_to(folder) or folder.is_relative_to(real):
-        where = "is" if real == folder else "is inside" if real.is_relative_to(folder) else "holds"
-        raise MoegrowError(
-            f"the output {target} {where} the source {source}",
-            "give another folder with -o; the source is never written",
-        )
+    check_apart(target, source)
     if not target.parent.is_dir():
         raise MoegrowError(
             f"{target.parent} is not a folder", f"make it first: mkdir -p {target.parent}"
@@ -100,10 +99,24 @@ def check_target(target: Path, source: Path, *, force: bool) -> None:
         )
 
 
+def check_apart(target: Path, source: Path) -> None:
+    """Raise MoegrowError where writing to `target` could touch the source."""
+    real, origin = target.resolve(), source.resolve()
+    folder = origin if origin.is_dir() else origin.parent
+    if real == folder or real.is_relative_to(folder) or folder.is_relative_to(real):
+        where = "is" if real == folder else "is inside" if real.is_relative_to(folder) else "holds"
+        raise MoegrowError(
+            f"the output {target} {where} the source {source}",
+            "give another folder with -o; the source is never written",
+        )
+
+
 def default_name(plan: Plan) -> str:
     """The folder for a result that was given none: `ckpt-depth2x-width2x`."""
     name = plan.source.path.name
     for step in plan.steps:
+        if step["axis"] not in ("depth", "width"):
+            continue
         old, new = step["layers"] if step["axis"] == "depth" else step["experts"]
         if new % old == 0:
             name += f"-{step['axis']}{new // old}x"
@@ -115,7 +128,12 @@ def default_name(plan: Plan) -> str:
 @contextmanager
 def _partial(target: Path) -> Iterator[Path]:
     """A locked working folder beside the target, gone afterwards unless it became the target."""
-    partial = target.with_name(target.name + ".partial")
+    partial = target.with_name(target.name + PARTIAL)
+    if os.path.lexists(partial) and (partial.is_symlink() or not (partial / LOCK).is_file()):
+        raise MoegrowError(
+            f"{partial} is in the way, and moegrow did not make it",
+            "move it elsewhere, or give another -o",
+        )
     try:
         partial.mkdir(exist_ok=True)
         lock = os.open(partial / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
@@ -153,7 +171,10 @@ def _publish(partial: Path, target: Path) -> None:
     _sync(partial)
     old = None
     if target.exists():
-        old = target.with_name(target.name + ".replaced")
+        old = target.with_name(target.name + REPLACED)
+        if (old / PLAN).is_file() and not old.is_symlink():
+            # An earlier replacement died after its result was in place.
+            shutil.rmtree(old)
         target.rename(old)
     partial.rename(target)
     _sync(target.parent)
@@ -202,30 +223,26 @@ def write_shard(
         file.write(shard.header)
         file.flush()
         for output in shard.outputs:
-            row = 0
-            for piece in output.pieces:
-                for count in _write_piece(source, output, piece, row, file.fileno()):
+            for segment in segments(source, output):
+                for count in _write_segment(source, segment, file.fileno()):
                     if stop.is_set():
                         raise InterruptedError("another shard failed")
                     progress(count)
-                row += piece.stop - piece.start
         written = os.fstat(file.fileno()).st_size
         if written != shard.nbytes:
             raise MoegrowError(f"{shard.name} has {written} bytes and should have {shard.nbytes}")
 
 
-def _write_piece(
-    source: Source, output: Output, piece: Piece, row: int, target: int
-) -> Iterator[int]:
-    """Append one piece to a file; yields the bytes written, step by step."""
-    if piece.is_copy:
-        descriptor, start, count = source.locate(piece)
+def _write_segment(source: Source, segment: Segment, target: int) -> Iterator[int]:
+    """Append one segment to a file; yields the bytes written, step by step."""
+    if segment.copy:
+        name, start, stop = segment.copy
         try:
-            yield from copy_range(descriptor, start, count, target)
+            yield from copy_range(source.file(name), start, stop - start, target)
         except EOFError:
-            raise source.cut_short(piece) from None
+            raise source.cut_short(name) from None
         return
-    for block in piece_blocks(source, output, piece, row):
+    for block in segment.blocks:
         write_all(target, block)
         yield len(block)
 

@@ -51,6 +51,8 @@ def draw_weight(name: str, weight: torch.Tensor) -> None:
         weight.normal_(0, (2 if is_router else 1) * weight.shape[-1] ** -0.5)
     elif name.endswith("weight"):
         weight.normal_(1, 0.1)
+    elif name.endswith("layer_scalar"):
+        weight.uniform_(0.5, 1.5)
     else:
         weight.normal_(0, 0.1)
 
@@ -65,12 +67,12 @@ def load(folder: Path) -> transformers.PreTrainedModel:
     return model.eval()
 
 
-def logits(folder: Path) -> torch.Tensor:
-    """The logits of the checkpoint for a fixed batch of random tokens."""
-    model = load(folder)
+def logits(source: Path | transformers.PreTrainedModel) -> torch.Tensor:
+    """The logits of a checkpoint or a model for a fixed batch of random tokens."""
+    model = load(source) if isinstance(source, Path) else source
     tokens = torch.randint(3, 56, (2, 24), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        return model(input_ids=tokens).logits
+        return model(input_ids=tokens, use_cache=False).logits
 
 
 def distance(a: torch.Tensor, b: torch.Tensor) -> float:

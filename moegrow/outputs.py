@@ -1,0 +1,158 @@
+"""Every tensor of the new model, as pieces of the source's."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from typing import NamedTuple
+
+from moegrow import maps
+from moegrow.compensation import Compensation
+from moegrow.experts import Experts, whole
+from moegrow.family import lookup
+from moegrow.header import TensorSpec
+from moegrow.indexers import sharing_copies
+from moegrow.layout import Layout
+from moegrow.places import NUMBER, Place
+from moegrow.plans import Growth, Output, Piece
+
+Tensor = tuple[TensorSpec, Place]
+
+_NUMBER = re.compile(NUMBER)
+
+
+class Variant(NamedTuple):
+    """What a new layer is made from: an old layer, and what of it is left out or silenced."""
+
+    old: int
+    silent: bool = False
+    repeated: bool = False
+    sharing: bool = False
+    first: bool = False
+
+
+def outputs(layout: Layout, growth: Growth, compensation: Compensation) -> Iterator[Output]:
+    """Every tensor of the new model, in the order of names and layers."""
+    specs = layout.checkpoint.tensors
+    stacks: dict[str, dict[int, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
+    for name, place in layout.places.items():
+        stacks[place.stack][place.layer].append((specs[name], place))
+    experts = Experts(layout, growth, compensation)
+    variants = _variants(layout, growth)
+    for name in sorted(stacks.keys() | (specs.keys() - layout.places.keys())):
+        if name in stacks:
+            yield from _stack(layout, name, stacks[name], variants, experts)
+        else:
+            yield _outside(layout, specs[name], growth)
+
+
+def _variants(layout: Layout, growth: Growth) -> list[Variant]:
+    """For each new layer what it is made from."""
+    repeated = maps.repeats(growth.layers)
+    sharing = sharing_copies(layout, growth)
+    return [
+        Variant(old, growth.silent[new], repeated[new], new in sharing, new == 0)
+        for new, old in enumerate(growth.layers)
+    ]
+
+
+def _stack(
+    layout: Layout,
+    stack: str,
+    layers: Mapping[int, list[Tensor]],
+    variants: list[Variant],
+    experts: Experts,
+) -> Iterator[Output]:
+    """The tensors of one stack of layers.
+
+    Prediction layers are not repeated: those in a stack of their own keep their numbers, those
+    behind the last layer stay behind the last.
+    """
+    is_own = any(
+        stack == pattern.split("{layer")[0] for pattern in layout.family.tensors.prediction_layers
+    )
+    numbered: list[tuple[int, Variant]] = [] if is_own else list(enumerate(variants))
+    for old in sorted(layers):
+        if is_own or old >= layout.layers:
+            numbered.append((old if is_own else old - layout.layers + len(variants), Variant(old)))
+    lower = next(place.lower for tensors in layers.values() for _, place in tensors)
+    made: dict[Variant, list[Output]] = {}
+    for new, variant in numbered:
+        if variant not in made:
+            tensors = [
+                *_kept(layers.get(variant.old, []), variant),
+                *_made(layout, layers, variant),
+            ]
+            made[variant] = sorted(_parts(tensors, variant, experts), key=_natural)
+        prefix = f"{stack}{new - lower}"
+        for part in made[variant]:
+            yield part._replace(name=prefix + part.name)
+
+
+def _kept(tensors: list[Tensor], variant: Variant) -> Iterator[Tensor]:
+    """The tensors of an old layer that its copy gets too."""
+    for spec, place in tensors:
+        if not (
+            (place.is_once and variant.repeated)
+            or (place.is_indexer and variant.sharing)
+            or (place.is_not_in_first and variant.first)
+        ):
+            yield spec, place
+
+
+def _made(layout: Layout, layers: Mapping[int, list[Tensor]], variant: Variant) -> Iterator[Tensor]:
+    """What a copy of the first layer needs and the first layer itself does not have.
+
+    The tensors of another layer, of the same type if there is one, stand for its shape; their
+    layer is set to the old one, by which they are known to be made.
+    """
+    if variant.first or variant.old >= layout.layers:
+        return
+    has = {place.suffix for _, place in layers.get(variant.old, [])}
+    types = lookup(layout.config, "layer_types")
+
+    def is_other_type(layer: int) -> bool:
+        known = isinstance(types, list) and max(layer, variant.old) < len(types)
+        return known and types[layer] != types[variant.old]
+
+    for layer in sorted(layers, key=is_other_type):
+        for spec, place in layers[layer]:
+            if place.is_not_in_first and place.suffix not in has and layer < layout.layers:
+                has.add(place.suffix)
+                yield spec, place._replace(role="made")
+
+
+def _parts(tensors: list[Tensor], variant: Variant, experts: Experts) -> Iterator[Output]:
+    """Every tensor of one new layer, named by its suffix."""
+    is_moe = any(place.role == "experts" for _, place in tensors)
+    for spec, place in tensors:
+        if place.role == "made":
+            yield _one(spec, place, whole(spec, scale=Fraction(0)))
+        elif variant.silent and place.is_one:
+            yield _one(spec, place, whole(spec, scale=Fraction(0), shift=Fraction(1)))
+        elif is_moe and place.role and place.role != "shared":
+            yield from experts.outputs(spec, place, silent=variant.silent and place.is_output)
+        else:
+            silent = variant.silent and place.is_output
+            yield _one(spec, place, whole(spec, scale=Fraction(not silent)))
+
+
+def _one(spec: TensorSpec, place: Place, piece: Piece) -> Output:
+    return Output(place.suffix, spec.dtype, spec.shape, (piece,))
+
+
+def _outside(layout: Layout, spec: TensorSpec, growth: Growth) -> Output:
+    """A tensor outside all layers: as it is, unless it packs something of every layer."""
+    axis = layout.family.tensors.packed.get(spec.name)
+    if axis is None:
+        return Output(spec.name, spec.dtype, spec.shape, (whole(spec),))
+    rows = spec.shape[axis] // layout.layers
+    pieces = tuple(Piece(spec.name, old * rows, (old + 1) * rows) for old in growth.layers)
+    shape = (*spec.shape[:axis], rows * len(growth.layers), *spec.shape[axis + 1 :])
+    return Output(spec.name, spec.dtype, shape, pieces, axis)
+
+
+def _natural(part: Output) -> tuple[tuple[int, int | str], ...]:
+    """A key that sorts expert 10 behind expert 9."""
+    words = part.name.split(".")
+    return tuple((0, int(word)) if _NUMBER.fullmatch(word) else (1, word) for word in words)

@@ -1,0 +1,270 @@
+"""Config keys that speak of layers one by one, and what becomes of each under a layer map."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from moegrow import maps
+from moegrow.errors import MoegrowError
+from moegrow.family import Config, PerLayer, Rule, Setting, lookup, number
+from moegrow.maps import Map
+
+# What a form gives back: the new value of its key and of others, by key.
+Changes = dict[str, Any]
+
+
+class Old(NamedTuple):
+    """The model before: its config, its number of layers, and which of them have experts.
+
+    `predictions` is the number of multi-token-prediction layers behind the last.
+    """
+
+    config: Config
+    layers: int
+    moe_layers: frozenset[int]
+    predictions: int = 0
+
+
+Form = Callable[[Old, str, PerLayer, Map], Changes]
+
+
+def grown(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
+    """The changes that a layer map makes to a key of the config.
+
+    Raises MoegrowError where the config cannot express the map.
+    """
+    return _FORMS[form.form](model, key, form, layer_map)
+
+
+def _list(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
+    """One entry per layer: written out even where a rule stands for it, for rules do not grow."""
+    old = lookup(model.config, key)
+    if (old is None or old == []) and not (form.unless and lookup(model.config, form.unless)):
+        old = _from_rule(form.rule, model)
+        if old is None and form.required:
+            raise MoegrowError(
+                f"config.json has no {key}, and what the model derives without it changes with the"
+                " number of layers",
+                "load the checkpoint with transformers and save it, which writes the list",
+            )
+    if old is None or type(old) in (int, float):
+        return {}  # one number for all layers stays
+    if not isinstance(old, list):
+        raise MoegrowError(f"config.json: {key} is {old!r}, not a list with an entry a layer")
+    if len(old) < model.layers:
+        raise MoegrowError(f"config.json: {key} has {len(old)} entries for {model.layers} layers")
+    behind = old[model.layers : model.layers + model.predictions]
+    return {key: [old[layer] for layer in layer_map] + behind}
+
+
+def _text(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
+    """One character per layer."""
+    old = lookup(model.config, key)
+    if not isinstance(old, str) or len(old) != model.layers:
+        return {}
+    return {key: "".join(old[layer] for layer in layer_map)}
+
+
+def _numbers(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
+    """Numbers of the layers meant."""
+    old = lookup(model.config, key)
+    if old is None:
+        marks = _from_rule(form.rule, model)
+        if marks is None:
+            return {}
+        old = [layer + form.base for layer, mark in enumerate(marks) if mark]
+    _check_numbers(old, key)
+    repeated = maps.repeats(layer_map)
+    new = [
+        position + form.base
+        for position, layer in enumerate(layer_map)
+        if layer + form.base in old and not (form.once and repeated[position])
+    ]
+    return {key: new}
+
+
+def _dense_numbers(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
+    """Numbers of dense layers; a step that makes others dense too becomes 1 and is spelled out."""
+    old = lookup(model.config, key) or _marked(_from_rule(form.rule, model))
+    _check_numbers(old, key)
+    step = number(model.config, form.step, 1)
+    dense = [
+        new
+        for new, layer in enumerate(layer_map)
+        if layer in old or (step > 1 and (layer + 1) % step)
+    ]
+    changes: Changes = {key: dense} if dense != old else {}
+    return changes | ({form.step: 1} if step > 1 else {})
+
+
+def _prefix(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
+    """How many layers come first: the grown ones must come first too."""
+    old = number(model.config, key, form.default)
+    marks = [layer < old for layer in layer_map]
+    new = sum(marks)
+    if not all(marks[:new]):
+        wrong = layer_map[marks.index(True, marks.index(False))]
+        raise MoegrowError(
+            f"config.json can only say how many layers come first ({key}), and this layer map puts"
+            f" layer {wrong}, one of the first {old}, behind others",
+            f"use --mode interpose, or --keep-first {old} so that later passes leave them out",
+        )
+    return {key: new} if new != old else {}
+
+
+def _suffix(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
+    """How many layers come last: the grown ones must come last too."""
+    old = number(model.config, key, form.default)
+    marks = [layer >= model.layers - old for layer in layer_map]
+    new = sum(marks)
+    if new and not all(marks[-new:]):
+        raise MoegrowError(
+            f"config.json can only say how many layers come last ({key}), and this layer map puts"
+            f" one of the last {old} before others",
+            f"use --mode interpose, or --keep-last {old} so that only the last pass has them",
+        )
+    return {key: new} if new != old else {}
+
+
+def _last(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
+    """The number of the last layer meant, -1 for the last of all: all after it must stay after."""
+    old = number(model.config, key, form.default)
+    if old < 0:
+        return {}
+    behind = [layer > old for layer in layer_map]
+    if any(behind) and not all(behind[behind.index(True) :]):
+        raise MoegrowError(
+            f"config.json can only say which layer is the last with experts ({key}), and this"
+            f" layer map puts one of those after layer {old} before others",
+            "use --mode interpose",
+        )
+    return {key: len(layer_map) - sum(behind) - 1}
+
+
+def _table(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
+    """Layer number → settings; keys that are no numbers, such as layer types, stay."""
+    old = lookup(model.config, key)
+    if not isinstance(old, dict) or not any(name.isdigit() for name in old):
+        return {}
+    numbered = {int(name): value for name, value in old.items() if name.isdigit()}
+    width = max(map(len, old))
+    padded = all(len(name) == width for name in old) and width > 1 and "0" * width in old
+    new = {
+        f"{position:0{width}d}" if padded else str(position): numbered[layer]
+        for position, layer in enumerate(layer_map)
+        if layer in numbered
+    }
+    for layer in (layer for layer in numbered if layer >= model.layers):
+        new[str(layer - model.layers + len(layer_map))] = numbered[layer]
+    return {key: new | {name: value for name, value in old.items() if not name.isdigit()}}
+
+
+def _owners(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
+    """For each layer the number of the layer whose values it uses.
+
+    Copies of an owner own themselves; others use the nearest copy of their owner before them,
+    and of several in a row the first.
+    """
+    old = lookup(model.config, key)
+    if old is None:
+        return {}
+    _check_numbers(old, key)
+    if len(old) < model.layers:
+        raise MoegrowError(f"config.json: {key} has {len(old)} entries for {model.layers} layers")
+    new = []
+    for position, layer in enumerate(layer_map):
+        owner = old[layer]
+        candidates = [n for n in range(position) if layer_map[n] == owner]
+        if owner == layer or not candidates:
+            new.append(position)
+            continue
+        chosen = candidates[-1]
+        while chosen - 1 in candidates:
+            chosen -= 1
+        new.append(chosen)
+    return {key: new}
+
+
+def _period(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
+    """A rule without a list form: it must also hold for the grown model, as it stands."""
+    period = max(1, number(model.config, key, form.default or 1))
+    offset = form.offset.read(model.config) if isinstance(form.offset, Setting) else form.offset
+    for position, layer in enumerate(layer_map):
+        if (position % period == offset % period) != (layer % period == offset % period):
+            raise MoegrowError(
+                f"config.json can only say that every {period}th layer is of a kind ({key}), and"
+                f" this layer map puts old layer {layer} at {position}",
+                f"use --group with a multiple of {period_of(model.config)} that divides the layers",
+            )
+    return {}
+
+
+def period_of(config: Config) -> int:
+    """The length of the pattern of layers in a config with periodic rules only."""
+    periods = [
+        value
+        for key in ("attn_layer_period", "expert_layer_period", "moe_layer_interval")
+        if isinstance(value := config.get(key), int) and value > 0
+    ]
+    return math.lcm(*periods)
+
+
+def _span(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
+    """Length of blocks of layers: they grow evenly where every layer is repeated in place."""
+    old = number(model.config, key, form.default)
+    times, rest = divmod(len(layer_map), model.layers)
+    if rest or layer_map != maps.interpose(model.layers, to=len(layer_map)):
+        raise MoegrowError(
+            f"config.json can only say how long a block of layers is ({key} {old}), so every layer"
+            " must be repeated equally often, in place",
+            "use --mode interpose with a whole --times",
+        )
+    return {key: old * times}
+
+
+_FORMS: Mapping[str, Form] = {
+    "list": _list,
+    "text": _text,
+    "numbers": _numbers,
+    "dense_numbers": _dense_numbers,
+    "prefix": _prefix,
+    "suffix": _suffix,
+    "last": _last,
+    "table": _table,
+    "owners": _owners,
+    "period": _period,
+    "span": _span,
+}
+
+
+def _from_rule(rule: Rule | None, model: Old) -> list[Any] | None:
+    """The list that the model derives itself, or None where no rule applies."""
+    if rule is None or (rule.when and not lookup(model.config, rule.when)):
+        return None
+    every = rule.every.read(model.config) if isinstance(rule.every, Setting) else rule.every
+    if type(every) is not int:
+        raise MoegrowError(
+            f"config.json has a pattern of layers ({every!r}) that moegrow does not read",
+            "load the checkpoint with transformers and save it, which writes the list",
+        )
+    below = lookup(model.config, rule.below) if rule.below else None
+
+    def is_hit(layer: int) -> bool:
+        return (
+            (every > 0 and layer % every == rule.at % every)
+            or layer < rule.first
+            or (rule.last and layer == model.layers - 1)
+            or (below is not None and layer >= below)
+            or (rule.moe and layer in model.moe_layers)
+        )
+
+    return [rule.hit if is_hit(layer) else rule.miss for layer in range(model.layers)]
+
+
+def _check_numbers(value: Any, key: str) -> None:
+    if not isinstance(value, list) or not all(type(entry) is int for entry in value):
+        raise MoegrowError(f"config.json: {key} is {value!r}, not a list of layers' numbers")
+
+
+def _marked(marks: list[Any] | None) -> list[int]:
+    return [layer for layer, mark in enumerate(marks or ()) if mark]

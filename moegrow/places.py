@@ -1,0 +1,128 @@
+"""Where a tensor stands in its model, read off its name by the patterns of a family."""
+
+import re
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
+
+from moegrow.family import Family, Names
+
+# Nine digits are more layers than any model has, and no more than Python turns into a number.
+NUMBER = r"(0|[1-9][0-9]{0,8})"
+
+# What a tensor of a MoE block can be; the first list of a family file that matches decides.
+ROLES = (
+    "router", "router_bias", "balance_bias", "expert_numbers", "copied_shared", "shared", "experts",
+)  # fmt: skip
+
+
+class Place(NamedTuple):
+    """Where a tensor of a layer stands.
+
+    Its name is stack, `layer - lower`, before, expert and after, one behind the other. `role` is
+    one of ROLES, or "" for what is not part of a MoE block. The flags say which other lists of
+    the family's tensors name it.
+    """
+
+    stack: str
+    layer: int
+    before: str
+    expert: int | None
+    after: str
+    role: str
+    lower: int = 0
+    in_block: bool = False
+    is_prediction: bool = False
+    is_output: bool = False
+    is_one: bool = False
+    is_once: bool = False
+    is_not_in_first: bool = False
+    is_indexer: bool = False
+    is_stacked: bool = False
+    axis: int = 0
+
+    @property
+    def suffix(self) -> str:
+        """The name behind the layer's number."""
+        return f"{self.before}{'' if self.expert is None else self.expert}{self.after}"
+
+
+def locator(family: Family) -> Callable[[str], Place | None]:
+    """A function from a tensor's name to its Place, or None for one outside all layers."""
+    tensors = family.tensors
+    own_stack = {pattern.split("{layer")[0] for pattern in tensors.prediction_layers}
+    inside = alternatives(tensors.layers + tensors.prediction_layers)
+    stacks = re.compile(f"{inside}.+|{alternatives(tensors.beside)}")
+    lower = {pattern.split("{layer")[0]: "{layer-1}" in pattern for pattern in tensors.beside}
+    roles = [(role, re.compile(alternatives(getattr(tensors, role)))) for role in ROLES]
+    indexer = family.depth.shared_indexer
+
+    def matcher(patterns: Names) -> Callable[[str], bool]:
+        compiled = re.compile(alternatives(patterns))
+        return lambda suffix: bool(compiled.fullmatch(suffix))
+
+    is_output, is_one, is_once = map(matcher, (tensors.outputs, tensors.ones, tensors.once))
+    is_not_in_first, is_stacked = map(matcher, (tensors.not_in_first, tensors.stacked))
+    is_column = matcher(tensors.columns)
+    is_indexer = matcher(indexer.tensors if indexer else ())
+
+    @cache
+    def classify(name: str) -> Place:
+        """The place of a tensor within its layer, with stack and layer left open."""
+        before, expert, after = name, None, ""
+        matches = ((role, pattern.fullmatch(name)) for role, pattern in roles)
+        role, found = next(((role, found) for role, found in matches if found), ("", None))
+        for slot, text in enumerate(found.groups() if found else (), 1):
+            if found and text:
+                before, after = name[: found.start(slot)], name[found.end(slot) :]
+                expert = int(text)
+                break
+        return Place(
+            "", 0, before, expert, after, role,
+            in_block=name.startswith(tensors.block),
+            is_output=is_output(name),
+            is_one=is_one(name),
+            is_once=is_once(name),
+            is_not_in_first=is_not_in_first(name),
+            is_indexer=is_indexer(name),
+            is_stacked=is_stacked(name),
+            axis=int(is_column(name)),
+        )  # fmt: skip
+
+    def locate(name: str) -> Place | None:
+        found = stacks.fullmatch(name)
+        if not found:
+            return None
+        slot = next(i for i, text in enumerate(found.groups(), 1) if text)
+        stack, suffix = name[: found.start(slot)], name[found.end(slot) :]
+        place = classify(suffix.removeprefix("."))
+        down = int(lower.get(stack, False))
+        return place._replace(
+            stack=stack,
+            layer=int(found[slot]) + down,
+            before="." + place.before if suffix else "",
+            lower=down,
+            is_prediction=stack in own_stack,
+            # What stands beside the layers is named by its whole stack.
+            is_not_in_first=place.is_not_in_first or bool(down),
+        )
+
+    return locate
+
+
+def stray_expert(family: Family) -> Callable[[str], bool]:
+    """Whether a name outside all layers ends like an expert's: it would keep its old number."""
+    tail = re.compile(rf"(?:.*\.)?(?:{alternatives(family.tensors.experts)})")
+    elsewhere = family.tensors.elsewhere
+    return lambda name: bool(tail.fullmatch(name)) and not name.startswith(elsewhere)
+
+
+def alternatives(patterns: Names) -> str:
+    """One regular expression for any of the patterns; without patterns it matches nothing."""
+    return "(?:" + "|".join(map(_expression, patterns)) + ")" if patterns else r"(?!)"
+
+
+def _expression(pattern: str) -> str:
+    special = {"{layer}": NUMBER, "{layer-1}": NUMBER, "{expert}": NUMBER, "*": ".*"}
+    parts = re.split(r"(\{layer\}|\{layer-1\}|\{expert\}|\*)", pattern)
+    return "".join(special.get(part, re.escape(part)) for part in parts)
