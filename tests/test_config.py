@@ -1,0 +1,180 @@
+"""The new config.json: the source's own text, changed only where the maps change it."""
+
+import json
+import shutil
+
+import alter
+import pytest
+
+import moegrow
+from moegrow.checkpoint import CONFIG
+from moegrow.errors import MoegrowError
+
+
+def language(config):
+    return config.get("text_config", config)
+
+
+@pytest.fixture
+def changed(checkpoint, tmp_path):
+    """The keys that a growth changes, after `edit` has prepared the source's config."""
+
+    def changed(model_type, *, layers=None, experts=None, **edit):
+        shutil.rmtree(tmp_path / model_type, ignore_errors=True)
+        source = alter.copy(checkpoint(model_type), tmp_path)
+        with alter.table(source / CONFIG) as config:
+            for key, value in edit.items():
+                language(config)[key] = value
+                if value is ...:
+                    del language(config)[key]
+        plan = moegrow.depth(source, layers=layers) if layers else moegrow.plan(source)
+        plan = moegrow.width(plan, experts=experts) if experts else plan
+        old, new = json.loads((source / CONFIG).read_text()), json.loads(plan.config)
+        old, new = language(old), language(new)
+        assert list(new)[: len(old)] == list(old)
+        return {key: value for key, value in new.items() if key not in old or old[key] != value}
+
+    return changed
+
+
+def test_an_odd_config_keeps_every_line_but_those_that_change(checkpoint, tmp_path):
+    source = alter.copy(checkpoint(), tmp_path)
+    text = (source / CONFIG).read_text()
+    text = text.replace("1e-06", "1e-6").replace("10000.0", "1.0E4").replace('": 64', '" :64')
+    text = text.replace('  "hidden_act"', '\t"hidden_act"').rstrip("\n") + "   "
+    (source / CONFIG).write_text(text)
+    plan = moegrow.width(moegrow.depth(source))
+    old, new = text.split("\n"), plan.config.split("\n")
+    assert len(old) == len(new)
+    assert {b.strip(" ,") for a, b in zip(old, new, strict=True) if a != b} == {
+        '"num_hidden_layers": 8', '"num_local_experts": 8', '"num_experts_per_tok": 4',
+    }  # fmt: skip
+
+
+def test_windows_line_ends_and_missing_indentation_are_kept(checkpoint, tmp_path):
+    source = alter.copy(checkpoint(), tmp_path)
+    config = json.loads((source / CONFIG).read_text())
+    for text in (json.dumps(config), json.dumps(config, indent=1).replace("\n", "\r\n")):
+        (source / CONFIG).write_bytes(text.encode())
+        expected = text.replace('"num_hidden_layers": 4', '"num_hidden_layers": 8')
+        assert moegrow.depth(source).config == expected
+
+
+def test_nothing_is_changed_by_no_growth(changed):
+    assert changed("gpt_oss", layers="0-3") == {}
+
+
+def test_experts_change_in_every_spelling_that_is_there_and_in_no_other(changed):
+    assert changed("qwen3_moe", experts="2x") == {
+        "num_local_experts": 8, "num_experts_per_tok": 4,
+    }  # fmt: skip
+    assert changed("qwen3_moe", experts="2x", num_experts=4) == {
+        "num_experts": 8, "num_local_experts": 8, "num_experts_per_tok": 4,
+    }  # fmt: skip
+    assert changed("qwen3_moe", experts="2x", num_experts=None) == {
+        "num_local_experts": 8, "num_experts_per_tok": 4,
+    }  # fmt: skip
+
+
+def test_a_nested_config_is_changed_inside_alone(checkpoint):
+    plan = moegrow.width(moegrow.depth(checkpoint("llama4")))
+    old, new = json.loads((checkpoint("llama4") / CONFIG).read_text()), json.loads(plan.config)
+    assert new["text_config"]["num_hidden_layers"] == 8
+    assert new["text_config"]["num_local_experts"] == 8
+    assert new["vision_config"] == old["vision_config"]
+    assert new.keys() == old.keys()
+
+
+def test_lists_with_an_entry_per_layer_follow_the_map(changed):
+    kinds = ["sliding_attention", "full_attention"]
+    assert changed("gpt_oss", layers="0,1,1,2,0") == {
+        "num_hidden_layers": 5,
+        "layer_types": [kinds[0], kinds[1], kinds[1], kinds[0], kinds[0]],
+    }
+
+
+@pytest.mark.parametrize("absent", [..., None])
+def test_lists_that_the_model_would_derive_by_a_rule_are_written_out(changed, absent):
+    s, f = "sliding_attention", "full_attention"
+    found = changed("gpt_oss", layers="0,0,1,1,2-3", layer_types=absent)
+    assert found["layer_types"] == [s, s, f, f, s, f]
+    n = "linear_attention"
+    found = changed("qwen3_next", layers="0-3,3", layer_types=absent)
+    assert found["layer_types"] == [n, n, n, f, f]
+    found = changed("qwen3_next", layers="0-3,3", layer_types=absent, full_attention_interval=2)
+    assert found["layer_types"] == [n, f, n, f, f]
+
+
+def test_a_rule_that_depends_on_the_config_is_applied_only_where_it_holds(changed):
+    edit = {"layer_types": ..., "sliding_window": 8, "max_window_layers": 2}
+    found = changed("qwen2_moe", layers="0-3,0", use_sliding_window=True, **edit)
+    s, f = "sliding_attention", "full_attention"
+    assert found["layer_types"] == [s, f, f, f, s]
+    found = changed("qwen2_moe", layers="0-3,0", use_sliding_window=False, **edit)
+    assert "layer_types" not in found
+
+
+def test_numbers_of_moe_layers_follow_the_map(changed):
+    found = changed("llama4_text", layers="0,0,1,2,3,3")
+    assert found["moe_layers"] == [2, 4, 5]
+    assert found["no_rope_layers"] == [1, 1, 1, 1, 0, 0]
+    found = changed("llama4_text", layers="0,0,1,2,3,3", moe_layers=..., no_rope_layers=[])
+    assert found["moe_layers"] == [2, 4, 5]
+    assert found["no_rope_layers"] == [1, 1, 1, 1, 0, 0]
+
+
+def test_numbers_of_dense_layers_follow_the_map(changed):
+    found = changed("qwen2_moe", layers="0,0,1,0,2")
+    assert found["mlp_only_layers"] == [0, 1, 3]
+    assert "decoder_sparse_step" not in found
+
+
+def test_a_step_between_moe_layers_is_spelled_out_as_dense_layers(checkpoint, tmp_path):
+    source = alter.copy(
+        checkpoint("qwen3_moe", decoder_sparse_step=2, mlp_only_layers=[]), tmp_path
+    )
+    new = json.loads(moegrow.depth(source).config)
+    assert new["decoder_sparse_step"] == 1
+    assert new["mlp_only_layers"] == [0, 1, 4, 5]
+
+
+def test_dense_layers_at_the_front_are_counted(changed):
+    assert changed("deepseek_v3", layers="0,0,1-3")["first_k_dense_replace"] == 2
+    assert changed("deepseek_v3", layers="1-3")["first_k_dense_replace"] == 0
+    assert "first_k_dense_replace" not in changed("deepseek_v3", layers="0,1,1,2,3")
+
+
+@pytest.mark.parametrize("layers", ["0-3,0-3", "1,0", "0,1,0"])
+def test_a_dense_layer_behind_others_is_refused_with_flags_that_work(changed, layers):
+    with pytest.raises(MoegrowError, match="first_k_dense_replace") as refused:
+        changed("deepseek_v3", layers=layers)
+    assert "--keep-first 1" in refused.value.hint
+
+
+def test_a_list_that_is_too_short_is_refused_and_one_that_is_too_long_is_cut(changed):
+    with pytest.raises(MoegrowError, match="layer_types has 2 entries for 4 layers"):
+        changed("gpt_oss", layers="0-3,0", layer_types=["full_attention"] * 2)
+    with pytest.raises(MoegrowError, match="layer_types"):
+        changed("gpt_oss", layers="0-3,0", layer_types="full_attention")
+    found = changed("gpt_oss", layers="0-2", layer_types=["full_attention"] * 9)
+    assert found["layer_types"] == ["full_attention"] * 3
+
+
+@pytest.mark.parametrize(
+    ("model_type", "key", "odd"),
+    [
+        ("llama4_text", "moe_layers", 5),
+        ("llama4_text", "moe_layers", "all"),
+        ("qwen3_moe", "mlp_only_layers", 5),
+        ("qwen3_moe", "decoder_sparse_step", "2"),
+        ("deepseek_v3", "first_k_dense_replace", "1"),
+        ("gpt_oss", "layer_types", {"0": "full_attention"}),
+        ("deepseek_v3", "n_group", "4"),
+        ("deepseek_v3", "n_group", 16),
+        ("deepseek_v3", "topk_group", [2]),
+        ("deepseek_v3", "num_nextn_predict_layers", "1"),
+    ],
+)  # fmt: skip
+def test_a_key_of_an_odd_type_is_refused_by_its_name(changed, model_type, key, odd):
+    with pytest.raises(MoegrowError, match=key):
+        changed(model_type, layers="0,1,2,3,3", experts="2x", **{key: odd})

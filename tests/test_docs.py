@@ -1,0 +1,390 @@
+"""The documentation is true: transcripts are run, tables and numbers compared with the code."""
+
+import ast
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from itertools import islice, pairwise
+from pathlib import Path
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+
+import moegrow
+from moegrow import family, planfile
+from moegrow.demo import make_checkpoint
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+PACKAGE = Path(moegrow.__file__).parent
+
+# What one run and the next have different, and what stands for it.
+MASKS = {
+    r"\b[0-9a-f]{64}\b": "SHA-256",
+    r"\d+\.\d s \([\d.]+ \w+/s\)": "SECONDS",
+    r"[\d.]+ [KMGT]B free": "FREE DISK",
+}
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The blocks of code of one language on a page."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.M | re.S)
+
+
+def transcripts(page: Path) -> Iterator[tuple[str, str]]:
+    """Each command of a page's console blocks, with the output that the page shows below it."""
+    for block in blocks(page, "console"):
+        # The demo shows commands itself, so what stands below it is all its output.
+        parts = 1 if block.startswith("$ moegrow demo") else 0
+        for part in re.split(r"^\$ ", block, maxsplit=parts, flags=re.M)[1:]:
+            command, _, output = part.partition("\n")
+            yield command, output
+
+
+def section(page: Path, title: str) -> str:
+    """The text below a heading, up to the next of its level."""
+    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", page.read_text(), re.M | re.S)
+    assert found, f"{page.name} has no section {title}"
+    return found[1]
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of all tables in a text, headings and rules left out."""
+    lines = text.splitlines()
+    return [
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        for line, below in pairwise([*lines, ""])
+        if line.startswith("|") and not line.startswith("|---") and not below.startswith("|---")
+    ]
+
+
+def masked(text: str) -> str:
+    for pattern, word in MASKS.items():
+        text = re.sub(pattern, word, text)
+    return text
+
+
+def shows(page: str, output: str) -> bool:
+    """Whether output is as a page shows it; a line of … there stands for any lines."""
+    parts = re.split(r"^…\n", masked(page), flags=re.M)
+    return bool(re.fullmatch("(?s:.*)".join(map(re.escape, parts)), masked(output)))
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Callable[[str], tuple[int, str]]:
+    """Run a line in a folder that the pages call /home/you; gives exit code and all output."""
+
+    def shell(line: str) -> tuple[int, str]:
+        start = f"set -o pipefail; moegrow() {{ '{sys.executable}' -m moegrow \"$@\"; }}; "
+        done = subprocess.run(
+            ["bash", "-c", start + line], cwd=tmp_path, text=True, check=False, timeout=120,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"}, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        return done.returncode, done.stdout.replace(str(tmp_path.resolve()), "/home/you")
+
+    return shell
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_and_program_of_a_page_runs_as_shown(
+    page, shell, tmp_path, request, monkeypatch
+):
+    commands = list(transcripts(page))
+    if page.name == "README.md":
+        commands = commands[2:]  # those install, which is for .ci/run
+    if any(re.search(r"\bjq ", command) for command, _ in commands) and not shutil.which("jq"):
+        pytest.skip("the page uses jq, which is not installed")
+    make_checkpoint(tmp_path / "ckpt")
+    if any("deepseek" in command for command, _ in commands):
+        checkpoint = request.getfixturevalue("checkpoint")
+        shutil.copytree(checkpoint("deepseek_v3"), tmp_path / "deepseek")
+    for command, output in commands:
+        code, said = shell(command)
+        fails = "||" not in command and ("error: " in output or "differs from" in output)
+        assert bool(code) == fails, f"$ {command}\nexit {code}\n{said}"
+        assert "Traceback" not in said
+        if output:
+            assert shows(output, said), f"$ {command}\n{said}"
+    monkeypatch.chdir(tmp_path)
+    for program in blocks(page, "python"):
+        exec(compile(program, page.name, "exec"), {})
+
+
+def test_the_first_screen_of_the_readme_installs_tests_and_shows_the_demo():
+    (install, _), (test, _), (demo, _) = islice(transcripts(ROOT / "README.md"), 3)
+    assert install.startswith("python3 -m venv .venv && ")
+    assert install.endswith(" && pip install -c constraints.txt . && moegrow demo")
+    # .ci/run splits this line at its first && and runs both halves.
+    assert test == "pip install -c constraints.txt -e '.[test]' && pytest -n auto"
+    assert demo == "moegrow demo"
+
+
+def test_every_link_leads_to_a_file_and_every_anchor_to_a_heading():
+    for page in PAGES:
+        for link in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text()):
+            path, _, anchor = link.partition("#")
+            target = page.parent / path if path else page
+            assert target.exists(), f"{page.name}: {link}"
+            titles = re.findall(r"^#+ (.*)$", target.read_text(), re.M)
+            assert not anchor or anchor in {t.lower().replace(" ", "-") for t in titles}, link
+
+
+def test_the_command_reference_names_every_command_and_every_option_of_help(run):
+    page = DOCS / "commands.md"
+    commands = re.findall(r"^  (\w+) ", run("--help").stdout.partition("Commands:")[2], re.M)
+    assert commands
+    assert re.findall(r"^## moegrow ?(\w*)$", page.read_text(), re.M) == ["", *commands]
+    overview = page.read_text().partition("\n## ")[0]
+    assert re.findall(r"^    moegrow (\w+)", overview, re.M) == commands
+
+    def documented(title: str) -> set[str]:
+        first = [row[0] for row in rows(section(page, title))]
+        return {flag for cell in first for flag in re.findall(r"(?<![\w-])--?[a-z][a-z-]*", cell)}
+
+    def helped(*command: str) -> tuple[set[str], str]:
+        text = run(*command, "--help").stdout
+        lines = re.findall(r"^  (-.*)$", text, re.M)
+        flags = {flag for line in lines for flag in re.findall(r"(?:^|, )(--?[a-z-]+)", line)}
+        return flags - {"-h", "--help"}, text
+
+    assert documented("moegrow") - {"-h", "--help"} == helped()[0]
+    for command in commands:
+        text = section(page, f"moegrow {command}")
+        shared = documented("Writing options") if "(#writing-options)" in text else set()
+        flags, help_text = helped(command)
+        assert documented(f"moegrow {command}") | shared == flags, command
+        for choice in re.findall(r"<([a-z]+(?:\|[a-z]+)+)>", help_text):
+            assert choice.replace("|", r"\|") in text
+
+
+def test_every_model_type_is_named():
+    named = set(re.findall(r"`([\w.]+)`", section(ROOT / "README.md", "Model types")))
+    assert named >= set(family.known_types())
+    files = {path.name for path in (PACKAGE / "families").glob("*.toml")}
+    assert {name for name in named if name.endswith(".toml")} == files
+
+
+def test_the_table_of_the_design_lists_the_files_and_imports_go_upwards():
+    table = rows(section(DOCS / "design.md", "The files"))
+    names = [name for row in table for name in re.findall(r"^`([^`]+)`$", row[0])]
+    files = {
+        str(path.relative_to(PACKAGE).with_suffix("" if path.suffix == ".py" else path.suffix))
+        for path in PACKAGE.rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+    assert {re.sub(r"/\w+\.toml$", "/*.toml", file) for file in files} == set(names)
+    assert len(names) == len(set(names))
+    modules = [name for name in names if (PACKAGE / f"{name}.py").exists()]
+    for position, name in enumerate(modules[1:], 1):
+        below = imports((PACKAGE / f"{name}.py").read_text()) - set(modules[:position])
+        assert not below, f"{name} imports {below}"
+
+
+def imports(program: str) -> set[str]:
+    """The modules of moegrow that a program imports anywhere."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(program)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module == "moegrow":
+            found |= {f"moegrow.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    own = {name.split(".")[1] for name in found if name.startswith("moegrow.")}
+    return {name for name in own if (PACKAGE / f"{name}.py").exists()}
+
+
+def test_every_key_of_the_family_files_is_explained():
+    explained = set(re.findall(r"`([a-z_]+)`", section(DOCS / "design.md", "The family files")))
+    for table in (
+        family.Tensors, family.ConfigKeys, family.PerLayer, family.Rule, family.Router,
+        family.Groups, family.Setting,
+    ):  # fmt: skip
+        entries = table.__dataclass_fields__.values()
+        keys = {entry.metadata.get("toml", entry.name) for entry in entries}
+        assert keys <= explained, table.__name__
+
+
+def test_every_key_of_a_plan_is_explained(tmp_path):
+    make_checkpoint(tmp_path / "ckpt")
+    plan = moegrow.depth(tmp_path / "ckpt", new_layers="identity")
+    lines = [json.loads(line) for line in planfile.to_lines(moegrow.width(plan))]
+    keys: set[str] = set()
+
+    def collect(value: object) -> None:
+        if isinstance(value, dict):
+            keys.update(value)
+        for inner in value.values() if isinstance(value, dict) else value:
+            if isinstance(inner, dict | list):
+                collect(inner)
+
+    collect(lines)
+    assert {"noise", "scale", "silent", "preserves_function"} <= keys
+    words = set(re.findall(r"[a-z_]+", " ".join(re.findall(r"`.*?`", PLAN_PAGE.read_text()))))
+    assert keys <= words
+
+
+PLAN_PAGE = DOCS / "plan-format.md"
+NOISE_PAGE = DOCS / "noise.md"
+
+
+# From here to the next comment: the noise, written from docs/noise.md alone.
+
+MASK = (1 << 64) - 1
+
+
+def round32(value: float) -> float:
+    return struct.unpack("<f", struct.pack("<f", value))[0]
+
+
+def exactly(value: float) -> float:
+    return value
+
+
+def philox(k0: int, k1: int, counter: int) -> list[int]:
+    """One block of Philox4x64-10: four words."""
+    c0, c1, c2, c3 = (counter >> shift & MASK for shift in (0, 64, 128, 192))
+    for _ in range(10):
+        p, q = 0xD2E7470EE14C6C93 * c0, 0xCA5A826395121157 * c2
+        c0, c1, c2, c3 = (q >> 64) ^ c1 ^ k0, q & MASK, (p >> 64) ^ c3 ^ k1, p & MASK
+        k0, k1 = (k0 + 0x9E3779B97F4A7C15) & MASK, (k1 + 0xBB67AE8584CAA73B) & MASK
+    return [c0, c1, c2, c3]
+
+
+def key_bytes(seed: int, name: str, row: int) -> bytes:
+    return hashlib.sha256(f"moegrow-noise-1\n{seed}\n{name}\n{row}".encode()).digest()[:16]
+
+
+def drawn(key: bytes) -> Iterator[int]:
+    """The draws of 16 bits, without end."""
+    counter = 0
+    while True:
+        counter += 1
+        for word in philox(*struct.unpack("<QQ", key), counter):
+            yield from (word >> shift & 0xFFFF for shift in (0, 16, 32, 48))
+
+
+@pytest.fixture(scope="module")
+def table() -> list[float]:
+    z = [NormalDist().inv_cdf((d + 0.5) / 65536) for d in range(32768, 65536)]
+    s = math.sqrt(math.fsum(value * value for value in z) / 32768)
+    upper = [round32(value / s) for value in z]
+    return [-value for value in reversed(upper)] + upper
+
+
+def sigma(x: list[float]) -> float:
+    sums, squares = [0.0] * 4096, [0.0] * 4096
+    for i, value in enumerate(x):
+        y = value - x[0]
+        sums[i % 4096] += y
+        squares[i % 4096] += y * y
+    s, q = math.fsum(sums), math.fsum(squares)
+    return math.sqrt(max(q - (s * s) / len(x), 0) / len(x))
+
+
+def grown(entry: dict, x: list[float], table: list[float]) -> bytes:
+    """The bytes of a tensor that an entry of the page describes."""
+    noise = dict(entry["noise"])
+    ((kind, amount),) = (item for item in noise.items() if item[0] != "seed")
+    rounded = exactly if entry["dtype"] == "F64" else round32
+    draws = islice(drawn(key_bytes(noise["seed"], entry["name"], entry["row"])), len(x))
+    if kind == "normal":
+        a = rounded(amount * sigma(x))
+        e = [rounded(table[d] * a) for d in draws]
+    else:
+        a = rounded(amount)
+        e = [rounded((d - 32767.5) / 32768 * a) for d in draws]
+    v = [rounded(value + noise) for value, noise in zip(x, e, strict=True)]
+    scale = Fraction(entry["scale"])
+    if scale.numerator != 1:
+        v = [rounded(value * scale.numerator) for value in v]
+    if scale.denominator != 1:
+        v = [rounded(value / scale.denominator) for value in v]
+    if entry["dtype"] == "BF16":
+        bits = [struct.unpack("<I", struct.pack("<f", value))[0] for value in v]
+        return b"".join(struct.pack("<H", (b + 0x7FFF + (b >> 16 & 1)) >> 16) for b in bits)
+    letter = {"F64": "d", "F32": "f", "F16": "e"}[entry["dtype"]]
+    return struct.pack(f"<{len(v)}{letter}", *v)
+
+
+def sigma_values() -> list[float]:
+    return [round32((2654435761 * i) % 2**32 / 2**32) for i in range(15000)]
+
+
+def tensor_values() -> list[float]:
+    return [((7 * i) % 11 - 5) / 8 for i in range(24)]
+
+
+def test_the_noise_page_is_enough_to_reproduce_its_vectors(table):
+    vectors, tensors = map(json.loads, blocks(NOISE_PAGE, "json"))
+    shown, deviation = blocks(NOISE_PAGE, "text")
+    values = struct.pack("<65536f", *table)
+    assert hashlib.sha256(values).hexdigest() in NOISE_PAGE.read_text()
+    places = (0, 1, 32767, 32768, 65535)
+    assert shown.split() == [struct.pack("<f", table[d]).hex() for d in places]
+    assert len(vectors) == 2
+    for entry in vectors:
+        key = key_bytes(entry["seed"], entry["name"], entry["row"])
+        draws = list(islice(drawn(key), 4004))
+        assert key.hex() == entry["key"]
+        assert draws[:8] == entry["draws"]
+        assert draws[4000:] == entry["draws_4000"]
+        assert [table[d] for d in draws[:8]] == list(map(round32, entry["normal"]))
+        uniform = [(d - 32767.5) / 32768 for d in draws[:8]]
+        assert list(map(round32, uniform)) == list(map(round32, entry["uniform"]))
+    assert sigma(sigma_values()).hex() == deviation.strip()
+    assert {entry["dtype"] for entry in tensors} == {"F64", "F32", "F16", "BF16"}
+    for entry in tensors:
+        assert grown(entry, tensor_values(), table).hex() == entry["bytes"], entry
+
+
+# The code of moegrow, held against the same page.
+
+
+def test_the_code_gives_the_vectors_of_the_noise_page(tmp_path):
+    import torch
+    from safetensors.torch import save_file
+
+    from moegrow.checkpoint import open_checkpoint
+    from moegrow.noise import TABLE_DIGEST, Draw, deviation, quantiles
+    from moegrow.plans import Noise, Output, Piece
+    from moegrow.stream import Source
+    from moegrow.stream import blocks as bytes_of
+
+    vectors, tensors = map(json.loads, blocks(NOISE_PAGE, "json"))
+    shown, expected = blocks(NOISE_PAGE, "text")
+    assert TABLE_DIGEST in NOISE_PAGE.read_text()
+    places = [0, 1, 32767, 32768, 65535]
+    assert quantiles()[places].astype("<f4").tobytes().hex() == shown.replace(" ", "").strip()
+    for entry in vectors:
+        where = entry["name"], entry["row"]
+        for kind in ("normal", "uniform"):
+            draw = Draw(Noise(kind, 1.0, entry["seed"]), *where)
+            assert (draw.values(0, 8) == np.array(entry[kind], np.float32)).all()
+        later = Draw(Noise("normal", 1.0, entry["seed"]), *where).values(4000, 4)
+        assert (later == quantiles()[entry["draws_4000"]]).all()
+    assert deviation([np.array(sigma_values(), np.float32)]).hex() == expected.strip()
+    dtypes = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16}
+    dtypes["BF16"] = torch.bfloat16
+    values = torch.tensor(tensor_values(), dtype=torch.float64).reshape(2, 12)
+    stored = {name: values.to(dtype) for name, dtype in dtypes.items()}
+    save_file(stored, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text("{}")
+    with Source(open_checkpoint(tmp_path)) as source:
+        for entry in tensors:
+            ((kind, amount),) = (it for it in entry["noise"].items() if it[0] != "seed")
+            noise = Noise(kind, amount, entry["noise"]["seed"])
+            piece = Piece(entry["dtype"], 0, 2, noise, Fraction(entry["scale"]))
+            output = Output(entry["name"], entry["dtype"], (2, 12), (piece,))
+            assert b"".join(bytes_of(source, output)).hex() == entry["bytes"], entry

@@ -1,0 +1,108 @@
+"""A file imports from lower floors alone, and slow modules are loaded only where they are used."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import moegrow
+
+FLOORS = [
+    {"errors"},
+    {"maps", "jsontext", "family", "ranges"},
+    {"header", "places"},
+    {"checkpoint"},
+    {"plans", "layout"},
+    {"perlayer", "indexers", "planfile", "check", "noise", "shards", "report", "card"},
+    {"config", "serving"},
+    {"compensation", "stream"},
+    {"experts", "steps"},
+    {"outputs"},
+    {"grow"},
+    {"writer", "verifier", "difference"},
+    {"verbs"},
+    {"show"},
+    {"demo"},
+    {"cli"},
+]
+FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}
+
+# The package itself is the public face: it names what others hold and imports nothing at first.
+FACE = {"__init__", "__main__"}
+FILES = {path.stem: path for path in Path(moegrow.__file__).parent.glob("*.py")}
+
+
+def imports(file):
+    """The moegrow files that a file imports, inside functions too."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("moegrow"):
+            if node.module == "moegrow":
+                yield from (moegrow._HOMES.get(alias.name, alias.name) for alias in node.names)
+            else:
+                yield node.module.removeprefix("moegrow.")
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{file.name} imports relatively"
+
+
+def test_every_file_has_a_floor():
+    assert FLOOR.keys() | FACE == FILES.keys()
+
+
+@pytest.mark.parametrize("name", sorted(FLOOR))
+def test_a_file_imports_from_lower_floors_alone(name):
+    lower = {other for other, floor in FLOOR.items() if floor < FLOOR[name]} | {"__version__"}
+    assert set(imports(FILES[name])) <= lower
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_a_file_opens_with_one_sentence(name):
+    docstring = ast.get_docstring(ast.parse(FILES[name].read_text()))
+    assert docstring
+    assert docstring.split("\n\n")[0].rstrip().endswith(".")
+
+
+SLOW = {"torch", "numpy", "rich", "huggingface_hub", "transformers", "safetensors"}
+
+
+def loaded_by(*arguments):
+    """The top-level modules that a command has imported when it ends, and what it printed."""
+    script = (
+        "import sys, runpy, atexit\n"
+        "atexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
+        f"sys.argv = ['moegrow', *{[str(argument) for argument in arguments]!r}]\n"
+        "runpy.run_module('moegrow', run_name='__main__')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    return {name.split(".")[0] for name in done.stderr.split()}, done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["width", "--help"]])
+def test_help_loads_nothing_slow(arguments):
+    loaded, printed = loaded_by(*arguments)
+    assert "moegrow" in loaded
+    assert "moegrow" in printed
+    assert not loaded & SLOW
+
+
+@pytest.mark.parametrize("verb", ["depth", "width"])
+def test_planning_loads_nothing_slow(checkpoint, verb):
+    loaded, printed = loaded_by(verb, checkpoint(), "--plan")
+    assert printed.startswith('{"moegrow_plan"')
+    assert not loaded & SLOW
+
+
+def test_no_model_class_is_ever_loaded(checkpoint, tmp_path):
+    loaded, _ = loaded_by("width", checkpoint(), "-o", tmp_path / "grown")
+    assert "numpy" in loaded
+    assert "transformers" not in loaded
+
+
+def test_every_public_name_is_where_the_package_says():
+    assert {name for name in moegrow.__all__ if name != "__version__"} == moegrow._HOMES.keys()
+    assert all(getattr(moegrow, name) for name in moegrow.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        moegrow.nothing  # noqa: B018

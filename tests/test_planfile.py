@@ -1,0 +1,154 @@
+"""Plans as JSON lines, and what is refused on the way in."""
+
+import json
+
+import pytest
+
+import moegrow
+from moegrow import planfile
+from moegrow.errors import MoegrowError
+from moegrow.planfile import from_lines, to_lines
+
+
+@pytest.fixture(scope="module")
+def plan(checkpoint):
+    return moegrow.width(moegrow.depth(checkpoint("llama4_text"), new_layers="identity"))
+
+
+@pytest.fixture
+def lines(plan):
+    return list(to_lines(plan))
+
+
+def changed(line, **changes):
+    return json.dumps(json.loads(line) | changes)
+
+
+def test_a_plan_is_a_header_line_and_a_line_for_each_tensor(plan, lines):
+    header, *tensors = map(json.loads, lines)
+    assert header["moegrow_plan"] == 1
+    assert header["outputs"] == len(tensors) == len(plan.outputs)
+    assert [tensor["name"] for tensor in tensors] == [output.name for output in plan.outputs]
+    assert all("\n" not in line for line in lines)
+
+
+def test_lines_and_plan_are_the_same_thing(plan, lines):
+    again = from_lines(lines)
+    assert again == plan
+    assert again.commands == plan.commands
+    assert list(to_lines(again)) == lines
+
+
+def test_line_ends_and_empty_lines_do_not_matter(plan, lines):
+    assert from_lines(line + "\n" for line in lines) == plan
+    assert from_lines([*lines, "", "\n", "  "]) == plan
+
+
+def test_a_plan_in_a_file_is_recognised_and_read(plan, lines, tmp_path):
+    path = tmp_path / "plan.jsonl"
+    path.write_text("\n".join(lines))
+    assert planfile.is_plan(path)
+    assert planfile.read_plan(path) == plan
+
+
+def test_folders_weights_and_missing_files_are_no_plans(checkpoint, tmp_path):
+    assert not planfile.is_plan(checkpoint())
+    assert not planfile.is_plan(next(checkpoint().glob("*.safetensors")))
+    assert not planfile.is_plan(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("keep", [1, 2, -1])
+def test_a_plan_cut_short_at_a_line_is_refused(lines, keep):
+    with pytest.raises(MoegrowError, match=r"promises .* tensors and spells out") as refused:
+        from_lines(lines[:keep])
+    assert "cut short" in refused.value.hint
+
+
+def test_a_plan_cut_short_within_a_line_is_refused_by_its_number(lines):
+    with pytest.raises(MoegrowError, match=f"line {len(lines)} of the plan"):
+        from_lines([*lines[:-1], lines[-1][:-5]])
+
+
+def test_nothing_at_all_is_refused():
+    with pytest.raises(MoegrowError, match="line 1"):
+        from_lines([])
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None, 1.5, []])
+def test_another_format_is_refused(lines, version):
+    with pytest.raises(MoegrowError, match="not a plan that moegrow can read"):
+        from_lines([changed(lines[0], moegrow_plan=version), *lines[1:]])
+
+
+def test_a_line_that_is_no_table_is_refused(lines):
+    with pytest.raises(MoegrowError, match="line 2 of the plan"):
+        from_lines([lines[0], "[]", *lines[2:]])
+
+
+NOISE = {"normal": 0.01, "seed": 0}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": None},
+        {"dtype": "F7"},
+        {"dtype": ["F32"]},
+        {"shape": [-1]},
+        {"shape": [1.0]},
+        {"shape": [True]},
+        {"shape": 3},
+        {"pieces": [{}]},
+        {"pieces": {"from": "x"}},
+        {"pieces": [{"from": "x", "rows": [0]}]},
+        {"pieces": [{"from": "x", "rows": [0, 2**80]}]},
+        {"pieces": [{"from": "x", "rows": [0, 1], "scale": 0.5}]},
+        {"pieces": [{"from": "x", "rows": [0, 1], "scale": "1/0"}]},
+        {"pieces": [{"from": "x", "rows": [0, 1], "scale": "much"}]},
+        {"pieces": [{"from": "x", "rows": [0, 1], "noise": {}}]},
+        {"pieces": [{"from": "x", "rows": [0, 1], "noise": {"normal": 0.01}}]},
+        {"pieces": [{"from": "x", "rows": [0, 1], "noise": {"loud": 0.01, "seed": 0}}]},
+        {"pieces": [{"from": "x", "rows": [0, 1], "noise": NOISE | {"normal": -1}}]},
+        {"pieces": [{"from": "x", "rows": [0, 1], "noise": NOISE | {"normal": "1"}}]},
+        {"pieces": [{"from": "x", "rows": [0, 1], "noise": NOISE | {"seed": -1}}]},
+        {"pieces": [{"from": "x", "rows": [0, 1], "noise": 5}]},
+    ],
+)
+def test_a_malformed_tensor_line_is_refused_by_its_number(lines, changes):
+    with pytest.raises(MoegrowError, match="line 3 of the plan is malformed"):
+        from_lines([*lines[:2], changed(lines[2], **changes), *lines[3:]])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"source": None},
+        {"source": {"path": "x"}},
+        {"source": {"path": "x", "config_digest": "y", "files": [{"name": "a"}]}},
+        {"family": 5},
+        {"growth": {}},
+        {"steps": 5},
+        {"steps": ["depth"]},
+        {"config": {}},
+        {"commands": [5]},
+        {"commands": None},
+    ],
+)
+def test_a_malformed_header_line_is_refused(lines, changes):
+    with pytest.raises(MoegrowError, match="line 1 of the plan is malformed"):
+        from_lines([changed(lines[0], **changes), *lines[1:]])
+
+
+@pytest.mark.parametrize("key", ["source", "family", "growth", "steps", "config", "commands"])
+def test_a_header_line_that_lacks_a_key_is_refused(lines, key):
+    header = json.loads(lines[0])
+    del header[key]
+    with pytest.raises(MoegrowError, match=key):
+        from_lines([json.dumps(header), *lines[1:]])
+
+
+def test_a_long_run_of_noise_cannot_name_more_experts_than_there_are(lines):
+    header = json.loads(lines[0])
+    header["growth"]["weight_noise"] = [[0, 2**62, "normal", 0.01, 0]]
+    plan = from_lines([json.dumps(header), *lines[1:]])
+    assert len(plan.growth.weight_noise) == len(plan.growth.experts)
