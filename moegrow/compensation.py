@@ -63,6 +63,8 @@ def compensate(layout: Layout, growth: Growth) -> Compensation:
     if router.balance == "probability" and layout.family.tensors.balance_bias:
         balance = Fraction(layout.experts, len(growth.experts))
         extra_notes += (f"load-balancing biases times {balance}: probabilities shrink as much",)
+    if layout.family.tensors.expert_numbers:
+        extra_notes += ("tables of experts by token list the copies too",)
     return Compensation(
         output_scale=scale,
         balance_scale=balance,

@@ -6,11 +6,11 @@ import re
 import pytest
 import tiny
 import torch
+from families_page import ALIASES, TYPES
 from interposed import interpose
 
 from moegrow.family import find_family, known_types
 
-TYPES = sorted(path.stem for path in tiny.CONFIGS.glob("*.json"))
 # Types that transformers writes per expert and also reads fused, one for each family file.
 FUSED = ["deepseek_v3", "granitemoe", "jamba", "mixtral", "nemotron_h", "qwen2_moe", "qwen3_5_moe"]
 LAYOUTS = [(name, False) for name in TYPES] + [(name, True) for name in FUSED]
@@ -162,14 +162,7 @@ def test_noise_moves_copies_a_little_and_nothing_else(source, run, tmp_path):
 
 
 def test_every_known_type_is_tested_or_is_another_name_of_one_that_is():
-    aliases = {
-        "dots3_note": "dots3_note_text",
-        "inkling2": "inkling2_text",
-        "kimi_k2": "deepseek_v3",
-        "qwen3_omni_moe": "qwen3_omni_moe_thinker",
-        "qwen4_exp": "qwen4_exp_text",
-    }
-    assert set(known_types()) == set(TYPES) | set(aliases)
-    for alias, name in aliases.items():
+    assert set(known_types()) == set(TYPES) | set(ALIASES)
+    for alias, name in ALIASES.items():
         assert find_family(alias).tensors == find_family(name).tensors
         assert find_family(alias).router == find_family(name).router

@@ -1,0 +1,232 @@
+"""Settings and layouts within a family that need something else than its usual checkpoint."""
+
+import json
+import re
+import shutil
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file, save_file
+
+# Model type, settings of its text config, and what else width says it does.
+WIDTH = [
+    ("qwen3_moe", {"norm_topk_prob": False}, ""),
+    ("olmoe", {"norm_topk_prob": True}, ""),
+    ("deepseek_v2", {"topk_method": "greedy", "n_group": None, "topk_group": None}, ""),
+    ("deepseek_v3", {"norm_topk_prob": False}, "routed_scaling_factor 2.5 -> 1.25"),
+    ("glm4_moe", {"norm_topk_prob": False}, "routed_scaling_factor 1.0 -> 0.5"),
+    ("lfm2_moe", {"norm_topk_prob": False}, "routed_scaling_factor 1.0 -> 0.5"),
+    ("nemotron_h", {"norm_topk_prob": False}, "routed_scaling_factor 2.5 -> 1.25"),
+    ("flint", {"norm_topk_prob": False}, "output projections of the experts times 1/2"),
+    ("cohere2_moe", {"norm_topk_prob": False}, "output projections of the experts times 1/2"),
+    ("cohere2_moe", {"expert_selection_fn": "softmax"}, ""),
+    ("kolibri1", {"norm_topk_prob": True}, ""),
+    ("dbrx", {"ffn_config": {"moe_normalize_expert_weights": 2.0}}, "2-norm"),
+    ("dbrx", {"ffn_config": {"moe_normalize_expert_weights": None}}, ""),
+    ("lfm2_moe", {"use_expert_bias": False}, ""),
+    ("nemotron_h", {"moe_latent_size": 16}, ""),
+    ("llama4_text", {"num_experts_per_tok": 2}, "output projections of the experts times 1/2"),
+    ("gemma4_text", {"hidden_size_per_layer_input": 16}, ""),
+]
+
+# Model type, settings, flags and the config keys that depth must have written.
+DEPTH = [
+    ("qwen3_moe", {"decoder_sparse_step": 2}, [], {"decoder_sparse_step": 1}),
+    ("qwen2_moe", {"mlp_only_layers": [1, 2]}, [], {"mlp_only_layers": [2, 3, 4, 5]}),
+    ("deepseek_v3", {"first_k_dense_replace": 2}, [], {"first_k_dense_replace": 4}),
+    ("ernie4_5_moe", {"moe_layer_interval": 2, "moe_layer_start_index": 0}, ["--group", "2"], {}),
+    ("ernie4_5_moe", {"moe_layer_end_index": -1}, [], {"moe_layer_start_index": 2}),
+    ("ernie4_5_moe", {"moe_layer_end_index": 2}, [], {"moe_layer_end_index": 5}),
+    ("gemma4_text", {"hidden_size_per_layer_input": 16}, [], {}),
+    (
+        "gemma4_text",
+        {"hidden_size_per_layer_input": 16, "num_kv_shared_layers": 2},
+        [],
+        {"num_kv_shared_layers": 4},
+    ),
+    ("afmoe", {"num_dense_layers": 2}, [], {"num_dense_layers": 4}),
+    ("llama4_text", {"moe_layers": [0, 1]}, [], {"moe_layers": [0, 1, 2, 3]}),
+    ("mistral_large4", {"kv_source_layers": [0, 0, 2, 3]}, [], {}),
+    ("qwen3_moe", {}, ["--mode", "stack"], {}),
+    ("qwen3_next", {}, ["--mode", "expand", "--every", "2"], {}),
+    ("gpt_oss", {}, ["--mode", "overlap", "--drop", "1"], {}),
+    ("qwen3_moe", {"tie_word_embeddings": True}, [], {}),
+]
+
+# Config keys that published checkpoints leave out, so that a rule says what the layers are.
+RULES = [
+    ("qwen3_next", ["layer_types"], {"full_attention_interval": 4}),
+    ("qwen3_5_moe_text", ["layer_types"], {"full_attention_interval": 4}),
+    ("gpt_oss", ["layer_types"], {}),
+    ("llama4_text", ["layer_types", "moe_layers", "no_rope_layers"], {}),
+    ("llama4", ["layer_types", "moe_layers", "no_rope_layers"], {}),
+    ("deepseek_v32", ["layer_types", "mlp_layer_types"], {}),
+    ("glm4_moe_lite", ["mlp_layer_types"], {}),
+    ("hy_v3", ["mlp_layer_types"], {}),
+    ("afmoe", ["layer_types"], {}),
+    ("bailing_hybrid", ["layer_types", "mlp_layer_types"], {}),
+    ("mellum", ["mlp_layer_types"], {}),
+    ("laguna", ["mlp_layer_types"], {}),
+    ("glm_moe_dsa", ["mlp_layer_types"], {}),
+    ("inkling_text", ["layer_types"], {}),
+    ("granitemoe_swa", ["layer_types"], {}),
+]
+
+
+def build(model_type, settings, folder):
+    """A tiny checkpoint with settings of its own; nested settings are merged."""
+    config = json.loads((tiny.CONFIGS / f"{model_type}.json").read_text())
+    merged = {
+        key: config.get(key, {}) | value if isinstance(value, dict) else value
+        for key, value in settings.items()
+    }
+    return tiny.build(model_type, folder / model_type, **merged)
+
+
+@pytest.mark.parametrize(("model_type", "settings", "says"), WIDTH)
+@pytest.mark.parametrize("times", ["2x", "3x"])
+def test_width_keeps_the_logits(run, tmp_path, model_type, settings, says, times):
+    source = build(model_type, settings, tmp_path)
+    done = run("width", "--experts", times, "--noise", "0", source, "-o", "grown")
+    assert "the function is preserved" in done.stderr
+    if times == "2x":
+        assert says in done.stderr
+        assert bool(says) == ("times" in done.stderr or "routed_scaling_factor" in done.stderr)
+    assert tiny.distance(tiny.logits(source), tiny.logits(tmp_path / "grown")) < 2e-4
+
+
+@pytest.mark.parametrize(("model_type", "settings", "flags", "written"), DEPTH)
+def test_identity_depth_keeps_the_logits(run, tmp_path, model_type, settings, flags, written):
+    source = build(model_type, settings, tmp_path)
+    run("depth", "--new-layers", "identity", *flags, source, "-o", "grown")
+    assert tiny.distance(tiny.logits(source), tiny.logits(tmp_path / "grown")) < 1e-5
+    config = tiny.text_config(tmp_path / "grown")
+    assert {key: config[key] for key in written} == written
+
+
+@pytest.mark.parametrize(("model_type", "left_out", "added"), RULES)
+def test_a_rule_is_spelled_out_where_there_is_no_list(run, checkpoint, tmp_path, model_type, left_out, added):  # noqa: E501  # fmt: skip
+    source = tmp_path / model_type
+    shutil.copytree(checkpoint(model_type), source)
+    config = json.loads((source / "config.json").read_text())
+    text = config.get("text_config", config)
+    for key in left_out:
+        del text[key]
+    text |= added
+    (source / "config.json").write_text(json.dumps(config))
+    before = tiny.logits(source)
+    run("depth", "--new-layers", "identity", source, "-o", "grown")
+    assert tiny.distance(before, tiny.logits(tmp_path / "grown")) < 1e-5
+
+
+def test_a_list_that_no_rule_stands_for_must_be_there(run, checkpoint, tmp_path):
+    source = tmp_path / "cohere2_moe"
+    shutil.copytree(checkpoint("cohere2_moe"), source)
+    config = json.loads((source / "config.json").read_text())
+    del config["layer_types"]
+    (source / "config.json").write_text(json.dumps(config))
+    done = run("depth", source, "-o", "grown", code=1)
+    assert "config.json has no layer_types" in done.stderr
+
+
+def test_periodic_rules_name_the_group_that_works(run, checkpoint):
+    done = run("depth", checkpoint("jamba"), code=1)
+    assert "--group with a multiple of 4" in done.stderr
+
+
+def with_prediction(source, folder, template, prefix):
+    """The checkpoint with the tensors of its last layer once more, as a prediction layer."""
+    shutil.copytree(source, folder)
+    added = {
+        re.sub(template, prefix, name): tensor.clone()
+        for name, tensor in tiny.tensors(source).items()
+        if re.match(template, name)
+    }
+    added[f"{prefix}enorm.weight"] = torch.ones(32)
+    shard = max(folder.glob("*.safetensors"))
+    save_file(load_file(shard) | added, shard, metadata={"format": "pt"})
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    index["weight_map"] |= dict.fromkeys(added, shard.name)
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return added
+
+
+def test_prediction_layers_behind_the_last_stay_behind_and_their_experts_grow(run, checkpoint, tmp_path):  # noqa: E501  # fmt: skip
+    source = tmp_path / "deepseek_v3"
+    added = with_prediction(
+        checkpoint("deepseek_v3"), source, r"model\.layers\.3\.", "model.layers.4."
+    )
+    config = json.loads((source / "config.json").read_text())
+    done = run("depth", source, code=1)
+    assert "there are tensors of layer 4" in done.stderr
+    config["num_nextn_predict_layers"] = 1
+    (source / "config.json").write_text(json.dumps(config))
+    plan = run("depth", source, "--plan").stdout
+    run("width", "--noise", "0", "-o", "grown", stdin=plan)
+    new = tiny.tensors(tmp_path / "grown")
+    for name, tensor in added.items():
+        moved = name.replace("layers.4.", "layers.8.")
+        if "mlp.gate." in name:
+            assert torch.equal(new[moved], torch.cat([tensor, tensor]))
+            continue
+        assert torch.equal(new[moved], tensor)
+        if expert := re.search(r"experts\.(\d+)", name):
+            copy = moved.replace(expert[0], f"experts.{int(expert[1]) + 8}")
+            assert torch.equal(new[copy], tensor)
+    assert not any("layers.9." in name for name in new)
+    config = tiny.text_config(tmp_path / "grown")
+    assert (config["num_hidden_layers"], config["num_nextn_predict_layers"]) == (8, 1)
+    run("verify", "grown")
+
+
+def test_prediction_layers_of_their_own_keep_their_numbers_and_their_experts_grow(run, checkpoint, tmp_path):  # noqa: E501  # fmt: skip
+    source = tmp_path / "qwen3_next"
+    added = with_prediction(
+        checkpoint("qwen3_next"), source, r"model\.layers\.3\.", "mtp.layers.0."
+    )
+    plan = run("depth", source, "--plan").stdout
+    run("width", "--noise", "0", "-o", "grown", stdin=plan)
+    new = tiny.tensors(tmp_path / "grown")
+    assert torch.equal(
+        new["mtp.layers.0.mlp.gate.weight"], added["mtp.layers.0.mlp.gate.weight"].repeat(2, 1)
+    )
+    assert "mtp.layers.0.mlp.experts.7.up_proj.weight" in new
+    assert not any(name.startswith("mtp.layers.1.") for name in new)
+    tiny.load(tmp_path / "grown")
+
+
+def test_a_table_of_experts_lists_the_copies(run, checkpoint, tmp_path):
+    run("width", "--noise", "0", "--order", "interleave", checkpoint("deepseek_v4"), "-o", "grown")
+    name = "model.layers.0.ffn.gate.tid2eid"
+    old, new = tiny.tensors(checkpoint("deepseek_v4"))[name], tiny.tensors(tmp_path / "grown")[name]
+    assert torch.equal(new, torch.cat([old * 2, old * 2 + 1], dim=1))
+    assert new.dtype == torch.int64
+    done = run("width", "--experts", "12", checkpoint("deepseek_v4"), "-o", "odd", code=1)
+    assert "a table holds 2 experts for each token" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("model_type", "flags", "says"),
+    [
+        ("doge", ["--experts", "2x"], "--experts 4x for 64"),
+        ("zaya", ["--experts", "8"], "--experts 2x for 9"),
+        ("zaya", ["--top-k", "2"], "--top-k keep"),
+        ("longcat_flash", ["--experts", "6"], "--experts 2x for 8"),
+        ("deepseek_v3", ["--experts", "12"], "a multiple of 8 experts"),
+    ],
+)
+def test_what_a_special_recipe_cannot_serve_is_refused(run, checkpoint, model_type, flags, says):
+    done = run("width", *flags, checkpoint(model_type), "-o", "grown", code=None)
+    assert done.returncode in (1, 2)
+    assert says in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("experts", "top_k", "says"),
+    [(1024, 16, "vLLM"), (1024, 16, "llama.cpp takes at most 512 experts"), (64, 16, "top-k")],
+)
+def test_leaving_what_serving_engines_accept_is_said(run, checkpoint, experts, top_k, says):
+    done = run("width", "--experts", experts, "--top-k", top_k, checkpoint(), "--dry-run")
+    assert f"serving: {says}" in done.stderr or says in done.stderr
+    assert "serving:" not in run("width", checkpoint(), "--dry-run").stderr
