@@ -2,20 +2,40 @@
 
 import io
 import json
-import os
-import shlex
 import sys
 import time
-from collections.abc import Iterable
-from enum import StrEnum
-from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 import moegrow
-from moegrow.errors import MoegrowError, UsageError, printable
+from moegrow.errors import MoegrowError, UsageError
+from moegrow.options import (
+    DryRunOption,
+    FamilyOption,
+    ForceOption,
+    JsonOption,
+    Mode,
+    NewLayers,
+    Order,
+    OutputOption,
+    PlanOption,
+    Preset,
+    QuietOption,
+    RouterCopies,
+    ShardOption,
+    Source,
+    ThreadsOption,
+)  # fmt: skip
+from moegrow.terminal import (
+    command_line,
+    complain,
+    help_for,
+    print_lines,
+    read_source,
+    usage_message,
+)  # fmt: skip
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -23,75 +43,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Grow a trained Mixture-of-Experts checkpoint: deeper, wider, or both in one pass.",
 )
-
-
-class Mode(StrEnum):
-    interpose = "interpose"
-    stack = "stack"
-    expand = "expand"
-    overlap = "overlap"
-
-
-class NewLayers(StrEnum):
-    copy = "copy"
-    identity = "identity"
-
-
-class Order(StrEnum):
-    append = "append"
-    interleave = "interleave"
-
-
-class RouterCopies(StrEnum):
-    noise = "noise"
-    copy = "copy"
-
-
-class Preset(StrEnum):
-    orthogonal = "orthogonal"
-    upcycling = "upcycling"
-
-
-Source = Annotated[
-    str | None,
-    typer.Argument(
-        help="A checkpoint's folder, its one .safetensors file, or a plan; left out or -, the"
-        " plan or the path that comes in on standard input.",
-        show_default=False,
-    ),
-]
-OutputOption = Annotated[
-    str | None,
-    typer.Option(
-        "--output", "-o", metavar="DIR", show_default=False,
-        help="Where the result goes; otherwise ./<source name>-depth2x or the like.",
-    ),
-]  # fmt: skip
-FamilyOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FILE.toml", show_default=False,
-        help="How to read a model that moegrow does not know (docs/adding-a-family.md).",
-    ),
-]  # fmt: skip
-PlanOption = Annotated[
-    bool, typer.Option("--plan", help="Print the plan as JSON lines and write nothing.")
-]
-DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Show what would happen and write nothing.")
-]
-ForceOption = Annotated[
-    bool, typer.Option("--force", help="Replace an output that moegrow has written before.")
-]
-ThreadsOption = Annotated[
-    int | None,
-    typer.Option(min=1, show_default="all cores", help="How many shards to work on at once."),
-]
-ShardOption = Annotated[
-    str, typer.Option(metavar="SIZE", help="The largest file to write, such as 5GB or 500MB.")
-]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -155,9 +106,9 @@ def depth(
 ) -> None:
     """Make the model deeper: repeat layers."""
     grown = moegrow.depth(
-        _read(source), mode=mode.value, times=times, to=to, keep_first=keep_first,
+        read_source(source), mode=mode.value, times=times, to=to, keep_first=keep_first,
         keep_last=keep_last, group=group, every=every, drop=drop, layers=layers,
-        new_layers=new_layers and new_layers.value, family=family, command=_command(),
+        new_layers=new_layers and new_layers.value, family=family, command=command_line(),
     )  # fmt: skip
     _finish(grown, output, plan, dry_run, force, threads, max_shard_size, quiet)
 
@@ -205,9 +156,9 @@ def width(
 ) -> None:  # fmt: skip
     """Make the model wider: duplicate experts."""
     grown = moegrow.width(
-        _read(source), experts=experts, noise=noise, seed=seed, top_k=top_k,
+        read_source(source), experts=experts, noise=noise, seed=seed, top_k=top_k,
         order=order and order.value, router=router and router.value, preset=preset.value,
-        family=family, command=_command(),
+        family=family, command=command_line(),
     )  # fmt: skip
     _finish(grown, output, plan, dry_run, force, threads, max_shard_size, quiet)
 
@@ -227,7 +178,7 @@ def apply(
     """Write the checkpoint that a plan describes."""
     from moegrow.planfile import is_plan
 
-    plan = _read(source)
+    plan = read_source(source)
     if isinstance(plan, str) and not is_plan(Path(plan)):
         raise MoegrowError(f"{plan} is not a plan", "make one with moegrow depth … --plan")
     grown = moegrow.plan(plan)
@@ -239,7 +190,7 @@ def inspect(
     source: Source = None, as_json: JsonOption = False, family: FamilyOption = None
 ) -> None:
     """Show what a checkpoint is: layers, experts, parameters, bytes."""
-    facts = moegrow.inspect(_read(source), family=family)
+    facts = moegrow.inspect(read_source(source), family=family)
     if as_json:
         print(json.dumps(facts, indent=2))
         return
@@ -263,7 +214,7 @@ def verify(
     """Hold a grown checkpoint against its plan and its source, byte for byte."""
     from moegrow import show
 
-    folder = _read(grown)
+    folder = read_source(grown)
     if not isinstance(folder, str):
         raise UsageError("verify takes the folder of a grown checkpoint, not a plan")
     with show.progress("verifying", _bytes_in(folder), quiet=quiet) as progress:
@@ -284,7 +235,7 @@ def diff(
     ] = False,
 ) -> None:
     """Show what differs between two checkpoints or plans."""
-    found = moegrow.diff(_read(a), _read(b) if b != a else a, contents=not headers)
+    found = moegrow.diff(read_source(a), read_source(b) if b != a else a, contents=not headers)
     if as_json:
         print(json.dumps(found.__dict__, indent=2))
         return
@@ -322,7 +273,7 @@ def _finish(
             raise UsageError(f"--plan writes nothing, so {other} does not go with it")
         from moegrow.planfile import to_lines
 
-        _print_lines(to_lines(grown))
+        print_lines(to_lines(grown))
         return
     from moegrow import show, verbs
     from moegrow.check import check_plan
@@ -350,44 +301,6 @@ def _finish(
     print(target)
 
 
-def _print_lines(lines: Iterable[str]) -> None:
-    """Print lines to a reader that may have had enough, such as `head`."""
-    try:
-        for line in lines:
-            print(line)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Python would complain about the closed pipe once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _read(source: str | None) -> Any:
-    """What a SOURCE argument means: a path, or the plan or path on standard input."""
-    if source is not None and source != "-":
-        return source
-    if source is None and sys.stdin.isatty():
-        raise UsageError("no SOURCE was given", "name a checkpoint's folder, or pipe a plan in")
-    first = sys.stdin.readline()
-    if first.lstrip().startswith("{"):
-        from moegrow.planfile import from_lines
-
-        return from_lines(chain([first], sys.stdin))
-    if not first.strip():
-        raise MoegrowError(
-            "nothing came in on standard input", "the command before this one may have failed"
-        )
-    if any(line.strip() for line in sys.stdin):
-        raise MoegrowError(
-            "standard input is neither a plan nor one line with a path",
-            f"it begins with {first.strip()[:60]!r}",
-        )
-    return first.rstrip("\n")
-
-
-def _command() -> str:
-    return shlex.join(["moegrow", *sys.argv[1:]])
-
-
 def _bytes_in(folder: str) -> int:
     path = Path(folder)
     return sum(file.stat().st_size for file in path.glob("*.safetensors")) if path.is_dir() else 0
@@ -406,32 +319,15 @@ def main() -> NoReturn:
         code = app(standalone_mode=False, prog_name="moegrow")
         sys.stdout.flush()
     except MoegrowError as error:
-        _complain(error.message, error.hint)
+        complain(error.message, error.hint)
         code = 2 if isinstance(error, UsageError) else 1
     except click_error as error:
-        _complain(_message(error), f"see {_help_for(error)}")
+        complain(usage_message(error), f"see {help_for(error)}")
         code = 2
     except (KeyboardInterrupt, typer.Abort):
-        _complain("interrupted; nothing was published", "run the command again")
+        complain("interrupted; nothing was published", "run the command again")
         code = 130
     except OSError as error:
-        _complain(f"{error.filename or 'the system'}: {error.strerror or error}", "")
+        complain(f"{error.filename or 'the system'}: {error.strerror or error}", "")
         code = 1
     sys.exit(code or 0)
-
-
-def _message(error: Any) -> str:
-    return str(error.format_message())
-
-
-def _help_for(error: Any) -> str:
-    context = getattr(error, "ctx", None)
-    return f"{context.command_path} --help" if context else "moegrow --help"
-
-
-def _complain(message: str, hint: str) -> None:
-    """One message, then one hint, as people read them."""
-    message = message[:1].lower() + message[1:] if message[1:2].islower() else message
-    print(f"error: {printable(message.rstrip('.'))}", file=sys.stderr)
-    if hint:
-        print(f"hint: {printable(hint)}", file=sys.stderr)

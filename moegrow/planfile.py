@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from moegrow import jsontext
-from moegrow.checkpoint import SourceFile
+from moegrow.checkpoint import CONFIG, INDEX, SourceFile
 from moegrow.errors import MoegrowError
 from moegrow.header import BITS
 from moegrow.maps import NULL
@@ -99,7 +99,7 @@ def read_plan(path: Path) -> Plan:
 
 def is_plan(path: Path) -> bool:
     """Whether a file begins as a plan does; nothing is parsed."""
-    if not path.is_file() or path.suffix == ".safetensors":
+    if not path.is_file() or path.suffix == ".safetensors" or path.name in (CONFIG, INDEX):
         return False
     with path.open("rb") as file:
         return file.read(1) == b"{"

@@ -11,7 +11,7 @@ import moegrow
 
 FLOORS = [
     {"errors"},
-    {"maps", "jsontext", "family", "ranges"},
+    {"maps", "jsontext", "family", "ranges", "options"},
     {"header", "places"},
     {"checkpoint"},
     {"plans", "layout"},
@@ -24,7 +24,7 @@ FLOORS = [
     {"writer", "verifier", "difference"},
     {"verbs"},
     {"show"},
-    {"demo"},
+    {"demo", "terminal"},
     {"cli"},
 ]
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}
