@@ -70,7 +70,7 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
     """
     path = user_path(source)
     if path.name in (CONFIG, INDEX) and path.is_file():
-        raise MoegrowError(f"{path} is not a checkpoint but a part of one", f"give {path.parent}")
+        raise MoegrowError(f"{path} is a part of a checkpoint", f"give its folder: {path.parent}")
     if not path.exists():
         raise MoegrowError(f"{path} does not exist", "check the path; nothing was written")
     folder = path if path.is_dir() else path.parent

@@ -1,11 +1,14 @@
 """The made-up model of docs/adding-a-family.md: a checkpoint written by hand, and what it means."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
+
+PAGE = Path(__file__).parent.parent / "docs" / "adding-a-family.md"
 
 HIDDEN, SIZE, VOCABULARY = 8, 6, 20
 LAYERS, DENSE, EXPERTS, TOP_K = 4, 1, 4, 2
@@ -123,3 +126,8 @@ def attention(x: np.ndarray, weights: Weights, window: int) -> np.ndarray:
 
 def norm(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return weight * x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + 1e-6)
+
+
+def family_text() -> str:
+    """The family file of the page: its blocks of TOML, one after another."""
+    return "".join(re.findall(r"^```toml\n(.*?)^```$", PAGE.read_text(), re.M | re.S))

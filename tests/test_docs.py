@@ -16,11 +16,12 @@ from itertools import islice, pairwise
 from pathlib import Path
 from statistics import NormalDist
 
+import heron
 import numpy as np
 import pytest
 
 import moegrow
-from moegrow import family, planfile
+from moegrow import family, perlayer, planfile
 from moegrow.demo import make_checkpoint
 
 ROOT = Path(__file__).parent.parent
@@ -109,6 +110,9 @@ def test_every_command_and_program_of_a_page_runs_as_shown(
     if any("deepseek" in command for command, _ in commands):
         checkpoint = request.getfixturevalue("checkpoint")
         shutil.copytree(checkpoint("deepseek_v3"), tmp_path / "deepseek")
+    if any("heron" in command for command, _ in commands):
+        heron.build(tmp_path / "heron")
+        (tmp_path / "heron.toml").write_text(heron.family_text())
     for command, output in commands:
         code, said = shell(command)
         fails = "||" not in command and ("error: " in output or "differs from" in output)
@@ -169,10 +173,12 @@ def test_the_command_reference_names_every_command_and_every_option_of_help(run)
 
 
 def test_every_model_type_is_named():
-    named = set(re.findall(r"`([\w.]+)`", section(ROOT / "README.md", "Model types")))
-    assert named >= set(family.known_types())
-    files = {path.name for path in (PACKAGE / "families").glob("*.toml")}
-    assert {name for name in named if name.endswith(".toml")} == files
+    page = (DOCS / "families.md").read_text()
+    named = {row[0].strip("`") for row in rows(page)} | set(re.findall(r"^- `(\w+)`", page, re.M))
+    assert named == set(family.known_types())
+    counted = re.search(r"under (\d+)\s+model\s+types", (ROOT / "README.md").read_text())
+    assert counted
+    assert int(counted[1]) == len(named)
 
 
 def test_the_table_of_the_design_lists_the_files_and_imports_go_upwards():
@@ -206,14 +212,33 @@ def imports(program: str) -> set[str]:
 
 
 def test_every_key_of_the_family_files_is_explained():
-    explained = set(re.findall(r"`([a-z_]+)`", section(DOCS / "design.md", "The family files")))
-    for table in (
-        family.Tensors, family.ConfigKeys, family.PerLayer, family.Rule, family.Router,
-        family.Groups, family.Setting,
-    ):  # fmt: skip
-        entries = table.__dataclass_fields__.values()
-        keys = {entry.metadata.get("toml", entry.name) for entry in entries}
-        assert keys <= explained, table.__name__
+    tables = {
+        "": [family.Setting],
+        "tensors": [family.Tensors],
+        "config": [family.ConfigKeys],
+        "config.per_layer": [family.PerLayer, family.Rule],
+        "depth": [family.Depth, family.SharedIndexer],
+        "router": [family.Router, family.Groups],
+    }
+    parts = re.split(r"^### (.*)\n", section(heron.PAGE, "Reference"), flags=re.M)
+    texts = dict(zip(["", *parts[1::2]], parts[::2], strict=True))
+    assert texts.keys() == tables.keys()
+    explained = {
+        title: {word for row in rows(text) for word in re.findall(r"^`([a-z_]+)`$", row[0])}
+        for title, text in texts.items()
+    }
+    keys = {
+        title: {
+            entry.metadata.get("toml", entry.name)
+            for cls in classes
+            for entry in cls.__dataclass_fields__.values()
+        }
+        for title, classes in tables.items()
+    }
+    top = family.Family.__dataclass_fields__.keys() - {"name"}
+    keys[""] |= {"model_types", "types", "like", *top}
+    keys["config.per_layer"] |= perlayer._FORMS.keys()
+    assert explained == keys
 
 
 def test_every_key_of_a_plan_is_explained(tmp_path):
@@ -231,6 +256,7 @@ def test_every_key_of_a_plan_is_explained(tmp_path):
 
     collect(lines)
     assert {"noise", "scale", "silent", "preserves_function"} <= keys
+    keys |= {"axis", "shift", "family_text"}  # those that this plan has no use for
     words = set(re.findall(r"[a-z_]+", " ".join(re.findall(r"`.*?`", PLAN_PAGE.read_text()))))
     assert keys <= words
 
