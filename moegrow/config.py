@@ -1,11 +1,12 @@
 """The new config.json: the old text with only the keys changed that the maps change."""
 
+import math
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
 from moegrow import jsontext, perlayer
-from moegrow.family import Config, Setting, lookup
+from moegrow.family import Config, Setting, lookup, number
 from moegrow.indexers import indexer_types
 from moegrow.layout import Layout, present, promised_predictions
 from moegrow.plans import Growth
@@ -20,7 +21,12 @@ def grown_config(layout: Layout, growth: Growth, settings: Mapping[str, Any]) ->
     changes: dict[str, Any] = dict(settings)
     layers = len(growth.layers)
     promised = promised_predictions(config, layout.family)
-    old = perlayer.Old(config, layout.layers, layout.moe_layers, promised)
+    periods = [
+        max(1, number(config, key, form.default or 1))
+        for key, form in keys.per_layer.items()
+        if form.form == "period"
+    ]
+    old = perlayer.Old(config, layout.layers, layout.moe_layers, promised, math.lcm(*periods))
     if growth.layers != tuple(range(layout.layers)):
         changes |= dict.fromkeys(present(config, keys.layers), layers)
         changes |= dict.fromkeys(present(config, keys.doubled_layers), 2 * layers)

@@ -1,10 +1,7 @@
-"""How a model family names its layers, experts, routers and config keys: read from TOML files."""
+"""The schema of a model family: how it names its layers, experts, routers and config keys."""
 
-import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
-from functools import cache
-from importlib.resources import files
+from dataclasses import dataclass, field
 from typing import Any
 
 from moegrow.errors import MoegrowError
@@ -46,7 +43,8 @@ class Setting:
         value = lookup(config, self.key)
         if value is None:
             return self.default
-        kinds = (int, float) if isinstance(self.default, float) else type(self.default)
+        is_number = type(self.default) in (int, float)
+        kinds = (int, float) if is_number else type(self.default)
         if self.default is not None and not isinstance(value, kinds):
             raise MoegrowError(
                 f"config.json: {self.key} is {value!r}, which is not like {self.default!r}"
@@ -73,6 +71,12 @@ class Rule:
     when: str = ""
     hit: Any = True
     miss: Any = False
+
+
+FORMS = (
+    "list", "text", "numbers", "dense_numbers", "prefix", "suffix", "last", "table", "owners",
+    "period", "span",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -242,106 +246,3 @@ class Family:
     config: ConfigKeys
     router: Router
     depth: Depth = Depth()
-
-
-def find_family(model_type: str) -> Family:
-    """The family of the config's `model_type`; raises MoegrowError with the known names."""
-    found = _index().get(model_type)
-    if found is None:
-        raise MoegrowError(
-            f"the model type {model_type!r} is not known",
-            "describe it in a file of your own and give it with --family FILE.toml"
-            f" (docs/adding-a-family.md); known: {', '.join(known_types())}",
-        )
-    return read_family(found, model_type)
-
-
-def known_types() -> Names:
-    """Every model type that a family file describes, in alphabetical order."""
-    return tuple(sorted(_index()))
-
-
-def read_family(text: str, model_type: str) -> Family:
-    """The family of `model_type` from the text of a family file.
-
-    Raises MoegrowError where the text is not TOML, is not about this type, or has keys that the
-    schema does not know or lacks one.
-    """
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise MoegrowError(f"the family file is not valid TOML: {error}") from None
-    known = table.pop("model_types", [])
-    if not isinstance(known, list) or model_type not in known:
-        raise MoegrowError(
-            f"the family file is about {known}, and config.json says {model_type!r}",
-            f'write model_types = ["{model_type}"] at its top',
-        )
-    types = table.pop("types", {})
-    merged = _merge(table, _own(types, model_type))
-    family: Family = _build(Family, {"name": model_type, **merged}, model_type)
-    return family
-
-
-def _own(types: Mapping[str, Any], model_type: str) -> dict[str, Any]:
-    """What a family file says of one type alone, on top of what it says of the type it is like."""
-    own = dict(types.get(model_type, {}))
-    like = own.pop("like", None)
-    return _merge(_own(types, like), own) if like else own
-
-
-@cache
-def _index() -> Mapping[str, str]:
-    """Model type → text of the family file that describes it."""
-    texts = [
-        entry.read_text("utf-8")
-        for entry in files("moegrow").joinpath("families").iterdir()
-        if entry.name.endswith(".toml")
-    ]
-    return {name: text for text in texts for name in tomllib.loads(text)["model_types"]}
-
-
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the values of `over`, table by table."""
-    merged = dict(base)
-    for key, value in over.items():
-        nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if nested else value
-    return merged
-
-
-# Which dataclass a table of a family file becomes, by the name of its field.
-_TABLES: Mapping[str, type] = {
-    "tensors": Tensors, "config": ConfigKeys, "router": Router, "depth": Depth, "groups": Groups,
-    "shared_indexer": SharedIndexer, "rule": Rule, "scores": Setting, "normalised": Setting,
-    "exponent": Setting, "scaling": Setting, "every": Setting, "first": Setting, "offset": Setting,
-}  # fmt: skip
-
-
-def _build(cls: type, table: Mapping[str, Any], where: str) -> Any:
-    """The dataclass `cls` filled from a TOML table, strictly: no key unknown, none missing."""
-    known = {entry.metadata.get("toml", entry.name): entry for entry in fields(cls)}
-    for key in table:
-        if key not in known:
-            raise MoegrowError(
-                f"family {where}: the key {key!r} is not known", f"known: {', '.join(known)}"
-            )
-    values: dict[str, Any] = {}
-    for key, entry in known.items():
-        if key in table:
-            values[entry.name] = _value(key, table[key], f"{where}.{key}")
-        elif entry.default is MISSING and entry.default_factory is MISSING:
-            raise MoegrowError(f"family {where}: the key {key!r} is missing")
-    return cls(**values)
-
-
-def _value(key: str, value: Any, where: str) -> Any:
-    if key == "per_layer":
-        return {name: _build(PerLayer, table, f"{where}.{name}") for name, table in value.items()}
-    if isinstance(value, dict) and key in _TABLES:
-        return _build(_TABLES[key], value, where)
-    if isinstance(value, list):
-        if not all(isinstance(entry, str) for entry in value):
-            raise MoegrowError(f"family {where}: a list here holds texts, not {value!r}")
-        return tuple(value)
-    return value

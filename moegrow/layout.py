@@ -5,9 +5,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from moegrow.catalogue import find_family, read_family
 from moegrow.checkpoint import Checkpoint
 from moegrow.errors import MoegrowError, raise_all
-from moegrow.family import Config, Family, find_family, lookup, number, read_family
+from moegrow.family import Config, Family, lookup, number
 from moegrow.header import TensorSpec
 from moegrow.places import Place, locator, stray_expert
 

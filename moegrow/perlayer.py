@@ -1,6 +1,5 @@
 """Config keys that speak of layers one by one, and what becomes of each under a layer map."""
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -16,13 +15,15 @@ Changes = dict[str, Any]
 class Old(NamedTuple):
     """The model before: its config, its number of layers, and which of them have experts.
 
-    `predictions` is the number of multi-token-prediction layers behind the last.
+    `predictions` is the number of multi-token-prediction layers behind the last, `period` the
+    length after which all of the config's periodic rules begin anew.
     """
 
     config: Config
     layers: int
     moe_layers: frozenset[int]
     predictions: int = 0
+    period: int = 1
 
 
 Form = Callable[[Old, str, PerLayer, Map], Changes]
@@ -192,21 +193,11 @@ def _period(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
     for position, layer in enumerate(layer_map):
         if (position % period == offset % period) != (layer % period == offset % period):
             raise MoegrowError(
-                f"config.json can only say that every {period}th layer is of a kind ({key}), and"
-                f" this layer map puts old layer {layer} at {position}",
-                f"use --group with a multiple of {period_of(model.config)} that divides the layers",
+                f"config.json can only say that one of every {period} layers is of a kind ({key}),"
+                f" and this layer map puts old layer {layer} at {position}",
+                f"use --group with a multiple of {model.period} that divides the layers",
             )
     return {}
-
-
-def period_of(config: Config) -> int:
-    """The length of the pattern of layers in a config with periodic rules only."""
-    periods = [
-        value
-        for key in ("attn_layer_period", "expert_layer_period", "moe_layer_interval")
-        if isinstance(value := config.get(key), int) and value > 0
-    ]
-    return math.lcm(*periods)
 
 
 def _span(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:

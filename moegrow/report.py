@@ -96,7 +96,7 @@ def inspection(plan: Plan, layout: Layout) -> dict[str, Any]:
         "moe_layers": [new for new, old in enumerate(layers) if old in layout.moe_layers],
         "prediction_layers": layout.prediction_layers,
         "shared_parameters": sum(shared_parameters(layout)[old] for old in layers),
-        "router": layout.family.router.scores,
+        "router": layout.family.router.scores_by(layout.config),
         "dtypes": dict(dtypes(plan)),
         "tensors": len(plan.outputs),
     }

@@ -46,7 +46,7 @@ def load(source: AnySource, family: str | os.PathLike[str] | None = None) -> tup
 
     A plan whose lines are not what its header says has a step that says so.
     """
-    text = "" if family is None else Path(family).read_text("utf-8", "replace")
+    text = "" if family is None else _family_text(user_path(family))
     if not isinstance(source, Plan):
         path = user_path(source)
         if not planfile.is_plan(path):
@@ -62,6 +62,12 @@ def load(source: AnySource, family: str | os.PathLike[str] | None = None) -> tup
     if grow.render(source, layout, source.growth) != source and EDITED not in source.steps:
         source = replace(source, steps=(*source.steps, EDITED))
     return source, layout
+
+
+def _family_text(path: Path) -> str:
+    if not path.is_file():
+        raise MoegrowError(f"--family {path} is not a file", "give the path of a family file")
+    return path.read_text("utf-8", "replace")
 
 
 def depth(
@@ -94,7 +100,8 @@ def depth(
     given = {"times": times, "to": to, "every": every, "drop": drop, "layers": layers}
     given |= {"keep-first": keep_first or None, "keep-last": keep_last or None}
     given |= {"group": None if group == 1 else group}
-    command = command or _call("depth", mode=mode, **given, new_layers=new_layers)
+    noted = {"new_layers": new_layers, "family": family and str(family)}
+    command = command or _call("depth", mode=mode, **given, **noted)
     layer_map = _layer_map(mode, len(old.growth.layers), given)
     if new_layers not in (None, "copy", "identity"):
         raise UsageError(f"--new-layers {new_layers} is not known", "use copy or identity")
@@ -127,7 +134,7 @@ def width(
     _check_unedited(old)
     command = command or _call(
         "width", experts=experts, noise=noise, seed=seed, top_k=top_k, order=order, router=router,
-        preset=preset,
+        preset=preset, family=family and str(family),
     )  # fmt: skip
     if preset not in PRESETS:
         raise UsageError(f"--preset {preset} is not known", f"use {' or '.join(PRESETS)}")

@@ -12,8 +12,8 @@ from pathlib import Path
 import tiny
 
 import moegrow
+from moegrow.catalogue import find_family, known_types
 from moegrow.errors import MoegrowError
-from moegrow.family import find_family, known_types
 from moegrow.verbs import load
 
 PAGE = Path(__file__).parent.parent / "docs" / "families.md"

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 import moegrow
-from moegrow import family, perlayer, planfile
+from moegrow import catalogue, family, perlayer, planfile
 from moegrow.demo import make_checkpoint
 
 ROOT = Path(__file__).parent.parent
@@ -175,7 +175,7 @@ def test_the_command_reference_names_every_command_and_every_option_of_help(run)
 def test_every_model_type_is_named():
     page = (DOCS / "families.md").read_text()
     named = {row[0].strip("`") for row in rows(page)} | set(re.findall(r"^- `(\w+)`", page, re.M))
-    assert named == set(family.known_types())
+    assert named == set(catalogue.known_types())
     counted = re.search(r"under (\d+)\s+model\s+types", (ROOT / "README.md").read_text())
     assert counted
     assert int(counted[1]) == len(named)

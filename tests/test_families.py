@@ -9,7 +9,7 @@ import torch
 from families_page import ALIASES, TYPES
 from interposed import interpose
 
-from moegrow.family import find_family, known_types
+from moegrow.catalogue import find_family, known_types
 
 # Types that transformers writes per expert and also reads fused, one for each family file.
 FUSED = ["deepseek_v3", "granitemoe", "jamba", "mixtral", "nemotron_h", "qwen2_moe", "qwen3_5_moe"]

@@ -12,7 +12,7 @@ import moegrow
 FLOORS = [
     {"errors"},
     {"maps", "jsontext", "family", "ranges", "options"},
-    {"header", "places"},
+    {"header", "places", "catalogue"},
     {"checkpoint"},
     {"plans", "layout"},
     {"perlayer", "indexers", "planfile", "check", "noise", "shards", "report", "card"},

@@ -1,9 +1,9 @@
 """Where tensors stand, read off their names."""
 
 import pytest
-from test_family import SMALL
+from test_catalogue import SMALL
 
-from moegrow.family import find_family, read_family
+from moegrow.catalogue import find_family, read_family
 from moegrow.places import locator, stray_expert
 
 
