@@ -11,11 +11,6 @@ from interposed import interpose
 
 from moegrow.catalogue import find_family, known_types
 
-# Types that transformers writes per expert and also reads fused, one for each family file.
-FUSED = ["deepseek_v3", "granitemoe", "jamba", "mixtral", "nemotron_h", "qwen2_moe", "qwen3_5_moe"]
-LAYOUTS = [(name, False) for name in TYPES] + [(name, True) for name in FUSED]
-IDS = [name + ("-fused" if fused else "") for name, fused in LAYOUTS]
-
 # What depth growth does on purpose beside repeating layers; identity growth shows it is right.
 NOT_PLAIN = {
     "beam": "weighs each layer by its number",
@@ -31,10 +26,9 @@ NO_IDENTITY = {name for name in TYPES if find_family(name).depth.identity_is_not
 TOLERANCE = dict.fromkeys(("gemma4", "gemma4_text", "qwen3_5_moe", "qwen3_next"), 3e-4)
 
 
-@pytest.fixture(params=LAYOUTS, ids=IDS)
+@pytest.fixture(params=TYPES)
 def source(request, checkpoint):
-    model_type, fused = request.param
-    return checkpoint(model_type, fused=fused)
+    return checkpoint(request.param)
 
 
 def depth_flags(model_type):
@@ -128,6 +122,7 @@ def test_both_in_one_pass_keep_the_logits_and_commute(source, run, tmp_path):
     run(*wider, "-o", "one", stdin=plan)
     plan = run(*wider, source, "--plan").stdout
     run(*deeper, "-o", "two", stdin=plan)
+    assert "as planned" in run("verify", "two").stderr
     if kind == "identity":
         assert_same_function(source, tmp_path / "one")
     else:
