@@ -30,7 +30,7 @@ def model_card(plan: Plan, name: str) -> str:
     lines += ["", "## What was done", ""]
     lines += [f"- {step['axis']}: {sentence}" for step in plan.steps for sentence in step["says"]]
     lines += ["", "## How to do it again", "", "```console"]
-    lines += [f"$ {command}" for command in plan.commands]
+    lines.append(f"$ {' | '.join(plan.commands)}")
     lines += ["```", "", f"- base model: {base} (model type `{plan.family}`)"]
     seeds = sorted({noise.seed for noise in _noises(plan)})
     lines.append(f"- seed: {', '.join(map(str, seeds)) if seeds else 'none, nothing was drawn'}")

@@ -58,7 +58,7 @@ def read_family(text: str, model_type: str) -> Family:
             f"the family file is about {known}, and config.json says {model_type!r}",
             f'write model_types = ["{model_type}"] at its top',
         )
-    types = table.pop("types", {})
+    types = _checked(table.pop("types", {}), dict, "types")
     merged = _merge(table, _own(types, model_type))
     family: Family = _build(Family, {"name": model_type, **merged}, model_type)
     _check_patterns(family)

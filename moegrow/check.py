@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from moegrow import jsontext, maps
 from moegrow.checkpoint import Checkpoint
 from moegrow.errors import MoegrowError, raise_all
 from moegrow.header import nbytes
@@ -40,6 +41,7 @@ def check_source(plan: Plan, checkpoint: Checkpoint) -> None:
 
 def check_plan(plan: Plan, checkpoint: Checkpoint) -> None:
     """Raise MoegrowError that lists what is wrong with a plan that reads from `checkpoint`."""
+    jsontext.loads(plan.config, "the config in the plan", infinities=True)
     problems = [problem for output in plan.outputs for problem in _problems(output, checkpoint)]
     names = {output.name for output in plan.outputs}
     if len(names) != len(plan.outputs):
@@ -56,6 +58,7 @@ def check_growth(plan: Plan, layout: Layout) -> None:
         ("layer", growth.layers, layout.layers),
         ("expert", growth.experts, layout.experts),
     ):
+        maps.check_size(len(numbers), f"{what}s")
         if max(numbers, default=count) >= count:
             problems.append(f"{what} {max(numbers, default='none')} of 0 to {count - 1}")
     if not 1 <= growth.top_k <= len(growth.experts):
@@ -78,7 +81,9 @@ def check_noise(plan: Plan) -> None:
                 " mostly lost in rounding",
                 "use --noise 0 for exact copies, or dequantise the checkpoint to bf16 first",
             )
-        if output.dtype not in INTEGERS or not all(map(_is_whole, output.pieces)):
+        # Tables of experts' numbers are joined by columns; packed weights never are.
+        is_table = output.dtype in INTEGERS and output.axis > 0
+        if not is_table or not all(map(_is_whole, output.pieces)):
             raise MoegrowError(
                 f"{output.name} is stored as {output.dtype}, which can be copied but not"
                 " multiplied or set to zero",
@@ -92,7 +97,7 @@ def _is_whole(piece: Piece) -> bool:
 
 
 def _problems(output: Output, checkpoint: Checkpoint) -> Iterator[str]:
-    if not output.name or not output.name.isprintable():
+    if not output.name.isprintable() or output.name in ("", "__metadata__"):
         yield f"{output.name!r} cannot be the name of a tensor"
     try:
         nbytes(output.dtype, output.shape[output.axis + 1 :])

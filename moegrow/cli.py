@@ -2,6 +2,7 @@
 
 import io
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -36,6 +37,8 @@ from moegrow.terminal import (
     read_source,
     usage_message,
 )  # fmt: skip
+
+INTERRUPTED = 130  # what shells say of a command that was stopped by Ctrl-C
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -316,8 +319,12 @@ def main() -> NoReturn:
     click_error: type[Exception]
     click_error = typer.BadParameter.__mro__[2]
     try:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         code = app(standalone_mode=False, prog_name="moegrow")
         sys.stdout.flush()
+        if code == INTERRUPTED:
+            # Newer versions of Typer turn the exception into this code.
+            raise KeyboardInterrupt
     except MoegrowError as error:
         complain(error.message, error.hint)
         code = 2 if isinstance(error, UsageError) else 1
@@ -326,7 +333,7 @@ def main() -> NoReturn:
         code = 2
     except (KeyboardInterrupt, typer.Abort):
         complain("interrupted; nothing was published", "run the command again")
-        code = 130
+        code = INTERRUPTED
     except OSError as error:
         complain(f"{error.filename or 'the system'}: {error.strerror or error}", "")
         code = 1

@@ -209,7 +209,7 @@ def _times(layout: Layout, growth: Growth) -> int:
         raise MoegrowError(
             f"a table holds {layout.top_k} experts for each token, so top-k must be a multiple of"
             f" that, not {growth.top_k}",
-            "use --top-k scale or keep",
+            "use --top-k keep, or a whole multiple of the experts",
         )
     return times
 

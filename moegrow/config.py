@@ -1,11 +1,14 @@
 """The new config.json: the old text with only the keys changed that the maps change."""
 
+import json
 import math
+import re
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
 from moegrow import jsontext, perlayer
+from moegrow.errors import MoegrowError
 from moegrow.family import Config, Setting, lookup, number
 from moegrow.indexers import indexer_types
 from moegrow.layout import Layout, present, promised_predictions
@@ -20,6 +23,7 @@ def grown_config(layout: Layout, growth: Growth, settings: Mapping[str, Any]) ->
     keys, config = layout.family.config, layout.config
     changes: dict[str, Any] = dict(settings)
     layers = len(growth.layers)
+    _check_quantisation(layout, growth)
     promised = promised_predictions(config, layout.family)
     periods = [
         max(1, number(config, key, form.default or 1))
@@ -48,6 +52,24 @@ def grown_config(layout: Layout, growth: Growth, settings: Mapping[str, Any]) ->
             if value != lookup(config, key)
         },
     )
+
+
+def _check_quantisation(layout: Layout, growth: Growth) -> None:
+    """Entries of a quantisation config that name single layers or experts would go stale."""
+    numbered = []
+    if growth.layers != tuple(range(layout.layers)):
+        numbered.append("layers|blocks|h")
+    if growth.experts != tuple(range(layout.experts)):
+        numbered.append("experts")
+    for config in (layout.checkpoint.config, layout.config):
+        text = json.dumps(config.get("quantization_config"))
+        found = re.search(rf"(?:{'|'.join(numbered)})\.[0-9]+", text) if numbered else None
+        if found:
+            raise MoegrowError(
+                f"quantization_config names single modules ({found[0]}), which would be others"
+                " in the grown model",
+                "dequantise the checkpoint to bf16 first",
+            )
 
 
 def scaled(setting: Setting, config: Config, scale: Fraction) -> dict[str, Any]:

@@ -26,6 +26,18 @@ class Old(NamedTuple):
     period: int = 1
 
 
+def dense_layers(model: Old, key: str, form: PerLayer) -> frozenset[int]:
+    """The layers that the config makes dense by a key of the form "dense_numbers"."""
+    old = lookup(model.config, key)
+    if old is None:
+        old = _marked(_from_rule(form.rule, model))
+    _check_numbers(old, key)
+    step = number(model.config, form.step, 1)
+    return frozenset(
+        layer for layer in range(model.layers) if layer in old or (step > 1 and (layer + 1) % step)
+    )
+
+
 Form = Callable[[Old, str, PerLayer, Map], Changes]
 
 
@@ -86,15 +98,11 @@ def _numbers(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
 
 def _dense_numbers(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
     """Numbers of dense layers; a step that makes others dense too becomes 1 and is spelled out."""
-    old = lookup(model.config, key) or _marked(_from_rule(form.rule, model))
-    _check_numbers(old, key)
+    old = lookup(model.config, key)
     step = number(model.config, form.step, 1)
-    dense = [
-        new
-        for new, layer in enumerate(layer_map)
-        if layer in old or (step > 1 and (layer + 1) % step)
-    ]
-    changes: Changes = {key: dense} if dense != old else {}
+    was_dense = dense_layers(model, key, form)
+    dense = [new for new, layer in enumerate(layer_map) if layer in was_dense]
+    changes: Changes = {key: dense} if dense != (old or []) or form.rule else {}
     return changes | ({form.step: 1} if step > 1 else {})
 
 

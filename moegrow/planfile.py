@@ -214,8 +214,9 @@ def _piece(table: dict[str, Any]) -> Piece:
         Fraction(_text(table.get("scale", "1"))),
         Fraction(_text(table.get("shift", "0"))),
     )
-    if scale < 0:
-        raise ValueError(f"a scale of {scale} makes no sense")
+    parts = (*scale.as_integer_ratio(), *shift.as_integer_ratio())
+    if scale < 0 or any(abs(part) > 2**62 for part in parts):
+        raise ValueError("the scale or the shift makes no sense")
     _check_keys(table, "from", "rows", "noise", "scale", "shift")
     return Piece(_text(table["from"]), _number(start), _number(stop), noise, scale, shift)
 

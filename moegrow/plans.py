@@ -102,7 +102,8 @@ class Growth:
     ) -> "Growth":
         """This growth, followed by one that maps experts.
 
-        The first of several copies of an expert stays as it is; the others get the noise. A copy
+        The first of several copies of an expert stays as it is; the others get the noise, or keep
+        the kind of noise that they had, drawn anew for each, where none is given. A copy
         of a copy is drawn around the source's expert like any other, so doubling twice is
         quadrupling.
         """
@@ -110,7 +111,7 @@ class Growth:
 
         def noise(old: tuple[Noise | None, ...], new: Noise | None) -> tuple[Noise | None, ...]:
             return tuple(
-                None if expert == NULL else new if is_copy else old[expert]
+                None if expert == NULL else (is_copy and new) or old[expert]
                 for expert, is_copy in zip(expert_map, copied, strict=True)
             )
 

@@ -11,6 +11,13 @@ BY_HAND = 8 << 20
 _REFUSALS = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM}
 
 
+def cores() -> int:
+    """How many cores this process may use, which a scheduler may have limited."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def copy_range(source: int, start: int, count: int, target: int) -> Iterator[int]:
     """Append `count` bytes of the file `source` from `start` on to the file `target`.
 

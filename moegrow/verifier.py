@@ -15,6 +15,7 @@ from moegrow.header import read_header, write_header
 from moegrow.layout import parameters, read_layout
 from moegrow.planfile import read_plan
 from moegrow.plans import Output, Plan
+from moegrow.ranges import cores
 from moegrow.stream import Source, segments
 
 
@@ -68,7 +69,7 @@ def verify(
     ]
     same = [output for output in plan.outputs if _is_like(output, written)]
     comparison = _Comparison(origin, written, progress)
-    with ThreadPoolExecutor(max_workers=threads or os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(max_workers=threads or cores()) as pool:
         for found in pool.map(comparison.compare, _by_file(same, written)):
             problems += found
     return Verified(tuple(problems), len(plan.outputs), comparison.copied, comparison.drawn)

@@ -16,7 +16,7 @@ from moegrow.check import check_plan, check_source
 from moegrow.checkpoint import CONFIG, INDEX, PLAN, Checkpoint, open_checkpoint, user_path
 from moegrow.errors import MoegrowError
 from moegrow.plans import Plan
-from moegrow.ranges import copy_range, write_all
+from moegrow.ranges import copy_range, cores, write_all
 from moegrow.shards import Shard
 from moegrow.stream import Segment, Source, segments
 
@@ -62,7 +62,7 @@ def apply(
     check_plan(plan, checkpoint)
     files = shards.split(plan, max_shard_size)
     with _partial(target) as partial:
-        _write_shards(files, partial, checkpoint, threads or os.cpu_count() or 1, progress)
+        _write_shards(files, partial, checkpoint, threads or cores(), progress)
         for name in checkpoint.side_files:
             copy = partial / name
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -176,7 +176,12 @@ def _publish(partial: Path, target: Path) -> None:
             # An earlier replacement died after its result was in place.
             shutil.rmtree(old)
         target.rename(old)
-    partial.rename(target)
+    try:
+        partial.rename(target)
+    except BaseException:
+        if old:
+            old.rename(target)
+        raise
     _sync(target.parent)
     if old:
         shutil.rmtree(old)

@@ -178,3 +178,20 @@ def test_a_list_that_is_too_short_is_refused_and_one_that_is_too_long_is_cut(cha
 def test_a_key_of_an_odd_type_is_refused_by_its_name(changed, model_type, key, odd):
     with pytest.raises(MoegrowError, match=key):
         changed(model_type, layers="0,1,2,3,3", experts="2x", **{key: odd})
+
+
+@pytest.mark.parametrize(
+    ("named", "verb"),
+    [("model.layers.0.mlp.gate", moegrow.depth), ("mlp.experts.3.up_proj", moegrow.width)],
+)
+def test_a_quantisation_config_that_names_single_modules_is_refused(
+    checkpoint, tmp_path, named, verb
+):
+    source = alter.copy(checkpoint(), tmp_path)
+    with alter.table(source / "config.json") as config:
+        config["quantization_config"] = {"modules_to_not_convert": ["lm_head", named]}
+    with pytest.raises(MoegrowError, match="names single modules"):
+        verb(source)
+    with alter.table(source / "config.json") as config:
+        config["quantization_config"] = {"modules_to_not_convert": ["lm_head", "mlp.gate"]}
+    verb(source)

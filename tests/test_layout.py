@@ -173,3 +173,23 @@ def test_a_layer_or_expert_of_an_odd_number_is_refused(source, number):
 
 def test_parameters_are_elements():
     assert parameters([(2, 3), (), (0, 4)]) == 7
+
+
+@pytest.mark.parametrize(
+    ("model_type", "key", "value"),
+    [
+        ("deepseek_v3", "first_k_dense_replace", 3),
+        ("qwen3_moe", "mlp_only_layers", [1]),
+        ("qwen3_moe", "decoder_sparse_step", 2),
+        ("glm4_moe_lite", "mlp_layer_types", ["sparse"] * 4),
+        ("afmoe", "num_dense_layers", 0),
+    ],
+)
+def test_a_config_that_makes_other_layers_dense_than_the_tensors_is_refused(
+    checkpoint, tmp_path, model_type, key, value
+):
+    source = alter.copy(checkpoint(model_type), tmp_path)
+    with alter.table(source / "config.json") as config:
+        config[key] = value
+    with pytest.raises(MoegrowError, match=r"by .* layer . is (dense|sparse)"):
+        read_layout(open_checkpoint(source))

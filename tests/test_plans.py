@@ -263,3 +263,9 @@ def test_no_growth_is_the_identity_on_both_axes():
     assert none.layers == (0, 1)
     assert none.experts == (0, 1, 2)
     assert not any(none.silent + none.weight_noise + none.router_noise)
+
+
+def test_copies_of_noisy_copies_are_never_equal_to_another_expert(checkpoint):
+    plan = moegrow.width(moegrow.width(checkpoint(), noise=0.01), noise=0)
+    noises = plan.growth.weight_noise
+    assert [bool(noise) for noise in noises] == [False] * 4 + [True] * 4 + [False] * 4 + [True] * 4

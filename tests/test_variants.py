@@ -47,6 +47,7 @@ DEPTH = [
     ),
     ("afmoe", {"num_dense_layers": 2}, [], {"num_dense_layers": 4}),
     ("llama4_text", {"moe_layers": [0, 1]}, [], {"moe_layers": [0, 1, 2, 3]}),
+    ("flint", {"mlp_only_layers": []}, [], {"mlp_only_layers": []}),
     ("mistral_large4", {"kv_source_layers": [0, 0, 2, 3]}, [], {}),
     ("qwen3_moe", {}, ["--mode", "stack"], {}),
     ("qwen3_next", {}, ["--mode", "expand", "--every", "2"], {}),

@@ -5,7 +5,10 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import stat
+import subprocess
+import sys
 from contextlib import suppress
 
 import alter
@@ -385,3 +388,22 @@ def test_results_are_named_after_what_was_done(checkpoint):
 def test_what_was_planned_is_kept_beside_the_weights(plan, tmp_path):
     moegrow.apply(plan, tmp_path / "grown")
     assert moegrow.plan(tmp_path / "grown" / PLAN) == plan
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_leaves_nothing_and_says_so(checkpoint, tmp_path, signal_number):
+    script = (
+        "import os, sys, moegrow.writer\n"
+        "number = int(sys.argv.pop())\n"
+        "moegrow.writer.shards.index = lambda files: os.kill(os.getpid(), number)\n"
+        "from moegrow.cli import main\n"
+        "main()\n"
+    )
+    arguments = ["depth", checkpoint(), "-o", "grown", str(int(signal_number))]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 130
+    assert "error: interrupted; nothing was published" in done.stderr
+    assert not list(tmp_path.iterdir())
