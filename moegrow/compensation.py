@@ -132,6 +132,19 @@ def _magnitude(layout: Layout, growth: Growth) -> tuple[Fraction, dict[str, Any]
     return scale, {}, (f"output projections of the experts times {scale}: {why}",)
 
 
+def group_size(layout: Layout) -> int:
+    """How many experts the router picks or leaves together; 1 where it picks them one by one."""
+    groups = layout.family.router.groups
+    if groups is None or not _in_use(groups, layout.config):
+        return 1
+    count = number(layout.config, groups.count)
+    if layout.experts % count:
+        raise MoegrowError(
+            f"config.json: {groups.count} {count} does not go with {layout.experts} experts"
+        )
+    return layout.experts // count
+
+
 def _groups(layout: Layout, growth: Growth) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Group-limited selection stays the same when whole groups are copied and counted."""
     groups = layout.family.router.groups
@@ -147,8 +160,8 @@ def _groups(layout: Layout, growth: Growth) -> tuple[dict[str, Any], tuple[str, 
     factor = Fraction(len(growth.experts), layout.experts)
     size = layout.experts // count
     if _are_whole_groups(growth.experts, size):
-        new_count, new_kept = count * factor, kept * factor
-        settings = {groups.count: int(new_count), groups.kept: int(new_kept)}
+        new_count, new_kept = int(count * factor), max(1, round(kept * factor))
+        settings = {groups.count: new_count, groups.kept: new_kept}
         return settings, (
             f"{groups.count} {count} -> {new_count}, {groups.kept} {kept} -> {new_kept}:"
             " copies are appended as whole groups",
@@ -160,7 +173,7 @@ def _groups(layout: Layout, growth: Growth) -> tuple[dict[str, Any], tuple[str, 
     raise MoegrowError(
         f"the router of {layout.family.name} picks {kept} of {count} groups of {size} experts,"
         " and these copies would mix the groups",
-        f"use --order append and a multiple of {layout.experts} experts",
+        f"use --order append and a multiple of {size} experts",
     )
 
 
@@ -171,15 +184,13 @@ def _in_use(groups: Groups, config: Config) -> bool:
 
 
 def _are_whole_groups(experts: Map, size: int) -> bool:
-    """Whether the experts are whole groups, one after another, each as often as the others."""
+    """Whether the experts are whole groups, one after another."""
     if len(experts) % size:
         return False
-    chunks = _chunks(experts, size)
-    whole = all(
+    return all(
         chunk[0] % size == 0 and chunk == tuple(range(chunk[0], chunk[0] + size))
-        for chunk in chunks
+        for chunk in _chunks(experts, size)
     )
-    return whole and len(set(Counter(chunks).values())) == 1
 
 
 def _chunks(experts: Map, size: int) -> list[Map]:

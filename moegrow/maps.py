@@ -161,10 +161,11 @@ def free(text: str, layers: int) -> Map:
     return tuple(new)
 
 
-def copies(experts: int, *, to: int, order: str = "append") -> Map:
+def copies(experts: int, *, to: int, order: str = "append", group: int = 1) -> Map:
     """Experts duplicated to `to` in all (arXiv 2510.08008, Eq. 4), evenly where it does not divide.
 
-    `append` puts the copies after all the originals, `interleave` beside each original.
+    `append` puts the copies after all the originals, `interleave` beside each original. Experts
+    of a `group` are appended together where `to` is a whole number of groups.
 
     >>> copies(3, to=6)
     (0, 1, 2, 0, 1, 2)
@@ -172,10 +173,15 @@ def copies(experts: int, *, to: int, order: str = "append") -> Map:
     (0, 0, 1, 1, 2, 2)
     >>> copies(4, to=6)
     (0, 1, 2, 3, 1, 3)
+    >>> copies(4, to=6, group=2)
+    (0, 1, 2, 3, 2, 3)
     """
     if order == "interleave":
         return interpose(experts, to=to)
-    return stack(experts, to=to)
+    if to % group:
+        group = 1
+    groups = stack(experts // group, to=to // group)
+    return tuple(number * group + member for number in groups for member in range(group))
 
 
 def grid(experts: int, *, to: int, order: str = "append") -> Map:

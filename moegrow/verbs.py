@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from moegrow import grow, maps, planfile, report
 from moegrow.check import check_growth, check_noise, check_source
 from moegrow.checkpoint import open_checkpoint, user_path
+from moegrow.compensation import group_size
 from moegrow.errors import MoegrowError, UsageError
 from moegrow.layout import Layout, read_layout
 from moegrow.maps import Map
@@ -158,7 +158,7 @@ def width(
     new = grow.widen(
         old,
         layout,
-        _EXPERT_MAPS[kind](count, wanted, order),
+        _expert_map(layout, count, wanted, order),
         top_k=_top_k(asked, old.growth.top_k, wanted, count),
         weight_noise=Noise("normal", noise, seed) if noise else None,
         router_noise=_router_noise(router, noise, seed),
@@ -253,11 +253,14 @@ def _layer_count(count: int, kept: int, flags: dict[str, Any]) -> int:
     return kept + int(wanted)
 
 
-_EXPERT_MAPS: Mapping[str, Callable[[int, int, str], Map]] = {
-    "rows": lambda count, to, order: maps.copies(count, to=to, order=order),
-    "grid": lambda count, to, order: maps.grid(count, to=to, order=order),
-    "skip": lambda count, to, order: maps.with_skip(count, to=to),
-}
+def _expert_map(layout: Layout, count: int, wanted: int, order: str) -> Map:
+    """The map from `count` experts to those wanted, in the way that the family's router takes."""
+    kind = layout.family.router.kind
+    if kind == "grid":
+        return maps.grid(count, to=wanted, order=order)
+    if kind == "skip":
+        return maps.with_skip(count, to=wanted)
+    return maps.copies(count, to=wanted, order=order, group=group_size(layout))
 
 
 def _expert_count(text: str, count: int, kind: str) -> int:

@@ -82,7 +82,7 @@ def test_copies_that_would_mix_groups_are_refused_with_the_order_that_works(comp
 def test_a_part_of_the_groups_is_refused(compensated, to):
     with pytest.raises(MoegrowError, match="mix the groups") as refused:
         compensated("deepseek_v3", to=to)
-    assert "a multiple of 8 experts" in refused.value.hint
+    assert "a multiple of 2 experts" in refused.value.hint
 
 
 def test_groups_scored_by_their_best_expert_do_not_notice_copies_beside_originals(compensated):

@@ -214,7 +214,7 @@ def test_a_table_of_experts_lists_the_copies(run, checkpoint, tmp_path):
         ("zaya", ["--experts", "8"], "--experts 2x for 9"),
         ("zaya", ["--top-k", "2"], "--top-k keep"),
         ("longcat_flash", ["--experts", "6"], "--experts 2x for 8"),
-        ("deepseek_v3", ["--experts", "12"], "a multiple of 8 experts"),
+        ("deepseek_v3", ["--experts", "13"], "a multiple of 2 experts"),
     ],
 )
 def test_what_a_special_recipe_cannot_serve_is_refused(run, checkpoint, model_type, flags, says):
@@ -231,3 +231,16 @@ def test_leaving_what_serving_engines_accept_is_said(run, checkpoint, experts, t
     done = run("width", "--experts", experts, "--top-k", top_k, checkpoint(), "--dry-run")
     assert f"serving: {says}" in done.stderr or says in done.stderr
     assert "serving:" not in run("width", checkpoint(), "--dry-run").stderr
+
+
+def test_groups_of_experts_are_copied_as_wholes_also_where_some_have_one_copy_more(
+    run, checkpoint, tmp_path
+):
+    done = run("width", "--experts", "12", "--noise", "0", checkpoint("deepseek_v3"), "-o", "grown")
+    assert "the function is not preserved: 4 of the 8 experts have 2 copies" in done.stderr
+    config = tiny.text_config(tmp_path / "grown")
+    assert [config[key] for key in ("n_routed_experts", "n_group", "topk_group")] == [12, 6, 3]
+    name = "model.layers.1.mlp.gate.weight"
+    old, new = tiny.tensors(checkpoint("deepseek_v3"))[name], tiny.tensors(tmp_path / "grown")[name]
+    assert torch.equal(new, old[[0, 1, 2, 3, 4, 5, 6, 7, 2, 3, 6, 7]])
+    tiny.logits(tmp_path / "grown")
