@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
-from moegrow import jsontext, planfile
+from moegrow import jsontext, maps, planfile
 from moegrow.check import check_plan, check_source
 from moegrow.checkpoint import Checkpoint, open_checkpoint, user_path
 from moegrow.plans import Output, Piece, Plan
@@ -87,13 +87,7 @@ def groups(names: Iterable[str]) -> list[tuple[str, int]]:
 
 
 def _ranges(numbers: list[int]) -> str:
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    spelled = ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+    spelled = maps.spell(numbers)
     return spelled if len(numbers) == 1 else "{" + spelled + "}"
 
 

@@ -5,6 +5,7 @@ A map is a tuple `m` in which new layer (or expert) `i` is made from old `m[i]`.
 
 import math
 import re
+from collections.abc import Iterable
 from fractions import Fraction
 
 from moegrow.errors import UsageError
@@ -159,6 +160,21 @@ def free(text: str, layers: int) -> Map:
             )
         new += range(first, last + 1)
     return tuple(new)
+
+
+def spell(numbers: Iterable[int]) -> str:
+    """Numbers as a list that `free` reads: what follows one by one is a range.
+
+    >>> spell((0, 0, 1, 2, 3, 3))
+    '0,0-3,3'
+    """
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
 
 
 def copies(experts: int, *, to: int, order: str = "append", group: int = 1) -> Map:

@@ -93,10 +93,4 @@ def _spell(numbers: Map, layers: int) -> str:
         return f"every layer {total // layers} times in place"
     if total % layers == 0 and numbers == maps.stack(layers, to=total):
         return f"the whole block {total // layers} times"
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+    return maps.spell(numbers)
