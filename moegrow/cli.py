@@ -19,6 +19,7 @@ from moegrow.options import (
     JsonOption,
     Mode,
     NewLayers,
+    NoReflinkOption,
     Order,
     OutputOption,
     PlanOption,
@@ -105,6 +106,7 @@ def depth(
     force: ForceOption = False,
     threads: ThreadsOption = None,
     max_shard_size: ShardOption = "5GB",
+    no_reflink: NoReflinkOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Make the model deeper: repeat layers."""
@@ -113,7 +115,7 @@ def depth(
         keep_last=keep_last, group=group, every=every, drop=drop, layers=layers,
         new_layers=new_layers and new_layers.value, family=family, command=command_line(),
     )  # fmt: skip
-    _finish(grown, output, plan, dry_run, force, threads, max_shard_size, quiet)
+    _finish(grown, output, plan, dry_run, force, threads, max_shard_size, not no_reflink, quiet)
 
 
 @app.command()
@@ -155,6 +157,7 @@ def width(
     force: ForceOption = False,
     threads: ThreadsOption = None,
     max_shard_size: ShardOption = "5GB",
+    no_reflink: NoReflinkOption = False,
     quiet: QuietOption = False,
 ) -> None:  # fmt: skip
     """Make the model wider: duplicate experts."""
@@ -163,7 +166,7 @@ def width(
         order=order and order.value, router=router and router.value, preset=preset.value,
         family=family, command=command_line(),
     )  # fmt: skip
-    _finish(grown, output, plan, dry_run, force, threads, max_shard_size, quiet)
+    _finish(grown, output, plan, dry_run, force, threads, max_shard_size, not no_reflink, quiet)
 
 
 @app.command()
@@ -176,6 +179,7 @@ def apply(
     force: ForceOption = False,
     threads: ThreadsOption = None,
     max_shard_size: ShardOption = "5GB",
+    no_reflink: NoReflinkOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Write the checkpoint that a plan describes."""
@@ -185,7 +189,7 @@ def apply(
     if isinstance(plan, str) and not is_plan(Path(plan)):
         raise MoegrowError(f"{plan} is not a plan", "make one with moegrow depth … --plan")
     grown = moegrow.plan(plan)
-    _finish(grown, output, False, dry_run, force, threads, max_shard_size, quiet)
+    _finish(grown, output, False, dry_run, force, threads, max_shard_size, not no_reflink, quiet)
 
 
 @app.command()
@@ -267,6 +271,7 @@ def _finish(
     force: bool,
     threads: int | None,
     max_shard_size: str,
+    reflink: bool,
     quiet: bool,
 ) -> None:
     """Print the plan, show it, or write what it describes and print where."""
@@ -280,10 +285,10 @@ def _finish(
         return
     from moegrow import show, verbs
     from moegrow.check import check_plan
-    from moegrow.shards import check_size
+    from moegrow.shards import parse_size
     from moegrow.writer import check_target, default_name
 
-    check_size(max_shard_size)
+    parse_size(max_shard_size)
     target = Path(output if output is not None else default_name(grown))
     check_target(target, grown.source.path, force=force)
     layout = verbs.load(grown)[1]
@@ -297,7 +302,7 @@ def _finish(
     with show.progress("writing", grown.nbytes, quiet=quiet) as progress:
         result = moegrow.apply(
             grown, target, force=force, threads=threads, max_shard_size=max_shard_size,
-            progress=progress,
+            reflink=reflink, progress=progress,
         )  # fmt: skip
     if not quiet:
         show.written(result, time.perf_counter() - began)

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
+import numpy as np
+
 from moegrow import jsontext, maps, planfile
 from moegrow.check import check_plan, check_source
 from moegrow.checkpoint import Checkpoint, open_checkpoint, user_path
 from moegrow.plans import Output, Piece, Plan
-from moegrow.stream import Source, blocks
+from moegrow.stream import READ, Source, blocks, rechunked
 
 
 @dataclass(frozen=True)
@@ -117,19 +119,9 @@ def _is_same(
 ) -> bool:
     if left.origin.files == right.origin.files and a == b:
         return True
-    return all(x == y for x, y in zip_longest(_chunks(left_source, a), _chunks(right_source, b)))
-
-
-def _chunks(source: Source, output: Output, size: int = 1 << 20) -> Iterator[bytes]:
-    """The bytes of an output in equal chunks, however its pieces are cut."""
-    rest = b""
-    for block in blocks(source, output):
-        rest += block
-        while len(rest) >= size:
-            yield rest[:size]
-            rest = rest[size:]
-    if rest:
-        yield rest
+    # In equal blocks, however the pieces of either are cut.
+    chunks = rechunked(blocks(left_source, a), READ), rechunked(blocks(right_source, b), READ)
+    return all(np.array_equal(x, y) for x, y in zip(*chunks, strict=True))
 
 
 def _config_changes(

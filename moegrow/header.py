@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from moegrow import jsontext
 from moegrow.errors import MoegrowError
+from moegrow.ranges import BLOCK
 
 LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
 
@@ -36,12 +37,16 @@ class TensorSpec(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What a safetensors file says of itself; `digest` is the SHA-256 of the header's bytes."""
+    """What a safetensors file says of itself.
+
+    `digest` is the SHA-256 of the header's bytes, `begin` the position of the data behind it.
+    """
 
     tensors: tuple[TensorSpec, ...]
     metadata: dict[str, str]
     digest: str
     size: int
+    begin: int
 
 
 def nbytes(dtype: str, shape: tuple[int, ...]) -> int:
@@ -83,13 +88,16 @@ def read_header(path: Path) -> Header:
     tensors = tuple(_spec(name, entry, path.name, 8 + length) for name, entry in table.items())
     _check_layout(tensors, path.name, 8 + length, size)
     digest = hashlib.sha256(length.to_bytes(8, "little") + raw).hexdigest()
-    return Header(tensors, metadata, digest, size)
+    return Header(tensors, metadata, digest, size, 8 + length)
 
 
-def write_header(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> bytes:
+def write_header(
+    tensors: Iterable[tuple[str, str, tuple[int, ...]]], *, residue: int | None = None
+) -> bytes:
     """The header of a file that holds `(name, dtype, shape)` one after another, in this order.
 
-    The length is padded with spaces to a multiple of 8, so that the data is aligned.
+    It is padded with spaces, which the format allows, so that the data behind it begins
+    `residue` bytes into a block of the filesystem, or else at a multiple of 8.
     """
     table: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -97,7 +105,8 @@ def write_header(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> bytes:
         start, end = end, end + nbytes(dtype, shape)
         table[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
+    begin = 8 + len(text)
+    text += b" " * (-begin % 8 if residue is None else (residue - begin) % BLOCK)
     return len(text).to_bytes(8, "little") + text
 
 

@@ -18,6 +18,8 @@ Floats = npt.NDArray[Any]
 LEVELS = 1 << 16
 DRAWS_PER_BLOCK = 16  # one Philox block is four 64-bit words of four 16-bit draws each
 LANES = 4096
+CHUNK = 16 * LANES  # values that are summed in their own precision
+FIRST = 256  # values whose mean the others are taken relative to
 
 # SHA-256 of the little-endian bytes of `quantiles()`: what another machine must also compute.
 TABLE_DIGEST = "8babbcaf96568f10165a1eab530c0e5c92d04de96761b6dbb3dadfa94baba37f"
@@ -25,7 +27,7 @@ TABLE_DIGEST = "8babbcaf96568f10165a1eab530c0e5c92d04de96761b6dbb3dadfa94baba37f
 
 @cache
 def quantiles() -> npt.NDArray[np.float32]:
-    """The 65,536 values a draw can take: normal quantiles at (i + ½)/65536, of unit variance.
+    """The 65,536 values a normal draw can take: quantiles at (i + ½)/65536, of unit variance.
 
     Computed rather than stored; the digest makes sure that every platform computes the same.
     """
@@ -45,67 +47,92 @@ def quantiles() -> npt.NDArray[np.float32]:
     return table
 
 
+@cache
+def evens() -> npt.NDArray[np.float32]:
+    """The 65,536 values a uniform draw can take, evenly spread within ±1."""
+    centred = np.arange(LEVELS, dtype=np.float32) - np.float32((LEVELS - 1) / 2)
+    table = centred * np.float32(1 / (LEVELS / 2))
+    table.setflags(write=False)
+    return table
+
+
 class Draw:
     """An endless sequence of draws for one block of rows of one tensor.
 
     The key is the first 16 bytes of SHA-256 over "moegrow-noise-1", the seed, the tensor's name
-    and its first row, so any part of any tensor can be drawn by anyone, in any order.
+    and its first row, so any part of any tensor can be drawn by anyone, in any order. `table`
+    holds the values that a draw can take.
     """
 
     def __init__(self, noise: Noise, name: str, row: int) -> None:
         text = f"moegrow-noise-1\n{noise.seed}\n{name}\n{row}"
+        self.table = quantiles() if noise.kind == "normal" else evens()
         self._key = int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")
-        self._kind = noise.kind
+        self._generator: np.random.Philox | None = None
+        self._next = 0
+
+    def levels(self, start: int, count: int) -> npt.NDArray[np.uint16]:
+        """Draws `start` to `start + count`, as positions in the table."""
+        block, before = divmod(start, DRAWS_PER_BLOCK)
+        if self._generator is None or start != self._next or before:
+            self._generator = np.random.Philox(key=self._key, counter=block)
+        blocks = -(-(before + count) // DRAWS_PER_BLOCK)
+        # Whole blocks are drawn, so that the next call goes on where this one ends.
+        words = self._generator.random_raw(blocks * DRAWS_PER_BLOCK // 4)
+        self._next = (block + blocks) * DRAWS_PER_BLOCK
+        return words.astype("<u8", copy=False).view("<u2")[before : before + count]
 
     def values(self, start: int, count: int) -> npt.NDArray[np.float32]:
         """Draws `start` to `start + count`, as float32.
 
         Normal draws have mean 0 and variance 1; uniform ones lie within ±1.
         """
-        block, before = divmod(start, DRAWS_PER_BLOCK)
-        generator = np.random.Philox(key=self._key, counter=block)
-        words = generator.random_raw(-(-(before + count) // 4))
-        draws = words.astype("<u8", copy=False).view("<u2")[before : before + count]
-        if self._kind == "uniform":
-            centred = draws.astype(np.float32) - np.float32((LEVELS - 1) / 2)
-            return centred * np.float32(1 / (LEVELS / 2))
-        normal: npt.NDArray[np.float32] = np.take(quantiles(), draws)
-        return normal
+        drawn: npt.NDArray[np.float32] = np.take(self.table, self.levels(start, count))
+        return drawn
 
 
-def deviation(blocks: Iterable[Floats]) -> float:
-    """The standard deviation (divided by n) of all values of the blocks, in float64.
+def deviation(chunks: Iterable[Floats]) -> float:
+    """The standard deviation (divided by n) of all values of the chunks, in their order.
 
-    The same on every platform, however the values are cut into blocks: value `i` goes to lane
-    `i % 4096`, each lane is summed in order, and the lanes are added exactly. Values are taken
-    relative to the first, so that constant values give exactly 0.
+    Every chunk has CHUNK values but the last, which may have fewer; they are float64 or float32.
+    The same on every platform: values are taken relative to the mean of the first 256, value `i`
+    goes to lane `i % 4096`, each lane of a chunk is summed in order and in the precision of the
+    values, the lanes of the chunks in float64, and the lanes are added exactly. Equal values give
+    exactly 0. Where a value is no number, or its square none, neither is the deviation.
     """
     count = 0
-    first = np.float64(0)
-    sums = np.zeros(LANES)
-    squares = np.zeros(LANES)
-    rest = np.zeros(0)
-    for block in blocks:
-        values = block.astype(np.float64).ravel()
-        if not count and values.size:
-            first = values[0]
+    zero: Any = None
+    buffer: Floats = np.zeros(0)
+    sums, squares = np.zeros(LANES), np.zeros(LANES)
+    for values in chunks:
+        if count % CHUNK or values.size > CHUNK:
+            raise ValueError("every chunk but the last has CHUNK values")
+        size = -(-values.size // LANES) * LANES
+        if zero is None:
+            zero = values.dtype.type(_mean(values[:FIRST]))
+            buffer = np.empty(size, values.dtype)
+        buffer[values.size : size] = 0
+        lanes = buffer[:size].reshape(-1, LANES)
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.subtract(values, zero, out=buffer[: values.size])
+            # Along the first axis numpy adds row after row, never pairwise.
+            sums += np.add.reduce(lanes, axis=0)
+            np.multiply(lanes, lanes, out=lanes)
+            squares += np.add.reduce(lanes, axis=0)
         count += values.size
-        values = np.concatenate([rest, values - first])
-        whole = values.size - values.size % LANES
-        if whole:
-            lanes = values[:whole].reshape(-1, LANES)
-            sums = _add_in_order(sums, lanes)
-            squares = _add_in_order(squares, lanes * lanes)
-        rest = values[whole:]
     if not count:
         return 0.0
-    sums[: rest.size] += rest
-    squares[: rest.size] += rest * rest
+    if not np.isfinite(squares).all():
+        return math.nan
     total, total_squares = math.fsum(sums), math.fsum(squares)
     return math.sqrt(max(total_squares - total * total / count, 0.0) / count)
 
 
-def _add_in_order(start: Floats, rows: Floats) -> Floats:
-    """`start` plus each row, one after another: never pairwise, so the rounding is defined."""
-    total: Floats = np.add.reduce(np.vstack([start, rows]), axis=0)
-    return total
+def _mean(values: Floats) -> float:
+    """The mean of some values, exact but for one rounding of the sum and one of the quotient."""
+    if not np.isfinite(values).all():
+        return math.nan
+    try:
+        return math.fsum(values.tolist()) / max(1, values.size)
+    except OverflowError:
+        return math.nan

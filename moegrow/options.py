@@ -66,10 +66,16 @@ ForceOption = Annotated[
 ]
 ThreadsOption = Annotated[
     int | None,
-    typer.Option(min=1, show_default="all cores", help="How many shards to work on at once."),
+    typer.Option(min=1, show_default="all cores", help="How many threads to use."),
 ]
 ShardOption = Annotated[
     str, typer.Option(metavar="SIZE", help="The largest file to write, such as 5GB or 500MB.")
+]
+NoReflinkOption = Annotated[
+    bool,
+    typer.Option(
+        "--no-reflink", help="Write real copies also where the filesystem can share blocks."
+    ),
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]

@@ -1,14 +1,23 @@
-"""Copy a range of bytes from file to file: in the kernel where it can, by hand elsewhere."""
+"""Ranges of bytes from file to file: shared where the filesystem can, else copied."""
 
 import errno
+import fcntl
 import os
+import struct
 from collections.abc import Iterator
 
+BLOCK = 4096  # bytes of which filesystems share whole ones alone, at the same place in a block
 IN_KERNEL = 64 << 20  # bytes asked for at a time, so that progress shows and runs can be stopped
-BY_HAND = 8 << 20
 
-# What kernels and filesystems answer when they will not copy between these two files.
-_REFUSALS = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM}
+# `struct file_clone_range` of linux/fs.h, and the request that takes it.
+_CLONE_RANGE = struct.Struct("=qQQQ")
+_FICLONERANGE = 0x4020940D
+
+# What kernels and filesystems answer when they will not do it between these two files.
+_REFUSALS = {
+    errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY, errno.EBADF,
+    errno.EPERM, errno.ETXTBSY, errno.EAGAIN,
+}  # fmt: skip
 
 
 def cores() -> int:
@@ -18,42 +27,57 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def copy_range(source: int, start: int, count: int, target: int) -> Iterator[int]:
-    """Append `count` bytes of the file `source` from `start` on to the file `target`.
+def share_range(source: int, start: int, count: int, target: int, offset: int) -> bool:
+    """Let `target` share `count` bytes of `source` from `start` on, at its own `offset`.
 
-    Both are file descriptors. Yields the number of bytes after each step. Raises EOFError where
-    the source ends before that, OSError where reading or writing fails.
+    All three numbers must be multiples of BLOCK. Says whether the filesystem did; where it
+    cannot, nothing has changed. Raises OSError where writing fails, on a full disk for example.
     """
-    in_kernel = hasattr(os, "copy_file_range")
+    wanted = _CLONE_RANGE.pack(source, start, count, offset)
+    try:
+        fcntl.ioctl(target, _FICLONERANGE, wanted)
+    except OSError as error:
+        if error.errno in _REFUSALS:
+            return False
+        raise
+    return True
+
+
+def copy_range(source: int, start: int, count: int, target: int, offset: int) -> Iterator[int]:
+    """Copy `count` bytes of `source` from `start` on to `offset` of `target`, in the kernel.
+
+    Both are file descriptors. Yields the number of bytes after each step, fewer than `count` in
+    all where the kernel will not copy between these two files, or the source ends.
+    """
+    if not hasattr(os, "copy_file_range"):
+        return
     while count:
-        if in_kernel:
-            done = _copy_in_kernel(source, start, min(count, IN_KERNEL), target)
-            if not done:
-                in_kernel = False
-                continue
-        else:
-            block = os.pread(source, min(count, BY_HAND), start)
-            if not block:
-                raise EOFError(start)
-            done = len(block)
-            write_all(target, block)
-        start += done
-        count -= done
+        try:
+            done = os.copy_file_range(source, target, min(count, IN_KERNEL), start, offset)
+        except OSError as error:
+            if error.errno in _REFUSALS:
+                return
+            raise
+        if not done:
+            return
+        start, offset, count = start + done, offset + done, count - done
         yield done
 
 
-def write_all(target: int, block: bytes) -> None:
-    """Write all bytes, however often the kernel takes only some."""
-    view = memoryview(block)
+def read_all(source: int, start: int, view: memoryview) -> None:
+    """Fill `view` with the bytes of `source` from `start` on, however few come at a time.
+
+    Raises EOFError where the file ends before that.
+    """
     while view:
-        view = view[os.write(target, view) :]
+        done = os.preadv(source, [view], start)
+        if not done:
+            raise EOFError(start)
+        start, view = start + done, view[done:]
 
 
-def _copy_in_kernel(source: int, start: int, count: int, target: int) -> int:
-    """Bytes copied, or 0 where this pair of files has to be copied by hand."""
-    try:
-        return os.copy_file_range(source, target, count, start)
-    except OSError as error:
-        if error.errno in _REFUSALS:
-            return 0
-        raise
+def write_all(target: int, view: memoryview, offset: int) -> None:
+    """Write all bytes at `offset`, however often the kernel takes only some."""
+    while view:
+        done = os.pwrite(target, view, offset)
+        offset, view = offset + done, view[done:]

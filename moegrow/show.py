@@ -1,6 +1,8 @@
 """What a person sees: summaries and progress, always on standard error."""
 
+import resource
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,13 +68,30 @@ def dry_run(plan: Plan, target: Path) -> None:
 
 
 def written(result: Written, seconds: float) -> None:
-    """What was written, and how fast."""
+    """What was written, how fast, and by which way its bytes have come."""
+    moved = result.moved
+    ways = [
+        f"{report.size(count)} {way}"
+        for way, count in (
+            ("shared with the source", moved.shared),
+            ("copied", moved.copied),
+            ("computed", moved.computed),
+        )
+        if count
+    ]
+    speed = report.size(int(result.nbytes / max(seconds, 1e-9)))
     _person().print(
         f"wrote {result.tensors} tensors in {result.files} file{'s' * (result.files != 1)},"
-        f" {report.size(result.nbytes)} in {seconds:.1f} s"
-        f" ({report.size(int(result.nbytes / max(seconds, 1e-9)))}/s)",
+        f" {report.size(result.nbytes)} in {seconds:.1f} s ({speed}/s)\n"
+        f"{', '.join(ways) or 'no bytes'}; peak memory {report.size(peak_memory())}",
         markup=False,
     )
+
+
+def peak_memory() -> int:
+    """The most memory that this process has used so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def verified(result: Verified, folder: str) -> None:

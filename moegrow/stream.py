@@ -1,30 +1,24 @@
-"""The bytes of an output tensor, computed from its source block after block."""
+"""The bytes of an output tensor, in order, from those of its source."""
 
 import math
 import os
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
+from moegrow import noise
+from moegrow.arithmetic import Bytes, Change, Scratch, numbers
 from moegrow.checkpoint import Checkpoint
 from moegrow.errors import MoegrowError
 from moegrow.header import TensorSpec, nbytes
-from moegrow.noise import Draw, Floats, deviation
+from moegrow.noise import CHUNK, Draw, Floats
 from moegrow.plans import Output, Piece
+from moegrow.ranges import read_all
 
-BLOCK = 1 << 20  # elements computed at a time
-READ = 8 << 20  # bytes read at a time where nothing is computed
-
-_STORED: dict[str, np.dtype[Any]] = {
-    "F64": np.dtype("<f8"),
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "I64": np.dtype("<i8"),
-    "I32": np.dtype("<i4"),
-    "I16": np.dtype("<i2"),
-}
+READ = 8 << 20  # bytes read at a time
 
 
 class Source:
@@ -33,6 +27,7 @@ class Source:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
         self._open: dict[str, int] = {}
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -52,191 +47,194 @@ class Source:
         return self._checkpoint.tensors[name]
 
     def file(self, name: str) -> int:
-        """The open file that holds a tensor, as a descriptor."""
-        file = self.spec(name).file
-        if file not in self._open:
-            path = self._checkpoint.folder / file
-            self._open[file] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        return self._open[file]
+        """The open file of a name, as a descriptor."""
+        with self._lock:
+            if name not in self._open:
+                path = self._checkpoint.folder / name
+                self._open[name] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            return self._open[name]
 
-    def read(self, name: str, start: int, stop: int, size: int) -> Iterator[bytes]:
-        """The bytes of a tensor's file from `start` to `stop`, exactly `size` at a time."""
-        descriptor = self.file(name)
+    def read_into(self, file: str, start: int, view: memoryview) -> None:
+        """Fill `view` with the bytes of a file from `start` on."""
+        try:
+            read_all(self.file(file), start, view)
+        except EOFError as end:
+            raise self.cut_short(file, end.args[0]) from None
+
+    def read(self, file: str, start: int, stop: int, size: int) -> Iterator[Bytes]:
+        """The bytes of a file from `start` to `stop`, exactly `size` at a time.
+
+        Each block is valid until the next is asked for.
+        """
+        buffer = np.empty(min(size, stop - start), np.uint8)
         while start < stop:
-            block = b""
-            # Network filesystems may answer with less than was asked for.
-            while len(block) < (wanted := min(size, stop - start)):
-                more = os.pread(descriptor, wanted - len(block), start + len(block))
-                if not more:
-                    raise self.cut_short(name)
-                block = block + more if block else more
+            block = buffer[: min(size, stop - start)]
+            self.read_into(file, start, block.data)
             yield block
-            start += len(block)
+            start += block.size
 
-    def cut_short(self, name: str) -> MoegrowError:
-        """The error for a source file that has become shorter than its header says."""
+    def cut_short(self, file: str, position: int) -> MoegrowError:
+        """The error for a file that has become shorter than its header says."""
+        specs = self._checkpoint.tensors.values()
+        name = next(spec.name for spec in specs if spec.file == file and spec.stop > position)
         return MoegrowError(
-            f"{self._checkpoint.folder / self.spec(name).file} ends before the end of {name}",
+            f"{self._checkpoint.folder / file} ends before the end of {name}",
             "it was changed while it was read; nothing was published",
         )
 
 
 class Segment(NamedTuple):
-    """Some consecutive bytes of an output.
+    """Some consecutive bytes of an output, and whether there is noise in them."""
 
-    Where they are a copy, `copy` says of which tensor and which bytes of its file; `blocks` are
-    the bytes themselves in any case. `is_drawn` tells whether there is noise in them.
-    """
-
-    blocks: Iterator[bytes]
-    copy: tuple[str, int, int] | None = None
+    blocks: Iterator[Bytes]
     is_drawn: bool = False
 
 
-def blocks(source: Source, output: Output) -> Iterator[bytes]:
-    """The bytes of an output in order, a bounded number at a time."""
+def blocks(source: Source, output: Output) -> Iterator[Bytes]:
+    """The bytes of an output in order, a bounded number at a time.
+
+    Each block is valid until the next is asked for.
+    """
     for segment in segments(source, output):
         yield from segment.blocks
 
 
 def segments(source: Source, output: Output) -> Iterator[Segment]:
-    """The bytes of an output in order, in segments that are copies or computed."""
+    """The bytes of an output in order, piece by piece; joined ones all together."""
     if output.axis:
         is_drawn = any(piece.noise for piece in output.pieces)
-        yield Segment(_joined(source, output), None, is_drawn)
+        yield Segment(_joined(source, output), is_drawn)
         return
-    first = 0
+    row = 0
     for piece in output.pieces:
-        spec = source.spec(piece.source)
-        row = nbytes(spec.dtype, spec.shape[1:])
-        start, stop = spec.start + piece.start * row, spec.start + piece.stop * row
+        start, stop = piece_range(source.spec(piece.source), piece)
+        file = source.spec(piece.source).file
         if piece.is_copy:
-            copied = source.read(piece.source, start, stop, READ)
-            yield Segment(copied, (piece.source, start, stop))
+            yield Segment(source.read(file, start, stop, READ))
         elif not piece.scale:
-            yield Segment(_constant(output.dtype, piece, stop - start))
+            yield Segment(constant(output.dtype, piece, stop - start))
         else:
-            width = nbytes(output.dtype, (1,))
-
-            def read(
-                name: str = piece.source, start: int = start, stop: int = stop, width: int = width
-            ) -> Iterator[Floats]:
-                return (
-                    _numbers(block, output.dtype)
-                    for block in source.read(name, start, stop, BLOCK * width)
-                )
-
-            computed = (
-                _stored(values, output.dtype) for values in _computed(output, piece, first, read)
-            )
-            yield Segment(computed, None, bool(piece.noise))
-        first += piece.stop - piece.start
+            yield Segment(_changed(source, output, piece, row), piece.noise is not None)
+        row += piece.stop - piece.start
 
 
-def _joined(source: Source, output: Output) -> Iterator[bytes]:
+def piece_range(spec: TensorSpec, piece: Piece) -> tuple[int, int]:
+    """Where the rows of a piece lie in the source's file: the first byte, and that behind."""
+    row = nbytes(spec.dtype, spec.shape[1:])
+    return spec.start + piece.start * row, spec.start + piece.stop * row
+
+
+def constant(dtype: str, piece: Piece, count: int) -> Iterator[Bytes]:
+    """`count` bytes of a piece of scale 0, whose values are all its shift."""
+    if not count:
+        return
+    block = np.zeros(min(count, READ), np.uint8)
+    if piece.shift:
+        # Like any other value that is scaled by 0 and shifted.
+        Change(dtype, piece, None, 0.0, Scratch()).apply(block.copy(), 0, block)
+    while count:
+        yield block[:count]
+        count -= min(count, block.size)
+
+
+def change(output: Output, piece: Piece, row: int, deviation: float, scratch: Scratch) -> Change:
+    """What a piece that begins at `row` of its output does to its values.
+
+    `deviation` is that of the values, of use only where noise is relative to it.
+    """
+    draw, amount = None, 0.0
+    if piece.noise:
+        draw = Draw(piece.noise, output.name, row)
+        amount = piece.noise.amount * (deviation if is_relative(piece) else 1.0)
+    return Change(output.dtype, piece, draw, amount, scratch)
+
+
+def is_relative(piece: Piece) -> bool:
+    """Whether noise in a piece is relative to the deviation of its values."""
+    return piece.noise is not None and piece.noise.kind == "normal"
+
+
+def sigma(piece: Piece, chunks: Iterator[Floats]) -> float:
+    """The standard deviation of a piece's values; raises MoegrowError where there is none."""
+    found = noise.deviation(chunks)
+    if not math.isfinite(found):
+        raise MoegrowError(
+            f"{piece.source} holds NaN, infinity or values beyond 1e18, so noise relative to"
+            " their deviation means nothing",
+            "look at the source first; --noise 0 copies it as it is",
+        )
+    return found
+
+
+def _changed(source: Source, output: Output, piece: Piece, row: int) -> Iterator[Bytes]:
+    """The bytes of a piece that is no copy."""
+    spec, scratch = source.spec(piece.source), Scratch()
+    start, stop = piece_range(spec, piece)
+    width = nbytes(spec.dtype, (1,))
+
+    def stored() -> Iterator[Bytes]:
+        return source.read(spec.file, start, stop, CHUNK * width)
+
+    chunks = (numbers(block, spec.dtype, scratch) for block in stored())
+    deviation = sigma(piece, chunks) if is_relative(piece) else 1.0
+    made = change(output, piece, row, deviation, scratch)
+    first = 0
+    for block in stored():
+        new = np.empty_like(block)
+        made.apply(block, first, new)
+        first += block.size // width
+        yield new
+
+
+def _joined(source: Source, output: Output) -> Iterator[Bytes]:
     """An output whose pieces are joined along a later axis, some rows of all pieces at a time."""
     outer = math.prod(output.shape[: output.axis])
-    inner = math.prod(output.shape[output.axis + 1 :])
+    width = nbytes(output.dtype, (1,))
+    inner = math.prod(output.shape[output.axis + 1 :]) * width
     widest = max(source.spec(piece.source).shape[output.axis] for piece in output.pieces)
-    step = max(1, BLOCK // max(1, inner * max(widest, output.rows)))
+    step = max(1, READ // max(1, inner * max(widest, output.rows)))
+    scratch = Scratch()
 
-    def reader(piece: Piece) -> Callable[[], Iterator[Floats]]:
-        def columns() -> Iterator[Floats]:
-            spec = source.spec(piece.source)
-            row = nbytes(spec.dtype, spec.shape[output.axis :])
-            rows = source.read(piece.source, spec.start, spec.start + outer * row, step * row)
-            for block in rows:
-                values = _numbers(block, output.dtype).reshape(-1, spec.shape[output.axis], inner)
-                yield values[:, piece.start : piece.stop]
+    def columns(piece: Piece) -> Iterator[Bytes]:
+        spec = source.spec(piece.source)
+        row = spec.shape[output.axis] * inner
+        for block in source.read(spec.file, spec.start, spec.start + outer * row, step * row):
+            rows = block.reshape(-1, row)[:, piece.start * inner : piece.stop * inner]
+            yield np.ascontiguousarray(rows)
 
-        return columns
+    def part(piece: Piece, first: int) -> Iterator[Bytes]:
+        if piece.is_copy:
+            yield from columns(piece)
+            return
+        flat = (block.ravel() for block in columns(piece))
+        chunks = (numbers(chunk, output.dtype, scratch) for chunk in rechunked(flat, CHUNK * width))
+        deviation = sigma(piece, chunks) if is_relative(piece) else 1.0
+        made = change(output, piece, first, deviation, scratch)
+        done = 0
+        for block in columns(piece):
+            new = np.empty_like(block)
+            made.apply(block.ravel(), done, new.ravel())
+            done += block.size // width
+            yield new
 
     first = 0
     parts = []
     for piece in output.pieces:
-        parts.append(_computed(output, piece, first, reader(piece)))
+        parts.append(part(piece, first))
         first += piece.stop - piece.start
     for together in zip(*parts, strict=True):
-        yield _stored(np.concatenate(together, axis=1), output.dtype)
+        yield np.concatenate(together, axis=1).ravel()
 
 
-def _constant(dtype: str, piece: Piece, count: int) -> Iterator[bytes]:
-    """`count` bytes of a piece whose values are all its shift."""
-    if not piece.shift:
-        empty = bytes(min(count, READ))
-    else:
-        number = _stored(np.full(1, float(piece.shift), np.float64).astype(_exact(dtype)), dtype)
-        empty = number * (min(count, READ) // len(number))
-    while count:
-        yield empty[:count]
-        count -= min(count, len(empty))
-
-
-def _computed(
-    output: Output, piece: Piece, row: int, read: Callable[[], Iterator[Floats]]
-) -> Iterator[Floats]:
-    """The values of a piece: ``(x + α·σ·ε) · scale + shift``.
-
-    Sums and products are separate float32 operations (float64 for F64), so no platform fuses
-    them; what is stored is rounded once more, to nearest even, to the storage type.
-    """
-    exact = _exact(output.dtype)
-    amount, draw = exact(0), None
-    if piece.noise:
-        draw = Draw(piece.noise, output.name, row)
-        sigma = deviation(read()) if piece.noise.kind == "normal" else 1.0
-        if not math.isfinite(sigma):
-            raise MoegrowError(
-                f"{piece.source} holds NaN or infinity, so noise relative to it means nothing",
-                "look at the source first; --noise 0 copies it as it is",
-            )
-        amount = exact(piece.noise.amount * sigma)
-    start = 0
-    for values in read():
-        if draw is not None and amount:
-            noise = draw.values(start, values.size).reshape(values.shape)
-            values = values + noise.astype(exact) * amount
-        start += values.size
-        yield _scaled(values, piece)
-
-
-def _scaled(values: Floats, piece: Piece) -> Floats:
-    """Values times a fraction plus another; 1/m is one division, so it is rounded once."""
-    number = values.dtype.type
-    if piece.scale.numerator != 1:
-        values = values * number(piece.scale.numerator)
-    if piece.scale.denominator != 1:
-        values = values / number(piece.scale.denominator)
-    if piece.shift:
-        values = values + number(float(piece.shift))
-    return values
-
-
-def _exact(dtype: str) -> Any:
-    """The type that a dtype's values are computed in."""
-    if dtype.startswith("I"):
-        return np.int64
-    return np.float64 if dtype == "F64" else np.float32
-
-
-def _numbers(block: bytes, dtype: str) -> Floats:
-    """Stored bytes as the type they are computed in."""
-    if dtype == "BF16":
-        # A bfloat16 is the upper half of a float32.
-        wide = np.frombuffer(block, "<u2").astype(np.uint32)
-        wide <<= 16
-        return wide.view(np.float32)
-    values: Floats = np.frombuffer(block, _STORED[dtype])
-    return values.astype(_exact(dtype))
-
-
-def _stored(values: Floats, dtype: str) -> bytes:
-    """Values rounded to nearest even in the storage type, as bytes."""
-    if dtype == "BF16":
-        import torch
-
-        rounded = torch.from_numpy(np.ascontiguousarray(values)).to(torch.bfloat16)
-        values = rounded.view(torch.int16).numpy().astype("<i2", copy=False)
-    else:
-        values = values.astype(_STORED[dtype])
-    return values.tobytes()
+def rechunked(blocks: Iterator[Bytes], size: int) -> Iterator[Bytes]:
+    """The same bytes, exactly `size` at a time but for the last."""
+    rest = np.zeros(0, np.uint8)
+    for block in blocks:
+        rest = np.concatenate([rest, block]) if rest.size else block
+        while rest.size >= size:
+            yield rest[:size]
+            rest = rest[size:]
+        # The block is not valid any more when the next has come.
+        rest = rest.copy()
+    if rest.size:
+        yield rest

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
+
 from moegrow import jsontext
 from moegrow.check import check_plan, check_source
 from moegrow.checkpoint import CONFIG, INDEX, PLAN, Checkpoint, open_checkpoint, user_path
@@ -15,8 +17,8 @@ from moegrow.header import read_header, write_header
 from moegrow.layout import parameters, read_layout
 from moegrow.planfile import read_plan
 from moegrow.plans import Output, Plan
-from moegrow.ranges import cores
-from moegrow.stream import Source, segments
+from moegrow.ranges import BLOCK, cores
+from moegrow.stream import READ, Source, segments
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,9 @@ def _file_problems(plan: Plan, written: Checkpoint) -> Iterator[str]:
         in_order = sorted(found.tensors, key=lambda spec: (spec.start, spec.stop))
         if not all(spec.name in shapes for spec in in_order):
             continue
-        expected = write_header(shapes[spec.name] for spec in in_order)
+        expected = write_header(
+            (shapes[spec.name] for spec in in_order), residue=found.begin % BLOCK
+        )
         if hashlib.sha256(expected).hexdigest() != found.digest:
             yield f"the header of {file.name} is not as it was written"
     named = {file.name for file in written.files}
@@ -169,20 +173,21 @@ class _Comparison:
         return problems
 
     def _first_difference(self, source: Source, written: Source, output: Output) -> int | None:
-        file, start = written.file(output.name), written.spec(output.name).start
-        done = 0
+        spec = written.spec(output.name)
+        position = spec.start
+        buffer = np.empty(min(output.nbytes, READ), np.uint8)
         for segment in segments(source, output):
-            first = done
+            first = position
             for block in segment.blocks:
-                found = os.pread(file, len(block), start + done)
-                if found != block:
-                    pairs = enumerate(zip(block, found.ljust(len(block), b"\0"), strict=True))
-                    return done + next((i for i, (a, b) in pairs if a != b), len(found))
-                done += len(block)
-                self._progress(len(block))
+                found = buffer[: block.size] if block.size <= READ else np.empty_like(block)
+                written.read_into(spec.file, position, found.data)
+                if not np.array_equal(found, block):
+                    return int(np.argmax(found != block)) + position - spec.start
+                position += block.size
+                self._progress(block.size)
             with self._lock:
                 if segment.is_drawn:
-                    self.drawn += done - first
+                    self.drawn += position - first
                 else:
-                    self.copied += done - first
+                    self.copied += position - first
         return None

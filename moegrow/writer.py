@@ -3,22 +3,19 @@
 import fcntl
 import os
 import shutil
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from moegrow import card, planfile, shards
+from moegrow import card, engine, planfile, shards
 from moegrow.check import check_plan, check_source
-from moegrow.checkpoint import CONFIG, INDEX, PLAN, Checkpoint, open_checkpoint, user_path
+from moegrow.checkpoint import CONFIG, INDEX, PLAN, open_checkpoint, user_path
+from moegrow.engine import Moved
 from moegrow.errors import MoegrowError
 from moegrow.plans import Plan
-from moegrow.ranges import copy_range, cores, write_all
-from moegrow.shards import Shard
-from moegrow.stream import Segment, Source, segments
+from moegrow.ranges import cores
 
 LOCK = ".moegrow-lock"
 
@@ -30,12 +27,13 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Written:
-    """What apply wrote: where, how many files and tensors, and how many bytes of tensors."""
+    """What apply wrote: where, how many files and tensors, how many bytes of tensors, and how."""
 
     path: Path
     files: int
     tensors: int
     nbytes: int
+    moved: Moved
 
 
 def apply(
@@ -45,6 +43,7 @@ def apply(
     force: bool = False,
     threads: int | None = None,
     max_shard_size: str | int = shards.DEFAULT_SIZE,
+    reflink: bool = True,
     progress: Progress = lambda count: None,
 ) -> Written:
     """Write the checkpoint that the plan describes to the folder `output`.
@@ -60,9 +59,12 @@ def apply(
     checkpoint = open_checkpoint(plan.source.location)
     check_source(plan, checkpoint)
     check_plan(plan, checkpoint)
-    files = shards.split(plan, max_shard_size)
+    files = shards.split(plan, checkpoint, max_shard_size)
     with _partial(target) as partial:
-        _write_shards(files, partial, checkpoint, threads or cores(), progress)
+        moved = engine.fill(
+            files, partial, checkpoint, threads=threads or cores(), reflink=reflink,
+            progress=progress,
+        )  # fmt: skip
         for name in checkpoint.side_files:
             copy = partial / name
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +76,7 @@ def apply(
         _write_text(partial / INDEX, shards.index(files))
         _write_text(partial / CONFIG, plan.config)
         _publish(partial, target)
-    return Written(target, len(files), len(plan.outputs), plan.nbytes)
+    return Written(target, len(files), len(plan.outputs), plan.nbytes, moved)
 
 
 def check_target(target: Path, source: Path, *, force: bool) -> None:
@@ -185,71 +187,6 @@ def _publish(partial: Path, target: Path) -> None:
     _sync(target.parent)
     if old:
         shutil.rmtree(old)
-
-
-def _write_shards(
-    files: tuple[Shard, ...],
-    folder: Path,
-    checkpoint: Checkpoint,
-    threads: int,
-    progress: Progress,
-) -> None:
-    """Write every shard, several at a time; the first failure stops the others."""
-    stop = threading.Event()
-    failures: list[BaseException] = []
-
-    def write(shard: Shard) -> None:
-        try:
-            write_shard(shard, folder, checkpoint, progress=progress, stop=stop)
-        except BaseException as error:
-            failures.append(error)
-            stop.set()
-
-    with ThreadPoolExecutor(max_workers=threads) as pool:
-        try:
-            for _ in pool.map(write, files):
-                pass
-        finally:
-            stop.set()
-    if failures:
-        raise failures[0]
-
-
-def write_shard(
-    shard: Shard,
-    folder: Path,
-    checkpoint: Checkpoint,
-    *,
-    progress: Progress,
-    stop: threading.Event,
-) -> None:
-    """Write one file of the new checkpoint: complete under its name, or not there."""
-    with Source(checkpoint) as source, _durable(folder / shard.name) as file:
-        file.write(shard.header)
-        file.flush()
-        for output in shard.outputs:
-            for segment in segments(source, output):
-                for count in _write_segment(source, segment, file.fileno()):
-                    if stop.is_set():
-                        raise InterruptedError("another shard failed")
-                    progress(count)
-        written = os.fstat(file.fileno()).st_size
-        if written != shard.nbytes:
-            raise MoegrowError(f"{shard.name} has {written} bytes and should have {shard.nbytes}")
-
-
-def _write_segment(source: Source, segment: Segment, target: int) -> Iterator[int]:
-    """Append one segment to a file; yields the bytes written, step by step."""
-    if segment.copy:
-        name, start, stop = segment.copy
-        try:
-            yield from copy_range(source.file(name), start, stop - start, target)
-        except EOFError:
-            raise source.cut_short(name) from None
-        return
-    for block in segment.blocks:
-        write_all(target, block)
-        yield len(block)
 
 
 @contextmanager

@@ -16,12 +16,12 @@ FLOORS = [
     {"checkpoint"},
     {"perlayer"},
     {"plans", "layout"},
-    {"indexers", "planfile", "check", "noise", "shards", "report", "card"},
-    {"config", "serving"},
+    {"indexers", "planfile", "check", "noise", "report", "card"},
+    {"config", "serving", "arithmetic"},
     {"compensation", "stream"},
-    {"experts", "steps"},
-    {"outputs"},
-    {"grow"},
+    {"experts", "steps", "shards"},
+    {"outputs", "schedule"},
+    {"grow", "engine"},
     {"writer", "verifier", "difference"},
     {"verbs"},
     {"show"},
@@ -99,7 +99,22 @@ def test_planning_loads_nothing_slow(checkpoint, verb):
 def test_no_model_class_is_ever_loaded(checkpoint, tmp_path):
     loaded, _ = loaded_by("width", checkpoint(), "-o", tmp_path / "grown")
     assert "numpy" in loaded
-    assert "transformers" not in loaded
+    assert not loaded & {"transformers", "torch", "huggingface_hub", "safetensors"}
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_neither_torch_nor_the_hubs_library_is_needed_to_write(checkpoint, tmp_path, dtype):
+    import torch
+
+    source = checkpoint(dtype=getattr(torch, dtype))
+    for name, arguments in {
+        "deep": ["depth", source, "--new-layers", "identity"],
+        "wide": ["width", source, "--noise", "0.01"],
+        "sparse": ["width", source, "--preset", "upcycling"],
+    }.items():
+        loaded, _ = loaded_by(*arguments, "-o", tmp_path / name)
+        assert (tmp_path / name / "config.json").exists()
+        assert not loaded & {"transformers", "torch", "huggingface_hub", "safetensors"}
 
 
 def test_every_public_name_is_where_the_package_says():

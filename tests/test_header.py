@@ -12,6 +12,7 @@ from safetensors.numpy import load
 
 from moegrow.errors import MoegrowError
 from moegrow.header import BITS, nbytes, read_header, write_header
+from moegrow.ranges import BLOCK
 
 shapes = st.lists(st.integers(0, 5), max_size=3).map(tuple)
 names = st.text(st.characters(codec="utf-8", categories=["L", "N", "P"]), min_size=1, max_size=9)
@@ -37,6 +38,27 @@ def test_what_is_written_is_what_the_safetensors_library_reads(shapes_by_name):
     found = load(header + b"".join(value.tobytes() for value in tensors.values()))
     assert found.keys() == tensors.keys()
     assert all(np.array_equal(found[name], value) for name, value in tensors.items())
+
+
+@given(st.integers(0, BLOCK - 1), st.text("ab", min_size=1, max_size=20))
+def test_a_header_is_padded_until_the_data_begins_where_it_should_in_a_block(residue, name):
+    value = np.arange(5, dtype=np.float32)
+    header = write_header([(name, "F32", (5,))], residue=residue)
+    assert len(header) % BLOCK == residue
+    found = load(header + value.tobytes())
+    assert np.array_equal(found[name], value)
+    shortest = write_header([(name, "F32", (5,))])
+    assert len(header) - len(shortest) < BLOCK
+    assert json.loads(header[8:]) == json.loads(shortest[8:])
+
+
+def test_a_header_says_where_the_data_begins(tmp_path):
+    path = tmp_path / "model.safetensors"
+    for residue in (None, 0, 8, 17, 4095):
+        header = write_header([("a", "F32", (2,))], residue=residue)
+        path.write_bytes(header + bytes(8))
+        found = read_header(path)
+        assert found.begin == len(header) == found.tensors[0].start
 
 
 def test_a_written_header_carries_the_format(tmp_path):

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 import torch
 from alter import save
+from hypothesis import given
+from hypothesis import strategies as st
 
 from moegrow import stream
 from moegrow.checkpoint import open_checkpoint
 from moegrow.errors import MoegrowError
 from moegrow.noise import Draw, deviation
 from moegrow.plans import Noise, Output, Piece
-from moegrow.stream import Source, blocks
+from moegrow.stream import Source, blocks, rechunked
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -24,19 +26,24 @@ NOISE = Noise("normal", 0.01, 3)
 def made(tmp_path):
     """What an output of pieces of one tensor `old` is made of, as a tensor."""
 
-    def made(old, *pieces, name="new"):
+    def made(old, *pieces, name="new", axis=0, first=0):
         (tmp_path / "config.json").write_text("{}")
         save(tmp_path / "model.safetensors", {"before": torch.ones(3), "old": old})
         origin = open_checkpoint(tmp_path)
         spec = origin.tensors["old"]
-        rows = sum(piece.stop - piece.start for piece in pieces)
-        output = Output(name, spec.dtype, (rows, *spec.shape[1:]), pieces)
+        if first:  # columns of another piece in front, which are cut off again
+            pieces = (Piece("old", 0, 1),) * first + pieces
+        shape = list(spec.shape)
+        if shape:
+            shape[axis] = sum(piece.stop - piece.start for piece in pieces)
+        output = Output(name, spec.dtype, tuple(shape), pieces, axis)
         with Source(origin) as source:
-            content = b"".join(blocks(source, output))
+            content = b"".join(block.tobytes() for block in blocks(source, output))
         assert len(content) == output.nbytes
         if not content:
             return torch.empty(output.shape, dtype=old.dtype)
-        return torch.frombuffer(bytearray(content), dtype=old.dtype).view(output.shape)
+        new = torch.frombuffer(bytearray(content), dtype=old.dtype).view(output.shape)
+        return new.narrow(axis, first, output.rows - first) if first else new
 
     return made
 
@@ -53,7 +60,7 @@ def test_rows_are_copied_in_the_order_of_the_pieces(made):
 
 
 def test_a_tensor_without_dimensions_or_rows_is_copied(made):
-    assert made(torch.tensor(2.5), Piece("old", 0, 1)).tolist() == [2.5]
+    assert made(torch.tensor(2.5), Piece("old", 0, 1)).tolist() == 2.5
     assert made(torch.ones(0, 3), Piece("old", 0, 0)).numel() == 0
 
 
@@ -87,7 +94,7 @@ def test_noise_is_the_documented_sum_rounded_to_the_storage_type(made, name):
     new = made(old, Piece("old", 0, 2), Piece("old", 4, 6, NOISE))
     exact = np.float64 if name == "F64" else np.float32
     block = old[4:6].to(torch.float64).numpy().astype(exact)
-    sigma = deviation([block])
+    sigma = deviation([block.ravel()])
     draws = Draw(NOISE, "new", 2).values(0, block.size).astype(exact).reshape(block.shape)
     expected = torch.from_numpy(block + draws * exact(0.01 * sigma)).to(DTYPES[name])
     assert torch.equal(new[2:], expected)
@@ -138,23 +145,57 @@ def test_the_draw_depends_on_the_outputs_name_and_row(made):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_bytes_do_not_depend_on_the_size_of_blocks(made, monkeypatch, dtype):
-    old = weights(4, 8191, dtype=dtype)
+@pytest.mark.parametrize("size", [1000, 4096, 1 << 30])
+def test_bytes_do_not_depend_on_the_size_of_blocks(made, monkeypatch, dtype, size):
+    # More values than are summed at a time.
+    old = weights(4, 40_001, dtype=dtype)
     pieces = (
         Piece("old", 0, 3), Piece("old", 1, 4, NOISE), Piece("old", 0, 2, scale=Fraction(0)),
-        Piece("old", 0, 4, NOISE, Fraction(1, 3)),
+        Piece("old", 0, 4, NOISE, Fraction(1, 3)), Piece("old", 0, 4, shift=Fraction(1, 7)),
+        Piece("old", 1, 4, scale=Fraction(0), shift=Fraction(1, 7)),
     )  # fmt: skip
     whole = made(old, *pieces)
-    monkeypatch.setattr(stream, "BLOCK", 4096)
-    monkeypatch.setattr(stream, "READ", 1000)
+    monkeypatch.setattr(stream, "READ", size)
     assert torch.equal(made(old, *pieces), whole)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [100, 4096, 1 << 30])
+def test_joined_bytes_do_not_depend_on_the_size_of_blocks(made, monkeypatch, dtype, size):
+    old = weights(700, 300, dtype=dtype)
+    pieces = (
+        Piece("old", 0, 300), Piece("old", 10, 290, NOISE), Piece("old", 0, 2, scale=Fraction(0)),
+        Piece("old", 7, 8, NOISE, Fraction(1, 3)),
+    )  # fmt: skip
+    whole = made(old, *pieces, axis=1)
+    assert torch.equal(whole[:, :300], old)
+    # The values of a piece are numbered row by row: those of a copy of its own columns alone.
+    apart = made(old[:, 10:290].contiguous(), Piece("old", 0, 280, NOISE), axis=1, first=300)
+    assert torch.equal(whole[:, 300:580], apart)
+    monkeypatch.setattr(stream, "READ", size)
+    assert torch.equal(made(old, *pieces, axis=1), whole)
+
+
+@given(st.lists(st.binary(max_size=50), max_size=9), st.integers(1, 70))
+def test_bytes_are_dealt_out_anew_in_equal_parts(parts, size):
+    def reused():
+        # As they come from a source: each is valid until the next is asked for.
+        buffer = np.empty(50, np.uint8)
+        for part in parts:
+            buffer[: len(part)] = np.frombuffer(part, np.uint8)
+            yield buffer[: len(part)]
+
+    found = [chunk.tobytes() for chunk in rechunked(reused(), size)]
+    assert b"".join(found) == b"".join(parts)
+    assert all(len(chunk) == size for chunk in found[:-1])
+    assert not found or 0 < len(found[-1]) <= size
 
 
 def test_short_reads_are_completed(made, monkeypatch):
     old = weights(4, 100)
     expected = made(old, Piece("old", 0, 4), Piece("old", 0, 4, NOISE))
-    pread = stream.os.pread
-    monkeypatch.setattr(stream.os, "pread", lambda f, count, at: pread(f, min(count, 7), at))
+    preadv = stream.os.preadv
+    monkeypatch.setattr(stream.os, "preadv", lambda f, views, at: preadv(f, [views[0][:7]], at))
     assert torch.equal(made(old, Piece("old", 0, 4), Piece("old", 0, 4, NOISE)), expected)
 
 
@@ -179,6 +220,6 @@ def test_files_are_closed(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     save(tmp_path / "model.safetensors", {"old": weights(4)})
     with Source(open_checkpoint(tmp_path)) as source:
-        descriptor = source.file("old")
+        descriptor = source.file("model.safetensors")
     with pytest.raises(OSError, match="Bad file descriptor"):
         stream.os.pread(descriptor, 1, 0)

@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 
 import moegrow
-from moegrow import ranges, writer
+from moegrow import shards, writer
 from moegrow.checkpoint import INDEX, PLAN
 from moegrow.errors import MoegrowError
 
@@ -74,9 +74,9 @@ def test_the_bytes_do_not_depend_on_the_kernels_copy(plan, tmp_path, monkeypatch
     moegrow.apply(plan, tmp_path / "a" / "grown", max_shard_size="100KB")
     real = os.copy_file_range
 
-    def copy_file_range(source, target, count, start):
+    def copy_file_range(source, target, count, start, offset):
         if answer == "short":
-            return real(source, target, min(count, 1001), start)
+            return real(source, target, min(count, 1001), start, offset)
         if answer == "zero":
             return 0
         raise OSError(answer, os.strerror(answer))
@@ -173,11 +173,14 @@ def full(*arguments):
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("call", ["copy_file_range", "write", "fsync", "rename"])
+@pytest.mark.parametrize("call", ["copy_file_range", "pwrite", "fsync", "rename", "ioctl"])
 def test_a_full_disk_leaves_nothing_behind(source, plan, tmp_path, monkeypatch, call, threads):
     before = alter.contents(source)
     if call == "rename":
         monkeypatch.setattr(writer.Path, call, full)
+    elif call == "ioctl":
+        monkeypatch.setattr(fcntl, call, full)
+        monkeypatch.setattr(shards, "SMALLEST_RUN", 0)
     else:
         monkeypatch.setattr(os, call, full)
     with pytest.raises(MoegrowError, match="No space left") as failed:
@@ -188,13 +191,13 @@ def test_a_full_disk_leaves_nothing_behind(source, plan, tmp_path, monkeypatch, 
 
 
 def test_a_disk_that_fills_in_the_middle_leaves_nothing_behind(source, plan, tmp_path, monkeypatch):
-    before, write, room = alter.contents(source), os.write, [50_000]
+    before, write, room = alter.contents(source), os.pwrite, [50_000]
 
-    def write_while_there_is_room(target, block):
+    def write_while_there_is_room(target, block, offset):
         room[0] -= len(block)
-        return write(target, block) if room[0] > 0 else full()
+        return write(target, block, offset) if room[0] > 0 else full()
 
-    monkeypatch.setattr(ranges.os, "write", write_while_there_is_room)
+    monkeypatch.setattr(os, "pwrite", write_while_there_is_room)
     with pytest.raises(MoegrowError, match="No space left"):
         moegrow.apply(plan, tmp_path / "grown")
     assert room[0] <= 0
@@ -268,7 +271,7 @@ def test_a_failed_replacement_keeps_what_was_there(source, tmp_path, monkeypatch
     grown = tmp_path / "grown"
     moegrow.apply(moegrow.depth(source), grown)
     before = alter.contents(grown)
-    monkeypatch.setattr(os, "write", full)
+    monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(MoegrowError):
         moegrow.apply(moegrow.width(source), grown, force=True)
     monkeypatch.undo()

@@ -1,0 +1,346 @@
+"""Fill the files of a new checkpoint, on several threads, reading every byte of the source once."""
+
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+import numpy as np
+
+from moegrow.arithmetic import Bytes, Scratch, numbers
+from moegrow.checkpoint import Checkpoint
+from moegrow.errors import MoegrowError
+from moegrow.header import nbytes
+from moegrow.noise import CHUNK
+from moegrow.ranges import BLOCK, copy_range, share_range, write_all
+from moegrow.schedule import Copy, Job, Whole, jobs, moves
+from moegrow.shards import Shard
+from moegrow.stream import READ, Source, blocks, change, is_relative, sigma
+
+HELD = 32 << 20  # bytes of a piece that are kept between finding their deviation and adding noise
+MOST_OPEN = 32  # files kept open between writes
+SYNCING = 2  # threads that wait for complete files to be on the disk
+WRITE = 4 << 20  # computed bytes written at a time
+
+Progress = Callable[[int], None]
+Task = TypeVar("Task")
+
+
+@dataclass
+class Moved:
+    """How many bytes of tensors the filesystem shared, and how many were copied and computed.
+
+    `read` are those that were read from the source, by moegrow or by the kernel.
+    """
+
+    shared: int = 0
+    copied: int = 0
+    computed: int = 0
+    read: int = 0
+
+
+def fill(
+    shards: tuple[Shard, ...],
+    folder: Path,
+    checkpoint: Checkpoint,
+    *,
+    threads: int,
+    reflink: bool = True,
+    progress: Progress = lambda count: None,
+) -> Moved:
+    """Write every shard: complete and durable under its name, or not there.
+
+    Without `reflink` all bytes are read and written, also where they could be shared. The first
+    failure stops all threads and is raised.
+    """
+    wanted = moves(shards, checkpoint)
+    with Source(checkpoint) as source, _Targets(folder, shards) as targets:
+        engine = _Engine(source, targets, reflink, progress)
+        copies = wanted.copies
+        if reflink:
+            left: list[Copy] = []
+            engine.run(threads, copies, lambda copy, _: left.extend([*engine.share(copy)]))
+            copies = left
+        engine.run(threads, jobs(copies, wanted.changes), engine.move)
+        engine.run(threads, wanted.wholes, engine.make)
+        targets.finish()
+        return engine.moved
+
+
+class _Targets:
+    """The files that are being written, opened as they are needed."""
+
+    def __init__(self, folder: Path, shards: tuple[Shard, ...]) -> None:
+        self._folder = folder
+        self._shards = shards
+        self._left = [shard.nbytes - len(shard.header) for shard in shards]
+        self._open: dict[int, int] = {}
+        self._begun: set[int] = set()
+        self._in_use: Counter[int] = Counter()
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(max_workers=SYNCING)
+        self._publishing: list[Future[None]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        for descriptor in self._open.values():
+            os.close(descriptor)
+        self._open.clear()
+
+    @contextmanager
+    def file(self, number: int) -> Iterator[int]:
+        """The open file of a shard, as a descriptor; its header is written."""
+        with self._lock:
+            if number not in self._open:
+                if len(self._open) >= MOST_OPEN:
+                    for idle in [n for n in self._open if not self._in_use[n]]:
+                        os.close(self._open.pop(idle))
+                new = number not in self._begun
+                flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT | os.O_EXCL if new else 0)
+                self._open[number] = os.open(self._temporary(number), flags, 0o666)
+                if new:
+                    self._begun.add(number)
+                    write_all(self._open[number], memoryview(self._shards[number].header), 0)
+            self._in_use[number] += 1
+            descriptor = self._open[number]
+        try:
+            yield descriptor
+        finally:
+            with self._lock:
+                self._in_use[number] -= 1
+
+    def wrote(self, number: int, count: int) -> None:
+        """Take note of bytes written; a file that is complete gets its name when it is durable.
+
+        Making it so takes long and no work: others wait for the disk while this thread goes on.
+        """
+        with self._lock:
+            self._left[number] -= count
+            if not self._left[number]:
+                self._publishing.append(self._pool.submit(self._publish, number))
+
+    def finish(self) -> None:
+        """Complete the files that hold no bytes behind their headers, and wait for all."""
+        for number, shard in enumerate(self._shards):
+            if shard.nbytes == len(shard.header):
+                self.wrote(number, 0)
+            elif left := self._left[number]:
+                raise MoegrowError(f"{shard.name} lacks {left} of its {shard.nbytes} bytes")
+        for future in self._publishing:
+            future.result()
+
+    def _publish(self, number: int) -> None:
+        shard = self._shards[number]
+        with self.file(number) as descriptor:
+            written = os.fstat(descriptor).st_size
+            if written != shard.nbytes:
+                raise MoegrowError(
+                    f"{shard.name} has {written} bytes and should have {shard.nbytes}"
+                )
+            os.fsync(descriptor)
+            self._temporary(number).rename(self._folder / shard.name)
+        with self._lock:
+            if number in self._open:
+                os.close(self._open.pop(number))
+
+    def _temporary(self, number: int) -> Path:
+        return self._folder / (self._shards[number].name + ".tmp")
+
+
+class _Worker:
+    """What one thread keeps from job to job."""
+
+    def __init__(self) -> None:
+        self.scratch = Scratch()
+        self.new = np.empty(WRITE, np.uint8)
+        self._held = np.empty(0, np.uint8)
+
+    def buffer(self, size: int) -> Bytes:
+        """Room for some bytes, which are valid until the next call."""
+        if self._held.size < size:
+            self._held = np.empty(size, np.uint8)
+        return self._held[:size]
+
+
+class _Engine:
+    """The ways of moving bytes, counted."""
+
+    def __init__(
+        self, source: Source, targets: _Targets, reflink: bool, progress: Progress
+    ) -> None:
+        self.moved = Moved()
+        self._source = source
+        self._targets = targets
+        self._in_kernel = reflink
+        self._progress = progress
+        self._unshared: set[str] = set()  # files whose bytes the filesystem does not share
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+
+    def run(
+        self, threads: int, tasks: Iterable[Task], work: Callable[[Task, _Worker], None]
+    ) -> None:
+        """Do all tasks, in their order as far as several threads can."""
+        waiting = iter(tasks)
+        failures: list[BaseException] = []
+
+        def loop(_: int) -> None:
+            worker = _Worker()
+            try:
+                while not self._stop.is_set():
+                    with self._lock:
+                        task = next(waiting, None)
+                    if task is None:
+                        return
+                    work(task, worker)
+            except BaseException as error:
+                failures.append(error)
+                self._stop.set()
+
+        with ThreadPoolExecutor(max_workers=threads) as pool:
+            try:
+                for _ in pool.map(loop, range(threads)):
+                    pass
+            except BaseException:
+                self._stop.set()
+                raise
+        if failures:
+            raise failures[0]
+
+    def share(self, copy: Copy) -> Iterator[Copy]:
+        """Let the filesystem share the whole blocks of a copy; what it did not is given back."""
+        start, stop = -(-copy.start // BLOCK) * BLOCK, copy.stop // BLOCK * BLOCK
+        can_be = copy.start % BLOCK == copy.offset % BLOCK and start < stop
+        if not can_be or copy.file in self._unshared:
+            yield copy
+            return
+        source, middle = self._source.file(copy.file), copy.part(start, stop)
+        with self._targets.file(copy.shard) as target:
+            is_shared = share_range(source, start, stop - start, target, middle.offset)
+        if not is_shared:
+            self._unshared.add(copy.file)
+            yield copy
+            return
+        self._wrote(copy.shard, stop - start, shared=stop - start)
+        if copy.start < start:
+            yield copy.part(copy.start, start)
+        if stop < copy.stop:
+            yield copy.part(stop, copy.stop)
+
+    def move(self, job: Job, worker: _Worker) -> None:
+        """Read the bytes of a job and write everything that is made of them."""
+        start = job.start
+        if self._in_kernel and len(job.copies) == 1 and not job.changes:
+            copy = job.copies[0]
+            source = self._source.file(job.file)
+            with self._targets.file(copy.shard) as target:
+                steps = [*copy_range(source, start, job.stop - start, target, copy.offset)]
+            if done := sum(steps):
+                start += done
+                self._wrote(copy.shard, done, copied=done, read=done)
+        if job.changes:
+            self._change(job, worker)
+            return
+        for at, block in self._blocks(job.file, start, job.stop, worker):
+            for copy in job.copies:
+                self._write(copy.shard, block, copy.offset + at - job.start)
+
+    def make(self, whole: Whole, worker: _Worker) -> None:
+        """Write an output that is not made piece by piece."""
+        offset = whole.offset
+        for block in blocks(self._source, whole.output):
+            self._write(whole.shard, block, offset, computed=True)
+            offset += block.size
+
+    def _change(self, job: Job, worker: _Worker) -> None:
+        """Read a piece, write it as it is where it is copied, and changed where it is changed."""
+        dtype = job.changes[0].output.dtype
+        width = nbytes(dtype, (1,))
+        held = worker.buffer(min(job.stop - job.start, HELD))
+        is_held = held.size == job.stop - job.start
+        if is_held:
+            self._read(job.file, job.start, held)
+
+        def read() -> Iterator[tuple[int, Bytes]]:
+            """The bytes, as pairs of a position in the piece and some of them."""
+            if is_held:
+                yield 0, held
+                return
+            for at, block in self._blocks(job.file, job.start, job.stop, worker):
+                yield at - job.start, block
+
+        deviation = 1.0
+        relative = next((wish.piece for wish in job.changes if is_relative(wish.piece)), None)
+        if relative:
+            chunks = (part for _, block in read() for _, part in _parts(block, CHUNK * width))
+            deviation = sigma(relative, (numbers(part, dtype, worker.scratch) for part in chunks))
+        changes = [
+            (wish, change(wish.output, wish.piece, wish.row, deviation, worker.scratch))
+            for wish in job.changes
+        ]
+        for at, block in read():
+            for copy in job.copies:
+                self._write(copy.shard, block, copy.offset + at)
+            for wish, made in changes:
+                for first, part in _parts(block, WRITE):
+                    new = worker.new[: part.size]
+                    made.apply(part, (at + first) // width, new)
+                    self._write(wish.shard, new, wish.offset + at + first, computed=True)
+
+    def _blocks(
+        self, file: str, start: int, stop: int, worker: _Worker
+    ) -> Iterator[tuple[int, Bytes]]:
+        """The bytes of a file from `start` to `stop`, as pairs of a position and some of them."""
+        buffer = worker.buffer(min(READ, stop - start))
+        while start < stop:
+            block = buffer[: stop - start]
+            self._read(file, start, block)
+            yield start, block
+            start += block.size
+
+    def _read(self, file: str, start: int, view: Bytes) -> None:
+        if self._stop.is_set():
+            raise InterruptedError("another thread failed")
+        self._source.read_into(file, start, view.data)
+        with self._lock:
+            self.moved.read += view.size
+
+    def _write(self, shard: int, view: Bytes, offset: int, *, computed: bool = False) -> None:
+        with self._targets.file(shard) as target:
+            write_all(target, view.data, offset)
+        if computed:
+            self._wrote(shard, view.size, computed=view.size)
+        else:
+            self._wrote(shard, view.size, copied=view.size)
+
+    def _wrote(
+        self, shard: int, count: int, *, shared: int = 0, copied: int = 0, computed: int = 0,
+        read: int = 0,
+    ) -> None:  # fmt: skip
+        with self._lock:
+            self.moved.shared += shared
+            self.moved.copied += copied
+            self.moved.computed += computed
+            self.moved.read += read
+        self._progress(count)
+        self._targets.wrote(shard, count)
+
+
+def _parts(block: Bytes, size: int) -> Iterator[tuple[int, Bytes]]:
+    """A block in parts of `size` bytes, with the position of each."""
+    for first in range(0, block.size, size):
+        yield first, block[first : first + size]
