@@ -2,13 +2,14 @@
 
     python tests/benchmarks/planning.py FOLDER
 
-makes a source of Kimi-K2's shape in FOLDER, of holes in files (about 20 MB on the disk), unless it
-is there already, and prints for each command the median wall time and the largest peak memory of
-several runs.
+makes a source of Kimi-K2's shape in FOLDER, of holes in files (about 30 MB on the disk), unless it
+is there already, and prints for each command the medians of wall time and CPU time and the largest
+peak memory of several runs. On a machine that has other work, the CPU time says more.
 """
 
 import argparse
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -22,9 +23,10 @@ MOEGROW = [sys.executable, "-m", "moegrow"]
 
 
 class Measured(NamedTuple):
-    """One run: wall time in seconds, and for each process its peak memory in bytes."""
+    """One run: wall time and the processes' own time in seconds, their peak memory in bytes."""
 
     seconds: float
+    own: float
     peaks: tuple[int, ...]
 
 
@@ -51,13 +53,14 @@ def main() -> None:
             [*exact, "--plan"],
         ],
     }
-    print(f"{'command':42} {'seconds':>8}  peak memory per process")
+    print(f"{'command':42} {'seconds':>8} {'of CPU':>7}  peak memory per process")
     for name, pipeline in pipelines.items():
         runs = [measure(pipeline, arguments.folder / "printed") for _ in range(arguments.runs)]
         seconds = statistics.median(run.seconds for run in runs)
+        own = statistics.median(run.own for run in runs)
         peaks = [max(peaks) for peaks in zip(*(run.peaks for run in runs), strict=True)]
         told = " + ".join(f"{peak / 1e6:.0f} MB" for peak in peaks)
-        print(f"{name:42} {seconds:8.2f}  {told}", flush=True)
+        print(f"{name:42} {seconds:8.2f} {own:7.2f}  {told}", flush=True)
 
 
 def measure(pipeline: list[list[object]], printed: Path) -> Measured:
@@ -78,17 +81,21 @@ def measure(pipeline: list[list[object]], printed: Path) -> Measured:
                 before.close()  # so that only the next process holds it
             before = process.stdout
             processes.append(process)
-        peaks = tuple(map(_peak, processes))
-    return Measured(time.perf_counter() - began, peaks)
+        used = [_wait(process) for process in processes]
+    return Measured(
+        time.perf_counter() - began,
+        sum(usage.ru_utime + usage.ru_stime for usage in used),
+        tuple(usage.ru_maxrss * 1024 for usage in used),
+    )
 
 
-def _peak(process: "subprocess.Popen[bytes]") -> int:
-    """Wait for a process to end: its peak memory. Raises where it failed."""
+def _wait(process: "subprocess.Popen[bytes]") -> resource.struct_rusage:
+    """What a process has used when it ends; raises where it failed."""
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, process.args)
-    return usage.ru_maxrss * 1024
+    return usage
 
 
 if __name__ == "__main__":
