@@ -213,7 +213,7 @@ def _block_problems(layout: Layout) -> Iterator[str]:
     """What is unclassified, missing or of the wrong size in the MoE blocks."""
     with_experts = {(place.stack, place.layer) for _, place in layout.expert_tensors()}
     # For each kind of per-expert matrix of a layer, the experts that have it.
-    owners: dict[tuple[str, str, str], set[int]] = defaultdict(set)
+    owners: dict[tuple[str, int, str, str], set[int]] = defaultdict(set)
     routed = set()
     for name, place in layout.places.items():
         if (place.stack, place.layer) not in with_experts:
@@ -226,7 +226,7 @@ def _block_problems(layout: Layout) -> Iterator[str]:
                     " what it is"
                 )
         elif place.expert is not None:
-            owners[place.stack + str(place.layer), place.before, place.after].add(place.expert)
+            owners[place.stack, place.layer, place.before, place.after].add(place.expert)
         elif place.role in PER_EXPERT:
             yield from _row_problems(layout, spec, place)
         if place.role == "router":
@@ -250,17 +250,18 @@ def _row_problems(layout: Layout, spec: TensorSpec, place: Place) -> Iterator[st
 
 
 def _expert_problems(
-    layout: Layout, owners: Mapping[tuple[str, str, str], set[int]]
+    layout: Layout, owners: Mapping[tuple[str, int, str, str], set[int]]
 ) -> Iterator[str]:
     count = layout.experts * layout.family.router.lists
     whole, wider = set(range(count)), set(range(layout.router_rows))
-    for (layer, before, after), present in owners.items():
+    for (stack, layer, before, after), present in owners.items():
         if present in (whole, wider):
             continue
+        name = f"{stack}{layer}{before}"
         if missing := sorted(whole - present):
-            yield f"{layer}{before}{missing[0]}{after} is missing"
+            yield f"{name}{missing[0]}{after} is missing"
         if extra := sorted(present - whole):
-            yield f"{layer}{before}{extra[0]}{after} is beyond the {count} experts of the config"
+            yield f"{name}{extra[0]}{after} is beyond the {count} experts of the config"
 
 
 def _stray_problems(family: Family, names: Iterable[str]) -> Iterator[str]:
