@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -31,6 +31,16 @@ class Variant(NamedTuple):
     first: bool = False
 
 
+class Kind(NamedTuple):
+    """The tensors of one layer and what becomes of them, named by their suffixes.
+
+    Most layers hold the same tensors as another: what becomes of them differs in names alone.
+    """
+
+    tensors: list[Tensor]
+    parts: list[Output]
+
+
 def outputs(layout: Layout, growth: Growth, compensation: Compensation) -> Iterator[Output]:
     """Every tensor of the new model, in the order of names and layers."""
     specs = layout.checkpoint.tensors
@@ -48,7 +58,8 @@ def outputs(layout: Layout, growth: Growth, compensation: Compensation) -> Itera
 
 def _variants(layout: Layout, growth: Growth) -> list[Variant]:
     """For each new layer what it is made from."""
-    repeated = maps.repeats(growth.layers)
+    has_once = bool(layout.family.tensors.once)
+    repeated = [has_once and is_copy for is_copy in maps.repeats(growth.layers)]
     sharing = sharing_copies(layout, growth)
     return [
         Variant(old, growth.silent[new], repeated[new], new in sharing, new == 0)
@@ -76,17 +87,46 @@ def _stack(
         if is_own or old >= layout.layers:
             numbered.append((old if is_own else old - layout.layers + len(variants), Variant(old)))
     lower = next(place.lower for tensors in layers.values() for _, place in tensors)
+    kinds: dict[Hashable, Kind] = {}
     made: dict[Variant, list[Output]] = {}
     for new, variant in numbered:
         if variant not in made:
-            tensors = [
-                *_kept(layers.get(variant.old, []), variant),
-                *_made(layout, layers, variant),
-            ]
-            made[variant] = sorted(_parts(tensors, variant, experts), key=_natural)
+            # In the order of names, by which layers of a kind are matched.
+            tensors = sorted(_tensors(layout, layers, variant))
+            seen = [(place.suffix, place.role, spec.dtype, spec.shape) for spec, place in tensors]
+            kind = variant.silent, tuple(seen)
+            if kind not in kinds:
+                parts = sorted(_parts(tensors, variant, experts), key=_natural)
+                kinds[kind] = Kind(tensors, parts)
+            made[variant] = _like(kinds[kind], tensors)
         prefix = f"{stack}{new - lower}"
-        for part in made[variant]:
-            yield part._replace(name=prefix + part.name)
+        for name, dtype, shape, pieces, axis in made[variant]:
+            yield Output(prefix + name, dtype, shape, pieces, axis)
+
+
+def _like(kind: Kind, tensors: list[Tensor]) -> list[Output]:
+    """The parts of a kind, made from the tensors of another layer of it."""
+    own = {
+        first.name: spec.name for (first, _), (spec, _) in zip(kind.tensors, tensors, strict=True)
+    }
+
+    def moved(piece: Piece) -> Piece:
+        source, start, stop, noise, scale, shift = piece
+        return Piece(own[source], start, stop, noise, scale, shift)
+
+    return [
+        Output(name, dtype, shape, tuple(map(moved, pieces)), axis)
+        for name, dtype, shape, pieces, axis in kind.parts
+    ]
+
+
+def _tensors(
+    layout: Layout, layers: Mapping[int, list[Tensor]], variant: Variant
+) -> Iterator[Tensor]:
+    """The tensors that a new layer is made from."""
+    yield from _kept(layers.get(variant.old, []), variant)
+    if layout.family.tensors.not_in_first or layout.family.tensors.beside:
+        yield from _made(layout, layers, variant)
 
 
 def _kept(tensors: list[Tensor], variant: Variant) -> Iterator[Tensor]:
