@@ -46,10 +46,12 @@ def apply(
     threads: int | None = None,
     max_shard_size: str | int = shards.DEFAULT_SIZE,
     progress: Progress = lambda count: None,
+    checked: Checkpoint | None = None,
 ) -> Written:
     """Write the checkpoint that the plan describes to the folder `output`.
 
-    `progress` is called with the number of bytes just written, from several threads. Raises
+    `progress` is called with the number of bytes just written, from several threads. `checked` is
+    the plan's source, where it has just been opened and the plan held against it. Raises
     MoegrowError, with nothing left under the final name, where the plan does not fit its source
     or the folder may not be written.
     """
@@ -57,9 +59,10 @@ def apply(
     check_target(target, plan.source.path, force=force)
     for name in (PARTIAL, REPLACED):
         check_apart(target.with_name(target.name + name), plan.source.path)
-    checkpoint = open_checkpoint(plan.source.location)
-    check_source(plan, checkpoint)
-    check_plan(plan, checkpoint)
+    checkpoint = checked or open_checkpoint(plan.source.location)
+    if not checked:
+        check_source(plan, checkpoint)
+        check_plan(plan, checkpoint)
     files = shards.split(plan, max_shard_size)
     with _partial(target) as partial:
         _write_shards(files, partial, checkpoint, threads or cores(), progress)
