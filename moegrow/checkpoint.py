@@ -193,6 +193,8 @@ def _index_problems(
     weight_map: Mapping[str, str], tensors: Mapping[str, TensorSpec]
 ) -> Iterator[str]:
     """Where the index says something else than the files."""
+    if weight_map == {name: tensor.file for name, tensor in tensors.items()}:
+        return
     for name, file in weight_map.items():
         if name not in tensors:
             yield f"{INDEX} promises {name} in {file}, which does not hold it"

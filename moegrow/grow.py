@@ -114,5 +114,5 @@ def render(plan: Plan, layout: Layout, growth: Growth) -> Plan:
         growth=growth,
         steps=describe(layout, growth, compensation),
         config=grown_config(layout, growth, compensation.settings),
-        outputs=tuple(outputs(layout, growth, compensation)),
+        outputs=outputs(layout, growth, compensation),
     )

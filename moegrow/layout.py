@@ -4,6 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from moegrow import perlayer
 from moegrow.catalogue import find_family, read_family
@@ -12,6 +13,9 @@ from moegrow.errors import MoegrowError, raise_all
 from moegrow.family import Config, Family, lookup, number
 from moegrow.header import TensorSpec
 from moegrow.places import Place, locator, stray_expert
+
+# A tensor of a layer: what the headers say of it, and where it stands.
+Tensor = tuple[TensorSpec, Place]
 
 # Tensors of a MoE block that have one row, or one block of rows, per expert.
 PER_EXPERT = ("router", "router_bias", "balance_bias", "experts")
@@ -44,7 +48,18 @@ class Layout:
         """Rows of a router's weight: experts, and what else can be chosen."""
         return self.experts + (1 if self.family.router.kind == "skip" else self.extra)
 
-    def expert_tensors(self) -> Iterator[tuple[TensorSpec, Place]]:
+    @cached_property
+    def stacks(self) -> Mapping[str, Mapping[int, list[Tensor]]]:
+        """The tensors of each layer of each stack, in the order of their names."""
+        stacks: dict[str, dict[int, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
+        for name, place in self.places.items():
+            stacks[place.stack][place.layer].append((self.checkpoint.tensors[name], place))
+        for layers in stacks.values():
+            for tensors in layers.values():
+                tensors.sort()
+        return stacks
+
+    def expert_tensors(self) -> Iterator[Tensor]:
         """Every tensor that holds weights of routed experts."""
         for name, place in self.places.items():
             if place.role == "experts":
@@ -211,7 +226,9 @@ def _dense_problems(layout: Layout) -> Iterator[str]:
 
 def _block_problems(layout: Layout) -> Iterator[str]:
     """What is unclassified, missing or of the wrong size in the MoE blocks."""
-    with_experts = {(place.stack, place.layer) for _, place in layout.expert_tensors()}
+    with_experts = {
+        (place.stack, place.layer) for place in layout.places.values() if place.role == "experts"
+    }
     # For each kind of per-expert matrix of a layer, the experts that have it.
     owners: dict[tuple[str, int, str, str], set[int]] = defaultdict(set)
     routed = set()

@@ -1,9 +1,7 @@
 """Every tensor of the new model, as pieces of the source's."""
 
 import re
-from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping
-from fractions import Fraction
 from typing import NamedTuple
 
 from moegrow import maps
@@ -12,11 +10,9 @@ from moegrow.experts import Experts, whole
 from moegrow.family import lookup
 from moegrow.header import TensorSpec
 from moegrow.indexers import sharing_copies
-from moegrow.layout import Layout
+from moegrow.layout import Layout, Tensor
 from moegrow.places import NUMBER, Place
-from moegrow.plans import Growth, Output, Piece
-
-Tensor = tuple[TensorSpec, Place]
+from moegrow.plans import ONE, ZERO, Growth, Output, Piece
 
 _NUMBER = re.compile(NUMBER)
 
@@ -41,19 +37,18 @@ class Kind(NamedTuple):
     parts: list[Output]
 
 
-def outputs(layout: Layout, growth: Growth, compensation: Compensation) -> Iterator[Output]:
+def outputs(layout: Layout, growth: Growth, compensation: Compensation) -> tuple[Output, ...]:
     """Every tensor of the new model, in the order of names and layers."""
-    specs = layout.checkpoint.tensors
-    stacks: dict[str, dict[int, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
-    for name, place in layout.places.items():
-        stacks[place.stack][place.layer].append((specs[name], place))
+    specs, stacks = layout.checkpoint.tensors, layout.stacks
     experts = Experts(layout, growth, compensation)
     variants = _variants(layout, growth)
+    new: list[Output] = []
     for name in sorted(stacks.keys() | (specs.keys() - layout.places.keys())):
         if name in stacks:
-            yield from _stack(layout, name, stacks[name], variants, experts)
+            new += _stack(layout, name, stacks[name], variants, experts)
         else:
-            yield _outside(layout, specs[name], growth)
+            new.append(_outside(layout, specs[name], growth))
+    return tuple(new)
 
 
 def _variants(layout: Layout, growth: Growth) -> list[Variant]:
@@ -73,7 +68,7 @@ def _stack(
     layers: Mapping[int, list[Tensor]],
     variants: list[Variant],
     experts: Experts,
-) -> Iterator[Output]:
+) -> list[Output]:
     """The tensors of one stack of layers.
 
     Prediction layers are not repeated: those in a stack of their own keep their numbers, those
@@ -88,36 +83,38 @@ def _stack(
             numbered.append((old if is_own else old - layout.layers + len(variants), Variant(old)))
     lower = next(place.lower for tensors in layers.values() for _, place in tensors)
     kinds: dict[Hashable, Kind] = {}
-    made: dict[Variant, list[Output]] = {}
+    known: dict[Variant, tuple[Kind, list[tuple[Piece, ...]]]] = {}
+    made: list[Output] = []
     for new, variant in numbered:
-        if variant not in made:
-            # In the order of names, by which layers of a kind are matched.
-            tensors = sorted(_tensors(layout, layers, variant))
+        if variant not in known:
+            tensors = list(_tensors(layout, layers, variant))
             seen = [(place.suffix, place.role, spec.dtype, spec.shape) for spec, place in tensors]
-            kind = variant.silent, tuple(seen)
-            if kind not in kinds:
+            key = variant.silent, tuple(seen)
+            if key not in kinds:
                 parts = sorted(_parts(tensors, variant, experts), key=_natural)
-                kinds[kind] = Kind(tensors, parts)
-            made[variant] = _like(kinds[kind], tensors)
+                kinds[key] = Kind(tensors, parts)
+            known[variant] = kinds[key], _pieces(kinds[key], tensors)
+        kind, its_pieces = known[variant]
         prefix = f"{stack}{new - lower}"
-        for name, dtype, shape, pieces, axis in made[variant]:
-            yield Output(prefix + name, dtype, shape, pieces, axis)
+        made += [
+            Output(prefix + name, dtype, shape, pieces, axis)
+            for (name, dtype, shape, _, axis), pieces in zip(kind.parts, its_pieces, strict=True)
+        ]
+    return made
 
 
-def _like(kind: Kind, tensors: list[Tensor]) -> list[Output]:
-    """The parts of a kind, made from the tensors of another layer of it."""
-    own = {
-        first.name: spec.name for (first, _), (spec, _) in zip(kind.tensors, tensors, strict=True)
-    }
-
-    def moved(piece: Piece) -> Piece:
-        source, start, stop, noise, scale, shift = piece
-        return Piece(own[source], start, stop, noise, scale, shift)
-
-    return [
-        Output(name, dtype, shape, tuple(map(moved, pieces)), axis)
-        for name, dtype, shape, pieces, axis in kind.parts
-    ]
+def _pieces(kind: Kind, tensors: list[Tensor]) -> list[tuple[Piece, ...]]:
+    """The pieces of each part of a kind, taken from the tensors of another layer of it."""
+    pairs = zip(kind.tensors, tensors, strict=True)
+    own = {first.name: spec.name for (first, _), (spec, _) in pairs}
+    found = []
+    for part in kind.parts:
+        pieces = [
+            Piece(own[source], start, stop, noise, scale, shift)
+            for source, start, stop, noise, scale, shift in part.pieces
+        ]
+        found.append(tuple(pieces))
+    return found
 
 
 def _tensors(
@@ -167,14 +164,14 @@ def _parts(tensors: list[Tensor], variant: Variant, experts: Experts) -> Iterato
     is_moe = any(place.role == "experts" for _, place in tensors)
     for spec, place in tensors:
         if place.role == "made":
-            yield _one(spec, place, whole(spec, scale=Fraction(0)))
+            yield _one(spec, place, whole(spec, scale=ZERO))
         elif variant.silent and place.is_one:
-            yield _one(spec, place, whole(spec, scale=Fraction(0), shift=Fraction(1)))
+            yield _one(spec, place, whole(spec, scale=ZERO, shift=ONE))
         elif is_moe and place.role and place.role != "shared":
             yield from experts.outputs(spec, place, silent=variant.silent and place.is_output)
         else:
             silent = variant.silent and place.is_output
-            yield _one(spec, place, whole(spec, scale=Fraction(not silent)))
+            yield _one(spec, place, whole(spec, scale=ZERO if silent else ONE))
 
 
 def _one(spec: TensorSpec, place: Place, piece: Piece) -> Output:

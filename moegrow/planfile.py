@@ -15,7 +15,7 @@ from moegrow.checkpoint import CONFIG, INDEX, SourceFile
 from moegrow.errors import MoegrowError
 from moegrow.header import BITS
 from moegrow.maps import NULL
-from moegrow.plans import Growth, Noise, Output, Piece, Plan, Source
+from moegrow.plans import ONE, ZERO, Growth, Noise, Output, Piece, Plan, Source
 
 FORMAT = 1  # goes up when an older reader would misunderstand a plan
 
@@ -165,13 +165,11 @@ def _kind_text(dtype: str, shape: tuple[int, ...]) -> str:
 
 def _piece_text(piece: Piece) -> str:
     source, start, stop, noise, scale, shift = piece
-    changes = ""
-    if not piece.is_copy:
-        changes = _noise_text(noise) if noise else ""
-        if scale != 1:
-            changes += f',"scale":"{scale}"'
-        if shift:
-            changes += f',"shift":"{shift}"'
+    changes = _noise_text(noise) if noise else ""
+    if scale is not ONE and scale != ONE:
+        changes += f',"scale":"{scale}"'
+    if shift is not ZERO and shift:
+        changes += f',"shift":"{shift}"'
     return f'{{"from":{_quoted(source)},"rows":[{start},{stop}]{changes}}}'
 
 

@@ -67,7 +67,7 @@ def routed_parameters(layout: Layout) -> Mapping[int | None, int]:
     routed: Counter[int | None] = Counter()
     for spec, place in layout.expert_tensors():
         mapped = not place.is_prediction and place.layer < layout.layers
-        routed[place.layer if mapped else None] += parameters([spec.shape])
+        routed[place.layer if mapped else None] += math.prod(spec.shape)
     return routed
 
 
