@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable
+from functools import cache
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,6 +46,7 @@ class Header(NamedTuple):
     size: int
 
 
+@cache
 def nbytes(dtype: str, shape: tuple[int, ...]) -> int:
     """Bytes of a tensor; raises ValueError where sub-byte elements do not fill whole bytes."""
     bits = math.prod(shape) * BITS[dtype]
