@@ -323,7 +323,7 @@ def main() -> NoReturn:
     """Run the command line; every error that a user can cause ends as a message and a hint."""
     # A plan is up to a million frozen values and no cycles: looking for those as often as Python
     # does took a third of the time.
-    gc.set_threshold(100_000, 100, 100)
+    gc.set_threshold(1_000_000, 100, 100)
     # Newer versions of Typer carry their own click: its base class is found by descent.
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         # Names come from strangers: what is no text is shown escaped and never stops a command.

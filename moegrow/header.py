@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, lru_cache
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -108,11 +108,11 @@ def write_header(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> bytes:
 def _spec(name: str, entry: Any, file: str, data: int) -> TensorSpec:
     """One entry of the header, checked by itself; `data` is where the file's data begins."""
     try:
-        dtype, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
-        for number in (start, stop, *shape):
-            if type(number) is not int or number < 0:
-                raise ValueError("shapes and offsets must be whole numbers")
-        shape = tuple(shape)
+        dtype, shape = entry["dtype"], _whole_numbers(*entry["shape"])
+        start, stop = entry["data_offsets"]
+        # No two offsets are alike, so those that are right are not looked up.
+        if type(start) is not int or type(stop) is not int or start < 0 or stop < 0:
+            _whole_numbers(start, stop)
     except (TypeError, KeyError, ValueError) as error:
         raise MoegrowError(f"{file}: the header entry of {name!r} is malformed: {error}") from None
     if not isinstance(dtype, str) or dtype not in BITS:
@@ -132,6 +132,14 @@ def _spec(name: str, entry: Any, file: str, data: int) -> TensorSpec:
             " in the file"
         )
     return TensorSpec(name, file, dtype, shape, data + start, data + stop)
+
+
+@lru_cache(maxsize=None, typed=True)  # typed, because True and 1.0 are no sizes
+def _whole_numbers(*numbers: Any) -> tuple[int, ...]:
+    """The numbers if that is what they are, the same tuple for all tensors of a shape."""
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise ValueError("shapes and offsets must be whole numbers")
+    return numbers
 
 
 def _check_layout(tensors: tuple[TensorSpec, ...], file: str, data: int, size: int) -> None:
