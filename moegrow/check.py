@@ -1,6 +1,7 @@
 """Every problem of a plan, found before a byte is written."""
 
 from collections.abc import Iterator
+from operator import attrgetter
 
 from moegrow import jsontext, maps
 from moegrow.checkpoint import Checkpoint
@@ -11,6 +12,11 @@ from moegrow.plans import Output, Piece, Plan
 
 # Dtypes whose values can be read, changed in floating point and rounded back.
 FLOATS = ("F64", "F32", "F16", "BF16")
+
+_is_copy = attrgetter("is_copy")
+
+# Names that no tensor may have.
+UNNAMED = ("", "__metadata__")
 
 # Dtypes of tables of numbers, which can be scaled and shifted exactly.
 INTEGERS = ("I64", "I32", "I16")
@@ -42,7 +48,11 @@ def check_source(plan: Plan, checkpoint: Checkpoint) -> None:
 def check_plan(plan: Plan, checkpoint: Checkpoint) -> None:
     """Raise MoegrowError that lists what is wrong with a plan that reads from `checkpoint`."""
     jsontext.loads(plan.config, "the config in the plan", infinities=True)
-    problems = [problem for output in plan.outputs for problem in _problems(output, checkpoint)]
+    problems = [
+        problem
+        for output in _unlike_sources(plan, checkpoint)
+        for problem in _problems(output, checkpoint)
+    ]
     names = {output.name for output in plan.outputs}
     if len(names) != len(plan.outputs):
         problems.append(f"{len(plan.outputs) - len(names)} names stand twice")
@@ -73,7 +83,7 @@ def check_growth(plan: Plan, layout: Layout) -> None:
 def check_noise(plan: Plan) -> None:
     """Raise MoegrowError where noise or a scale is asked of tensors that are not plain floats."""
     for output in plan.outputs:
-        if output.dtype in FLOATS or all(piece.is_copy for piece in output.pieces):
+        if output.dtype in FLOATS or all(map(_is_copy, output.pieces)):
             continue
         if any(piece.noise for piece in output.pieces):
             raise MoegrowError(
@@ -83,7 +93,7 @@ def check_noise(plan: Plan) -> None:
             )
         # Tables of experts' numbers are joined by columns; packed weights never are.
         is_table = output.dtype in INTEGERS and output.axis > 0
-        if not is_table or not all(map(_is_whole, output.pieces)):
+        if not is_table or not all(map(_stays_whole, output.pieces)):
             raise MoegrowError(
                 f"{output.name} is stored as {output.dtype}, which can be copied but not"
                 " multiplied or set to zero",
@@ -91,13 +101,36 @@ def check_noise(plan: Plan) -> None:
             )
 
 
-def _is_whole(piece: Piece) -> bool:
+def _stays_whole(piece: Piece) -> bool:
     """Whether a table of numbers stays one: no fractions, and nothing wiped out."""
     return piece.scale > 0 and piece.scale.denominator == piece.shift.denominator == 1
 
 
+def _unlike_sources(plan: Plan, checkpoint: Checkpoint) -> Iterator[Output]:
+    """All outputs but those that one look shows to be right: a whole tensor of the source each.
+
+    Nearly all are that, and there can be a million of them.
+    """
+    tensors = checkpoint.tensors
+    for output in plan.outputs:
+        name, dtype, shape, pieces, axis = output
+        if len(pieces) == 1 and shape and name and name.isprintable():
+            source, start, stop, _, _, _ = pieces[0]
+            spec = tensors.get(source)
+            if (
+                spec is not None
+                and spec.shape == shape
+                and spec.dtype == dtype
+                and start == 0
+                and stop == shape[axis]
+                and name not in UNNAMED
+            ):
+                continue
+        yield output
+
+
 def _problems(output: Output, checkpoint: Checkpoint) -> Iterator[str]:
-    if not output.name.isprintable() or output.name in ("", "__metadata__"):
+    if not output.name.isprintable() or output.name in UNNAMED:
         yield f"{output.name!r} cannot be the name of a tensor"
     try:
         nbytes(output.dtype, output.shape[output.axis + 1 :])

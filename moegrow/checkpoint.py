@@ -81,14 +81,16 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
             "convert other formats first: load the model with transformers and call"
             " save_pretrained",
         )
-    if path.is_file() and (folder / INDEX).exists() and path.name in _weight_map(folder).values():
+    weight_map = _weight_map(folder)
+    if path.is_file() and weight_map and path.name in weight_map.values():
         raise MoegrowError(
             f"{path} is one of the files of a checkpoint, by the {INDEX} beside it",
             f"give the folder: {path.parent}",
         )
     config_text = _read_config(folder)
     config = jsontext.loads(config_text, CONFIG, infinities=True)
-    headers = _read_headers(folder, [path.name] if path.is_file() else _weight_files(folder))
+    names = [path.name] if path.is_file() else _weight_files(folder, weight_map)
+    headers = _read_headers(folder, names)
     tensors: dict[str, TensorSpec] = {}
     problems = []
     for header in headers.values():
@@ -96,8 +98,8 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
             other = tensors.setdefault(tensor.name, tensor)
             if other is not tensor:
                 problems.append(f"{tensor.name} is in both {other.file} and {tensor.file}")
-    if path.is_dir():
-        problems += _index_problems(folder, tensors)
+    if path.is_dir() and weight_map is not None:
+        problems += _index_problems(weight_map, tensors)
     raise_all(f"{folder.name} contradicts itself", problems)
     if not tensors:
         raise MoegrowError(f"{folder.name} holds no tensors")
@@ -133,10 +135,10 @@ def _read_config(folder: Path) -> str:
         raise MoegrowError(f"{path} is not UTF-8 text") from None
 
 
-def _weight_files(folder: Path) -> list[str]:
+def _weight_files(folder: Path, weight_map: Mapping[str, str] | None) -> list[str]:
     """The names of the folder's weight files: by the index, or else the only ones there are."""
-    if (folder / INDEX).exists():
-        return sorted(set(_weight_map(folder).values()))
+    if weight_map is not None:
+        return sorted(set(weight_map.values()))
     found = sorted(path.name for path in folder.glob("*.safetensors"))
     shards = [name for name in found if _SHARD.fullmatch(name)]
     for candidates in (["model.safetensors"], shards, found):
@@ -165,8 +167,13 @@ def _weight_files(folder: Path) -> list[str]:
     return candidates
 
 
-def _weight_map(folder: Path) -> dict[str, str]:
-    """Tensor name → file name, as the index has it, each name checked to stay in the folder."""
+def _weight_map(folder: Path) -> dict[str, str] | None:
+    """Tensor name → file name, as the index has it, each name checked to stay in the folder.
+
+    None where there is no index.
+    """
+    if not (folder / INDEX).exists():
+        return None
     _check_inside(folder, INDEX)
     table = jsontext.loads((folder / INDEX).read_text("utf-8", "replace"), INDEX)
     weight_map = table.get("weight_map")
@@ -182,11 +189,12 @@ def _weight_map(folder: Path) -> dict[str, str]:
     return weight_map
 
 
-def _index_problems(folder: Path, tensors: Mapping[str, TensorSpec]) -> Iterator[str]:
-    """Where the index, if there is one, says something else than the files."""
-    if not (folder / INDEX).exists():
+def _index_problems(
+    weight_map: Mapping[str, str], tensors: Mapping[str, TensorSpec]
+) -> Iterator[str]:
+    """Where the index says something else than the files."""
+    if weight_map == {name: tensor.file for name, tensor in tensors.items()}:
         return
-    weight_map = _weight_map(folder)
     for name, file in weight_map.items():
         if name not in tensors:
             yield f"{INDEX} promises {name} in {file}, which does not hold it"

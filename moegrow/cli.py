@@ -1,5 +1,6 @@
 """The command line: parse, call, print."""
 
+import gc
 import io
 import json
 import signal
@@ -110,12 +111,18 @@ def depth(
     quiet: QuietOption = False,
 ) -> None:
     """Make the model deeper: repeat layers."""
-    grown = moegrow.depth(
-        read_source(source), mode=mode.value, times=times, to=to, keep_first=keep_first,
-        keep_last=keep_last, group=group, every=every, drop=drop, layers=layers,
-        new_layers=new_layers and new_layers.value, family=family, command=command_line(),
+    from moegrow import verbs
+
+    old = verbs.begin(read_source(source), family)
+    grown = verbs.depth(
+        old, mode=mode.value, times=times, to=to, keep_first=keep_first, keep_last=keep_last,
+        group=group, every=every, drop=drop, layers=layers,
+        new_layers=new_layers and new_layers.value, command=command_line(),
     )  # fmt: skip
-    _finish(grown, output, plan, dry_run, force, threads, max_shard_size, not no_reflink, quiet)
+    _finish(
+        grown, old.layout, output, plan, dry_run, force,
+        threads, max_shard_size, not no_reflink, quiet,
+    )  # fmt: skip
 
 
 @app.command()
@@ -161,12 +168,17 @@ def width(
     quiet: QuietOption = False,
 ) -> None:  # fmt: skip
     """Make the model wider: duplicate experts."""
-    grown = moegrow.width(
-        read_source(source), experts=experts, noise=noise, seed=seed, top_k=top_k,
-        order=order and order.value, router=router and router.value, preset=preset.value,
-        family=family, command=command_line(),
+    from moegrow import verbs
+
+    old = verbs.begin(read_source(source), family)
+    grown = verbs.width(
+        old, experts=experts, noise=noise, seed=seed, top_k=top_k, order=order and order.value,
+        router=router and router.value, preset=preset.value, command=command_line(),
     )  # fmt: skip
-    _finish(grown, output, plan, dry_run, force, threads, max_shard_size, not no_reflink, quiet)
+    _finish(
+        grown, old.layout, output, plan, dry_run, force,
+        threads, max_shard_size, not no_reflink, quiet,
+    )  # fmt: skip
 
 
 @app.command()
@@ -183,13 +195,17 @@ def apply(
     quiet: QuietOption = False,
 ) -> None:
     """Write the checkpoint that a plan describes."""
+    from moegrow import verbs
     from moegrow.planfile import is_plan
 
     plan = read_source(source)
     if isinstance(plan, str) and not is_plan(Path(plan)):
         raise MoegrowError(f"{plan} is not a plan", "make one with moegrow depth … --plan")
-    grown = moegrow.plan(plan)
-    _finish(grown, output, False, dry_run, force, threads, max_shard_size, not no_reflink, quiet)
+    grown, layout = verbs.load(plan)
+    _finish(
+        grown, layout, output, False, dry_run, force,
+        threads, max_shard_size, not no_reflink, quiet,
+    )  # fmt: skip
 
 
 @app.command()
@@ -265,6 +281,7 @@ def demo(
 
 def _finish(
     grown: Any,
+    layout: Any,
     output: str | None,
     as_plan: bool,
     dry_run: bool,
@@ -274,7 +291,10 @@ def _finish(
     reflink: bool,
     quiet: bool,
 ) -> None:
-    """Print the plan, show it, or write what it describes and print where."""
+    """Print the plan, show it, or write what it describes and print where.
+
+    `layout` is that of the plan's source.
+    """
     if as_plan:
         if output is not None or dry_run:
             other = "--output" if output is not None else "--dry-run"
@@ -283,7 +303,7 @@ def _finish(
 
         print_lines(to_lines(grown))
         return
-    from moegrow import show, verbs
+    from moegrow import show
     from moegrow.check import check_plan
     from moegrow.shards import parse_size
     from moegrow.writer import check_target, default_name
@@ -291,7 +311,6 @@ def _finish(
     parse_size(max_shard_size)
     target = Path(output if output is not None else default_name(grown))
     check_target(target, grown.source.path, force=force)
-    layout = verbs.load(grown)[1]
     check_plan(grown, layout.checkpoint)
     if dry_run or not quiet:
         show.summary(grown, layout, target)
@@ -302,7 +321,7 @@ def _finish(
     with show.progress("writing", grown.nbytes, quiet=quiet) as progress:
         result = moegrow.apply(
             grown, target, force=force, threads=threads, max_shard_size=max_shard_size,
-            reflink=reflink, progress=progress,
+            reflink=reflink, progress=progress, checked=layout.checkpoint,
         )  # fmt: skip
     if not quiet:
         show.written(result, time.perf_counter() - began)
@@ -316,6 +335,9 @@ def _bytes_in(folder: str) -> int:
 
 def main() -> NoReturn:
     """Run the command line; every error that a user can cause ends as a message and a hint."""
+    # A plan is up to a million frozen values and no cycles: looking for those as often as Python
+    # does took a third of the time.
+    gc.set_threshold(1_000_000, 100, 100)
     # Newer versions of Typer carry their own click: its base class is found by descent.
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         # Names come from strangers: what is no text is shown escaped and never stops a command.

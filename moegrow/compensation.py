@@ -12,9 +12,7 @@ from moegrow.errors import MoegrowError
 from moegrow.family import Config, Groups, Setting, lookup, number
 from moegrow.layout import Layout
 from moegrow.maps import NULL, Map
-from moegrow.plans import Growth
-
-ONE = Fraction(1)
+from moegrow.plans import ONE, ZERO, Growth
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class Compensation:
 
     output_scale: Fraction = ONE
     balance_scale: Fraction = ONE
-    balance_shift: Fraction = Fraction(0)
+    balance_shift: Fraction = ZERO
     extra_copies: int = 1
     top_k_times: int = 1
     settings: Mapping[str, Any] = field(default_factory=dict)

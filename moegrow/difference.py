@@ -13,8 +13,12 @@ import numpy as np
 from moegrow import jsontext, maps, planfile
 from moegrow.check import check_plan, check_source
 from moegrow.checkpoint import Checkpoint, open_checkpoint, user_path
+from moegrow.planfile import Lines
 from moegrow.plans import Output, Piece, Plan
 from moegrow.stream import READ, Source, blocks, rechunked
+
+# A checkpoint's folder or file, a plan's file, its lines, or a plan.
+AnySource = str | os.PathLike[str] | Lines | Plan
 
 
 @dataclass(frozen=True)
@@ -45,9 +49,7 @@ class _Side:
     config: Mapping[str, Any]
 
 
-def diff(
-    a: str | os.PathLike[str] | Plan, b: str | os.PathLike[str] | Plan, *, contents: bool = True
-) -> Difference:
+def diff(a: AnySource, b: AnySource, *, contents: bool = True) -> Difference:
     """Compare two checkpoints or plans; with `contents`, also the bytes of their tensors."""
     left, right = _side(a), _side(b)
     only_a = tuple(name for name in left.outputs if name not in right.outputs)
@@ -93,8 +95,10 @@ def _ranges(numbers: list[int]) -> str:
     return spelled if len(numbers) == 1 else "{" + spelled + "}"
 
 
-def _side(source: str | os.PathLike[str] | Plan) -> _Side:
-    if not isinstance(source, Plan):
+def _side(source: AnySource) -> _Side:
+    if isinstance(source, Lines):
+        source = source.plan()
+    elif not isinstance(source, Plan):
         path = user_path(source)
         if not planfile.is_plan(path):
             return _checkpoint_side(open_checkpoint(path))

@@ -11,9 +11,7 @@ from moegrow.header import TensorSpec
 from moegrow.layout import Layout
 from moegrow.maps import NULL, Map
 from moegrow.places import Place
-from moegrow.plans import Growth, Noise, Output, Piece
-
-ZERO, ONE = Fraction(0), Fraction(1)
+from moegrow.plans import ONE, ZERO, Growth, Noise, Output, Piece
 
 
 def whole(

@@ -13,19 +13,28 @@ from moegrow.plans import Growth, Noise, Plan, Source
 from moegrow.steps import describe
 
 
-def start(layout: Layout, family_text: str = "") -> Plan:
-    """The plan that copies the checkpoint as it is: the identity that others grow from.
+def outline(layout: Layout, family_text: str = "") -> Plan:
+    """The plan that others grow from: no growth yet, and the outputs left out.
 
     `family_text` is the family file that the layout was read by, if it was the user's own.
     """
     nothing = Growth.none(layers=layout.layers, experts=layout.experts, top_k=layout.top_k)
     checkpoint = layout.checkpoint
     source = Source(checkpoint.folder, checkpoint.config_digest, checkpoint.files)
-    empty = Plan(
+    return Plan(
         source, layout.family.name, nothing, (), checkpoint.config_text, (),
         family_text=family_text,
     )  # fmt: skip
-    return render(empty, layout, nothing)
+
+
+def start(layout: Layout, family_text: str = "") -> Plan:
+    """The plan that copies the checkpoint as it is: the identity on both axes."""
+    return spell_out(outline(layout, family_text), layout)
+
+
+def spell_out(plan: Plan, layout: Layout) -> Plan:
+    """The plan with its outputs, where they were left out."""
+    return plan if plan.outputs else render(plan, layout, plan.growth)
 
 
 def deepen(plan: Plan, layout: Layout, layer_map: Map, *, identity: bool = False) -> Plan:
@@ -105,5 +114,5 @@ def render(plan: Plan, layout: Layout, growth: Growth) -> Plan:
         growth=growth,
         steps=describe(layout, growth, compensation),
         config=grown_config(layout, growth, compensation.settings),
-        outputs=tuple(outputs(layout, growth, compensation)),
+        outputs=outputs(layout, growth, compensation),
     )

@@ -4,6 +4,8 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable
+from functools import cache, lru_cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,6 +51,7 @@ class Header(NamedTuple):
     begin: int
 
 
+@cache
 def nbytes(dtype: str, shape: tuple[int, ...]) -> int:
     """Bytes of a tensor; raises ValueError where sub-byte elements do not fill whole bytes."""
     bits = math.prod(shape) * BITS[dtype]
@@ -85,8 +88,9 @@ def read_header(path: Path) -> Header:
     metadata = table.pop("__metadata__", {})
     if not isinstance(metadata, dict):
         raise MoegrowError(f"{path.name}: __metadata__ is not a table")
-    tensors = tuple(_spec(name, entry, path.name, 8 + length) for name, entry in table.items())
-    _check_layout(tensors, path.name, 8 + length, size)
+    file_name, data = path.name, 8 + length
+    tensors = tuple(_spec(name, entry, file_name, data) for name, entry in table.items())
+    _check_layout(tensors, file_name, data, size)
     digest = hashlib.sha256(length.to_bytes(8, "little") + raw).hexdigest()
     return Header(tensors, metadata, digest, size, 8 + length)
 
@@ -113,9 +117,11 @@ def write_header(
 def _spec(name: str, entry: Any, file: str, data: int) -> TensorSpec:
     """One entry of the header, checked by itself; `data` is where the file's data begins."""
     try:
-        dtype, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
-        if not all(type(number) is int and number >= 0 for number in (start, stop, *shape)):
-            raise ValueError("shapes and offsets must be whole numbers")
+        dtype, shape = entry["dtype"], _whole_numbers(*entry["shape"])
+        start, stop = entry["data_offsets"]
+        # No two offsets are alike, so those that are right are not looked up.
+        if type(start) is not int or type(stop) is not int or start < 0 or stop < 0:
+            _whole_numbers(start, stop)
     except (TypeError, KeyError, ValueError) as error:
         raise MoegrowError(f"{file}: the header entry of {name!r} is malformed: {error}") from None
     if not isinstance(dtype, str) or dtype not in BITS:
@@ -126,20 +132,29 @@ def _spec(name: str, entry: Any, file: str, data: int) -> TensorSpec:
     if not name.isprintable():
         raise MoegrowError(f"{file}: a tensor name holds control characters: {name!r}")
     try:
-        size = nbytes(dtype, tuple(shape))
+        size = nbytes(dtype, shape)
     except ValueError as error:
         raise MoegrowError(f"{file}: {name!r}: {error}") from None
     if stop - start != size:
         raise MoegrowError(
-            f"{file}: {name!r} is {dtype} {shape}, {size} bytes, but has {stop - start} in the file"
+            f"{file}: {name!r} is {dtype} {list(shape)}, {size} bytes, but has {stop - start}"
+            " in the file"
         )
-    return TensorSpec(name, file, dtype, tuple(shape), data + start, data + stop)
+    return TensorSpec(name, file, dtype, shape, data + start, data + stop)
+
+
+@lru_cache(maxsize=None, typed=True)  # typed, because True and 1.0 are no sizes
+def _whole_numbers(*numbers: Any) -> tuple[int, ...]:
+    """The numbers if that is what they are, the same tuple for all tensors of a shape."""
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise ValueError("shapes and offsets must be whole numbers")
+    return numbers
 
 
 def _check_layout(tensors: tuple[TensorSpec, ...], file: str, data: int, size: int) -> None:
     """Tensors must fill the data of the file with no gap and no overlap."""
     end = data
-    for tensor in sorted(tensors, key=lambda tensor: (tensor.start, tensor.stop)):
+    for tensor in sorted(tensors, key=attrgetter("start", "stop")):
         if tensor.start != end:
             what = "overlaps the tensor before it" if tensor.start < end else "follows a gap"
             raise MoegrowError(f"{file}: {tensor.name!r} {what}, at byte {tensor.start}")

@@ -4,6 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from moegrow import perlayer
 from moegrow.catalogue import find_family, read_family
@@ -12,6 +13,9 @@ from moegrow.errors import MoegrowError, raise_all
 from moegrow.family import Config, Family, lookup, number
 from moegrow.header import TensorSpec
 from moegrow.places import Place, locator, stray_expert
+
+# A tensor of a layer: what the headers say of it, and where it stands.
+Tensor = tuple[TensorSpec, Place]
 
 # Tensors of a MoE block that have one row, or one block of rows, per expert.
 PER_EXPERT = ("router", "router_bias", "balance_bias", "experts")
@@ -44,7 +48,18 @@ class Layout:
         """Rows of a router's weight: experts, and what else can be chosen."""
         return self.experts + (1 if self.family.router.kind == "skip" else self.extra)
 
-    def expert_tensors(self) -> Iterator[tuple[TensorSpec, Place]]:
+    @cached_property
+    def stacks(self) -> Mapping[str, Mapping[int, list[Tensor]]]:
+        """The tensors of each layer of each stack, in the order of their names."""
+        stacks: dict[str, dict[int, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
+        for name, place in self.places.items():
+            stacks[place.stack][place.layer].append((self.checkpoint.tensors[name], place))
+        for layers in stacks.values():
+            for tensors in layers.values():
+                tensors.sort()
+        return stacks
+
+    def expert_tensors(self) -> Iterator[Tensor]:
         """Every tensor that holds weights of routed experts."""
         for name, place in self.places.items():
             if place.role == "experts":
@@ -211,9 +226,11 @@ def _dense_problems(layout: Layout) -> Iterator[str]:
 
 def _block_problems(layout: Layout) -> Iterator[str]:
     """What is unclassified, missing or of the wrong size in the MoE blocks."""
-    with_experts = {(place.stack, place.layer) for _, place in layout.expert_tensors()}
+    with_experts = {
+        (place.stack, place.layer) for place in layout.places.values() if place.role == "experts"
+    }
     # For each kind of per-expert matrix of a layer, the experts that have it.
-    owners: dict[tuple[str, str, str], set[int]] = defaultdict(set)
+    owners: dict[tuple[str, int, str, str], set[int]] = defaultdict(set)
     routed = set()
     for name, place in layout.places.items():
         if (place.stack, place.layer) not in with_experts:
@@ -226,7 +243,7 @@ def _block_problems(layout: Layout) -> Iterator[str]:
                     " what it is"
                 )
         elif place.expert is not None:
-            owners[place.stack + str(place.layer), place.before, place.after].add(place.expert)
+            owners[place.stack, place.layer, place.before, place.after].add(place.expert)
         elif place.role in PER_EXPERT:
             yield from _row_problems(layout, spec, place)
         if place.role == "router":
@@ -250,17 +267,18 @@ def _row_problems(layout: Layout, spec: TensorSpec, place: Place) -> Iterator[st
 
 
 def _expert_problems(
-    layout: Layout, owners: Mapping[tuple[str, str, str], set[int]]
+    layout: Layout, owners: Mapping[tuple[str, int, str, str], set[int]]
 ) -> Iterator[str]:
     count = layout.experts * layout.family.router.lists
     whole, wider = set(range(count)), set(range(layout.router_rows))
-    for (layer, before, after), present in owners.items():
+    for (stack, layer, before, after), present in owners.items():
         if present in (whole, wider):
             continue
+        name = f"{stack}{layer}{before}"
         if missing := sorted(whole - present):
-            yield f"{layer}{before}{missing[0]}{after} is missing"
+            yield f"{name}{missing[0]}{after} is missing"
         if extra := sorted(present - whole):
-            yield f"{layer}{before}{extra[0]}{after} is beyond the {count} experts of the config"
+            yield f"{name}{extra[0]}{after} is beyond the {count} experts of the config"
 
 
 def _stray_problems(family: Family, names: Iterable[str]) -> Iterator[str]:

@@ -1,9 +1,7 @@
 """Every tensor of the new model, as pieces of the source's."""
 
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from fractions import Fraction
+from collections.abc import Hashable, Iterator, Mapping
 from typing import NamedTuple
 
 from moegrow import maps
@@ -12,11 +10,9 @@ from moegrow.experts import Experts, whole
 from moegrow.family import lookup
 from moegrow.header import TensorSpec
 from moegrow.indexers import sharing_copies
-from moegrow.layout import Layout
+from moegrow.layout import Layout, Tensor
 from moegrow.places import NUMBER, Place
-from moegrow.plans import Growth, Output, Piece
-
-Tensor = tuple[TensorSpec, Place]
+from moegrow.plans import ONE, ZERO, Growth, Output, Piece
 
 _NUMBER = re.compile(NUMBER)
 
@@ -31,24 +27,34 @@ class Variant(NamedTuple):
     first: bool = False
 
 
-def outputs(layout: Layout, growth: Growth, compensation: Compensation) -> Iterator[Output]:
+class Kind(NamedTuple):
+    """The tensors of one layer and what becomes of them, named by their suffixes.
+
+    Most layers hold the same tensors as another: what becomes of them differs in names alone.
+    """
+
+    tensors: list[Tensor]
+    parts: list[Output]
+
+
+def outputs(layout: Layout, growth: Growth, compensation: Compensation) -> tuple[Output, ...]:
     """Every tensor of the new model, in the order of names and layers."""
-    specs = layout.checkpoint.tensors
-    stacks: dict[str, dict[int, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
-    for name, place in layout.places.items():
-        stacks[place.stack][place.layer].append((specs[name], place))
+    specs, stacks = layout.checkpoint.tensors, layout.stacks
     experts = Experts(layout, growth, compensation)
     variants = _variants(layout, growth)
+    new: list[Output] = []
     for name in sorted(stacks.keys() | (specs.keys() - layout.places.keys())):
         if name in stacks:
-            yield from _stack(layout, name, stacks[name], variants, experts)
+            new += _stack(layout, name, stacks[name], variants, experts)
         else:
-            yield _outside(layout, specs[name], growth)
+            new.append(_outside(layout, specs[name], growth))
+    return tuple(new)
 
 
 def _variants(layout: Layout, growth: Growth) -> list[Variant]:
     """For each new layer what it is made from."""
-    repeated = maps.repeats(growth.layers)
+    has_once = bool(layout.family.tensors.once)
+    repeated = [has_once and is_copy for is_copy in maps.repeats(growth.layers)]
     sharing = sharing_copies(layout, growth)
     return [
         Variant(old, growth.silent[new], repeated[new], new in sharing, new == 0)
@@ -62,7 +68,7 @@ def _stack(
     layers: Mapping[int, list[Tensor]],
     variants: list[Variant],
     experts: Experts,
-) -> Iterator[Output]:
+) -> list[Output]:
     """The tensors of one stack of layers.
 
     Prediction layers are not repeated: those in a stack of their own keep their numbers, those
@@ -76,17 +82,48 @@ def _stack(
         if is_own or old >= layout.layers:
             numbered.append((old if is_own else old - layout.layers + len(variants), Variant(old)))
     lower = next(place.lower for tensors in layers.values() for _, place in tensors)
-    made: dict[Variant, list[Output]] = {}
+    kinds: dict[Hashable, Kind] = {}
+    known: dict[Variant, tuple[Kind, list[tuple[Piece, ...]]]] = {}
+    made: list[Output] = []
     for new, variant in numbered:
-        if variant not in made:
-            tensors = [
-                *_kept(layers.get(variant.old, []), variant),
-                *_made(layout, layers, variant),
-            ]
-            made[variant] = sorted(_parts(tensors, variant, experts), key=_natural)
+        if variant not in known:
+            tensors = list(_tensors(layout, layers, variant))
+            seen = [(place.suffix, place.role, spec.dtype, spec.shape) for spec, place in tensors]
+            key = variant.silent, tuple(seen)
+            if key not in kinds:
+                parts = sorted(_parts(tensors, variant, experts), key=_natural)
+                kinds[key] = Kind(tensors, parts)
+            known[variant] = kinds[key], _pieces(kinds[key], tensors)
+        kind, its_pieces = known[variant]
         prefix = f"{stack}{new - lower}"
-        for part in made[variant]:
-            yield part._replace(name=prefix + part.name)
+        made += [
+            Output(prefix + name, dtype, shape, pieces, axis)
+            for (name, dtype, shape, _, axis), pieces in zip(kind.parts, its_pieces, strict=True)
+        ]
+    return made
+
+
+def _pieces(kind: Kind, tensors: list[Tensor]) -> list[tuple[Piece, ...]]:
+    """The pieces of each part of a kind, taken from the tensors of another layer of it."""
+    pairs = zip(kind.tensors, tensors, strict=True)
+    own = {first.name: spec.name for (first, _), (spec, _) in pairs}
+    found = []
+    for part in kind.parts:
+        pieces = [
+            Piece(own[source], start, stop, noise, scale, shift)
+            for source, start, stop, noise, scale, shift in part.pieces
+        ]
+        found.append(tuple(pieces))
+    return found
+
+
+def _tensors(
+    layout: Layout, layers: Mapping[int, list[Tensor]], variant: Variant
+) -> Iterator[Tensor]:
+    """The tensors that a new layer is made from."""
+    yield from _kept(layers.get(variant.old, []), variant)
+    if layout.family.tensors.not_in_first or layout.family.tensors.beside:
+        yield from _made(layout, layers, variant)
 
 
 def _kept(tensors: list[Tensor], variant: Variant) -> Iterator[Tensor]:
@@ -127,14 +164,14 @@ def _parts(tensors: list[Tensor], variant: Variant, experts: Experts) -> Iterato
     is_moe = any(place.role == "experts" for _, place in tensors)
     for spec, place in tensors:
         if place.role == "made":
-            yield _one(spec, place, whole(spec, scale=Fraction(0)))
+            yield _one(spec, place, whole(spec, scale=ZERO))
         elif variant.silent and place.is_one:
-            yield _one(spec, place, whole(spec, scale=Fraction(0), shift=Fraction(1)))
+            yield _one(spec, place, whole(spec, scale=ZERO, shift=ONE))
         elif is_moe and place.role and place.role != "shared":
             yield from experts.outputs(spec, place, silent=variant.silent and place.is_output)
         else:
             silent = variant.silent and place.is_output
-            yield _one(spec, place, whole(spec, scale=Fraction(not silent)))
+            yield _one(spec, place, whole(spec, scale=ZERO if silent else ONE))
 
 
 def _one(spec: TensorSpec, place: Place, piece: Piece) -> Output:

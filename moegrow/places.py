@@ -66,9 +66,11 @@ def locator(family: Family) -> Callable[[str], Place | None]:
     is_column = matcher(tensors.columns)
     is_indexer = matcher(indexer.tensors if indexer else ())
 
+    # Layers and experts repeat, so few names differ behind the layer's number.
     @cache
-    def classify(name: str) -> Place:
-        """The place of a tensor within its layer, with stack and layer left open."""
+    def classify(stack: str, suffix: str) -> Place:
+        """The place of a tensor in whichever layer of a stack: the layer's number is left open."""
+        name = suffix.removeprefix(".")
         before, expert, after = name, None, ""
         matches = ((role, pattern.fullmatch(name)) for role, pattern in roles)
         role, found = next(((role, found) for role, found in matches if found), ("", None))
@@ -77,13 +79,16 @@ def locator(family: Family) -> Callable[[str], Place | None]:
                 before, after = name[: found.start(slot)], name[found.end(slot) :]
                 expert = int(text)
                 break
+        down = int(lower.get(stack, False))
         return Place(
-            "", 0, before, expert, after, role,
+            stack, 0, "." + before if suffix else "", expert, after, role, down,
             in_block=name.startswith(tensors.block),
+            is_prediction=stack in own_stack,
             is_output=is_output(name),
             is_one=is_one(name),
             is_once=is_once(name),
-            is_not_in_first=is_not_in_first(name),
+            # What stands beside the layers is named by its whole stack.
+            is_not_in_first=is_not_in_first(name) or bool(down),
             is_indexer=is_indexer(name),
             is_stacked=is_stacked(name),
             axis=int(is_column(name)),
@@ -93,19 +98,10 @@ def locator(family: Family) -> Callable[[str], Place | None]:
         found = stacks.fullmatch(name)
         if not found:
             return None
-        slot = next(i for i, text in enumerate(found.groups(), 1) if text)
-        stack, suffix = name[: found.start(slot)], name[found.end(slot) :]
-        place = classify(suffix.removeprefix("."))
-        down = int(lower.get(stack, False))
-        return place._replace(
-            stack=stack,
-            layer=int(found[slot]) + down,
-            before="." + place.before if suffix else "",
-            lower=down,
-            is_prediction=stack in own_stack,
-            # What stands beside the layers is named by its whole stack.
-            is_not_in_first=place.is_not_in_first or bool(down),
-        )
+        assert found.lastindex  # each pattern has one number
+        start, stop = found.span(found.lastindex)
+        place = classify(name[:start], name[stop:])
+        return Place(place.stack, int(name[start:stop]) + place.lower, *place[2:])
 
     return locate
 

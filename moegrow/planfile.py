@@ -1,8 +1,11 @@
 """A plan as JSON lines: a header line, then one line per output tensor."""
 
 import json
+import operator
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ from moegrow.checkpoint import CONFIG, INDEX, SourceFile
 from moegrow.errors import MoegrowError
 from moegrow.header import BITS
 from moegrow.maps import NULL
-from moegrow.plans import Growth, Noise, Output, Piece, Plan, Source
+from moegrow.plans import ONE, ZERO, Growth, Noise, Output, Piece, Plan, Source
 
 FORMAT = 1  # goes up when an older reader would misunderstand a plan
 
@@ -36,65 +39,99 @@ def to_lines(plan: Plan) -> Iterator[str]:
             "config": plan.config,
         }
     )
-    for output in plan.outputs:
-        yield _dump(
-            {
-                "name": output.name,
-                "dtype": output.dtype,
-                "shape": output.shape,
-                **({"axis": output.axis} if output.axis else {}),
-                "pieces": [_piece_table(piece) for piece in output.pieces],
-            }
+    yield from map(_output_line, plan.outputs)
+
+
+@dataclass(frozen=True)
+class Lines:
+    """A plan as it came in: its header is understood, the lines of its tensors are not yet.
+
+    `header` is the plan without outputs, `promised` what it says of their number, and `texts`
+    are the lines behind it, without line ends.
+    """
+
+    header: Plan
+    promised: Any
+    texts: list[str]
+
+    def spell(self, outputs: tuple[Output, ...]) -> bool:
+        """Whether the lines are those of these outputs, mark by mark; nothing is parsed."""
+        return len(self.texts) == len(outputs) == self.promised and all(
+            map(operator.eq, self.texts, map(_output_line, outputs))
         )
+
+    def plan(self) -> Plan:
+        """The plan that the lines spell out.
+
+        Raises MoegrowError, with the number of the line, where they are not of this format or
+        where some are missing. Whether the plan fits its source is for check.py to say.
+        """
+        outputs = []
+        number = 1
+        try:
+            for number, text in enumerate(self.texts, 2):
+                if text.strip():
+                    outputs.append(_output(jsontext.loads(text, f"line {number} of the plan")))
+        except _WRONG_KINDS as error:
+            raise _malformed(number, error) from None
+        if len(outputs) != self.promised:
+            raise MoegrowError(
+                f"the plan promises {self.promised} tensors and spells out {len(outputs)}",
+                "it was cut short: make it again with --plan",
+            )
+        return replace(self.header, outputs=tuple(outputs))
 
 
 def from_lines(lines: Iterable[str]) -> Plan:
-    """The plan that the lines spell out.
+    """The plan that the lines of its file spell out."""
+    return take_lines(lines).plan()
 
-    Raises MoegrowError, with the number of the line, where they are not a plan of this format
-    or where lines are missing. Whether the plan fits its source is for check.py to say.
-    """
-    numbered = enumerate(lines, 1)
-    number, text = next(numbered, (1, ""))
-    header = jsontext.loads(text, f"line {number} of the plan")
+
+def take_lines(lines: Iterable[str]) -> Lines:
+    """The lines of a plan; raises MoegrowError where the first is no header of this format."""
+    texts = [line.rstrip("\n") for line in lines]
+    header = jsontext.loads(texts[0] if texts else "", "line 1 of the plan")
     version = header.get("moegrow_plan")
     if version != FORMAT:
         raise MoegrowError(
             f"this is not a plan that moegrow can read: moegrow_plan is {version!r}, not {FORMAT}"
         )
     try:
-        outputs = []
-        for number, text in numbered:
-            if text.strip():
-                outputs.append(_output(jsontext.loads(text, f"line {number} of the plan")))
-        number = 1
         plan = Plan(
             source=_source(header["source"]),
             family=_text(header["family"]),
             growth=_growth(header["growth"]),
             steps=tuple(map(_step, header["steps"])),
             config=_text(header["config"]),
-            outputs=tuple(outputs),
+            outputs=(),
             commands=tuple(map(_text, header["commands"])),
             family_text=_text(header.get("family_text", "")),
         )
-    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise MoegrowError(
-            f"line {number} of the plan is malformed: {type(error).__name__} {error}",
-            "make the plan again with --plan",
-        ) from None
-    if len(outputs) != header.get("outputs"):
-        raise MoegrowError(
-            f"the plan promises {header.get('outputs')} tensors and spells out {len(outputs)}",
-            "it was cut short: make it again with --plan",
-        )
-    return plan
+    except _WRONG_KINDS as error:
+        raise _malformed(1, error) from None
+    return Lines(plan, header.get("outputs"), texts[1:])
+
+
+def read_lines(path: Path) -> Lines:
+    """The lines of the plan in a file."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return take_lines(file)
 
 
 def read_plan(path: Path) -> Plan:
     """The plan in a file."""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        return from_lines(file)
+    return read_lines(path).plan()
+
+
+# What taking values of the wrong kind apart ends in.
+_WRONG_KINDS = (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError)
+
+
+def _malformed(number: int, error: Exception) -> MoegrowError:
+    return MoegrowError(
+        f"line {number} of the plan is malformed: {type(error).__name__} {error}",
+        "make the plan again with --plan",
+    )
 
 
 def is_plan(path: Path) -> bool:
@@ -109,15 +146,40 @@ def _dump(table: dict[str, Any]) -> str:
     return json.dumps(table, separators=(",", ":"), ensure_ascii=False)
 
 
-def _piece_table(piece: Piece) -> dict[str, Any]:
-    table: dict[str, Any] = {"from": piece.source, "rows": [piece.start, piece.stop]}
-    if piece.noise:
-        table["noise"] = {piece.noise.kind: piece.noise.amount, "seed": piece.noise.seed}
-    if piece.scale != 1:
-        table["scale"] = str(piece.scale)
-    if piece.shift:
-        table["shift"] = str(piece.shift)
-    return table
+def _output_line(output: Output) -> str:
+    """The line of one tensor.
+
+    It is put together by hand, because a plan can have a million of them and an encoder takes
+    several times as long.
+    """
+    name, dtype, shape, pieces, axis = output
+    joined = f'"axis":{axis},' if axis else ""
+    made_of = ",".join([_piece_text(piece) for piece in pieces])
+    return f'{{"name":{_quoted(name)},{_kind_text(dtype, shape)},{joined}"pieces":[{made_of}]}}'
+
+
+@cache
+def _kind_text(dtype: str, shape: tuple[int, ...]) -> str:
+    return f'"dtype":{_quoted(dtype)},"shape":[{",".join(map(str, shape))}]'
+
+
+def _piece_text(piece: Piece) -> str:
+    source, start, stop, noise, scale, shift = piece
+    changes = _noise_text(noise) if noise else ""
+    if scale is not ONE and scale != ONE:
+        changes += f',"scale":"{scale}"'
+    if shift is not ZERO and shift:
+        changes += f',"shift":"{shift}"'
+    return f'{{"from":{_quoted(source)},"rows":[{start},{stop}]{changes}}}'
+
+
+@cache
+def _noise_text(noise: Noise) -> str:
+    return f',"noise":{_dump({noise.kind: noise.amount, "seed": noise.seed})}'
+
+
+# A text as JSON, with all but what must be escaped as it is.
+_quoted = json.encoder.encode_basestring
 
 
 def _growth_table(growth: Growth) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """The plan: everything the new checkpoint will hold, as frozen values."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +12,8 @@ from moegrow import maps
 from moegrow.checkpoint import INDEX, SourceFile
 from moegrow.header import nbytes
 from moegrow.maps import NULL, Map
+
+ONE, ZERO = Fraction(1), Fraction(0)
 
 
 class Noise(NamedTuple):
@@ -32,13 +36,14 @@ class Piece(NamedTuple):
     start: int
     stop: int
     noise: Noise | None = None
-    scale: Fraction = Fraction(1)
-    shift: Fraction = Fraction(0)
+    scale: Fraction = ONE
+    shift: Fraction = ZERO
 
     @property
     def is_copy(self) -> bool:
         """Whether the bytes stay as they are."""
-        return self.noise is None and self.scale == 1 and self.shift == 0
+        # Nearly always these very objects, which is quicker to see than that fractions are equal.
+        return self[3:] == (None, ONE, ZERO)
 
 
 class Output(NamedTuple):
@@ -161,7 +166,12 @@ class Plan:
     commands: tuple[str, ...] = field(default=(), compare=False)
     family_text: str = ""
 
+    @cached_property
+    def shapes(self) -> Mapping[tuple[str, tuple[int, ...]], int]:
+        """How many tensors of each dtype and shape the result has."""
+        return Counter((output.dtype, output.shape) for output in self.outputs)
+
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors of the result."""
-        return sum(output.nbytes for output in self.outputs)
+        return sum(count * nbytes(*kind) for kind, count in self.shapes.items())

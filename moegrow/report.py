@@ -1,11 +1,13 @@
 """Plain numbers of a checkpoint, before and after."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any
 
+from moegrow.header import nbytes
 from moegrow.layout import Layout, parameters
 from moegrow.plans import Plan
 
@@ -48,7 +50,7 @@ def grown_numbers(plan: Plan, layout: Layout) -> Numbers:
     # Layers that are not mapped, such as prediction layers, stay with their experts widened.
     kept = sum(count for layer, count in routed.items() if layer is None)
     new_routed = int((sum(routed.get(layer, 0) for layer in growth.layers) + kept) * times)
-    total = parameters(output.shape for output in plan.outputs)
+    total = sum(count * math.prod(shape) for (_, shape), count in plan.shapes.items())
     return Numbers(
         layers=len(growth.layers),
         moe_layers=sum(layer in layout.moe_layers for layer in growth.layers),
@@ -65,7 +67,7 @@ def routed_parameters(layout: Layout) -> Mapping[int | None, int]:
     routed: Counter[int | None] = Counter()
     for spec, place in layout.expert_tensors():
         mapped = not place.is_prediction and place.layer < layout.layers
-        routed[place.layer if mapped else None] += parameters([spec.shape])
+        routed[place.layer if mapped else None] += math.prod(spec.shape)
     return routed
 
 
@@ -81,8 +83,8 @@ def shared_parameters(layout: Layout) -> Counter[int]:
 def dtypes(plan: Plan) -> Mapping[str, int]:
     """Bytes by dtype, the largest share first."""
     shares: Counter[str] = Counter()
-    for output in plan.outputs:
-        shares[output.dtype] += output.nbytes
+    for (dtype, shape), count in plan.shapes.items():
+        shares[dtype] += count * nbytes(dtype, shape)
     return dict(shares.most_common())
 
 

@@ -94,7 +94,9 @@ def split(
                 packing.begin(wish)
             packing.add(wish)
             left -= wish.output.nbytes
-    packing.add_loose(sorted(loose, key=lambda wish: (wish.file, wish.start, wish.output.name)), smallest)
+    packing.add_loose(
+        sorted(loose, key=lambda wish: (wish.file, wish.start, wish.output.name)), smallest
+    )
     count = len(packing.files)
     return tuple(
         Shard(f"model-{number:05d}-of-{count:05d}.safetensors", tuple(file.outputs), file.begin)
@@ -171,7 +173,7 @@ class _Packing:
         """
         groups: list[list[Output]] = []
         room = 0
-        for wish in wishes:
+        for wish in sorted(wishes, key=lambda wish: (wish.file, wish.start, wish.output.name)):
             if not groups or wish.output.nbytes > room:
                 groups.append([])
                 room = self._limit

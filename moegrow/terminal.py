@@ -13,8 +13,7 @@ from moegrow.errors import MoegrowError, UsageError, printable
 def print_lines(lines: Iterable[str]) -> None:
     """Print lines to a reader that may have had enough, such as `head`."""
     try:
-        for line in lines:
-            print(line)
+        sys.stdout.writelines(f"{line}\n" for line in lines)
         sys.stdout.flush()
     except BrokenPipeError:
         # Python would complain about the closed pipe once more at exit.
@@ -22,16 +21,16 @@ def print_lines(lines: Iterable[str]) -> None:
 
 
 def read_source(source: str | None) -> Any:
-    """What a SOURCE argument means: a path, or the plan or path on standard input."""
+    """What a SOURCE argument means: a path, or the lines of a plan or a path on standard input."""
     if source is not None and source != "-":
         return source
     if source is None and sys.stdin.isatty():
         raise UsageError("no SOURCE was given", "name a checkpoint's folder, or pipe a plan in")
     first = sys.stdin.readline()
     if first.lstrip().startswith("{"):
-        from moegrow.planfile import from_lines
+        from moegrow.planfile import take_lines
 
-        return from_lines(chain([first], sys.stdin))
+        return take_lines(chain([first], sys.stdin))
     if not first.strip():
         raise MoegrowError(
             "nothing came in on standard input", "the command before this one may have failed"

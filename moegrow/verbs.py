@@ -5,7 +5,7 @@ import re
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from moegrow import grow, maps, planfile, report
 from moegrow.check import check_growth, check_noise, check_source
@@ -14,10 +14,19 @@ from moegrow.compensation import group_size
 from moegrow.errors import MoegrowError, UsageError
 from moegrow.layout import Layout, read_layout
 from moegrow.maps import Map
+from moegrow.planfile import Lines
 from moegrow.plans import Noise, Plan
 
-# A checkpoint's folder or file, a plan's file, or a plan.
-AnySource = str | os.PathLike[str] | Plan
+
+class Opened(NamedTuple):
+    """A plan with the layout of the checkpoint that it reads from."""
+
+    plan: Plan
+    layout: Layout
+
+
+# A checkpoint's folder or file, a plan's file, its lines, a plan, or one whose source is open.
+AnySource = str | os.PathLike[str] | Lines | Plan | Opened
 
 MODES = ("interpose", "stack", "expand", "overlap")
 PRESETS: dict[str, dict[str, Any]] = {
@@ -38,30 +47,46 @@ def plan(source: AnySource, *, family: str | os.PathLike[str] | None = None) -> 
     MoegrowError where the source is no checkpoint of a known family, or has changed since the
     plan was made.
     """
-    return load(source, family)[0]
+    return load(source, family).plan
 
 
-def load(source: AnySource, family: str | os.PathLike[str] | None = None) -> tuple[Plan, Layout]:
+def load(source: AnySource, family: str | os.PathLike[str] | None = None) -> Opened:
     """The plan of a source (see `plan`) with the layout of the checkpoint that it reads from.
 
     A plan whose lines are not what its header says has a step that says so.
     """
+    plan, layout = begin(source, family)
+    return Opened(grow.spell_out(plan, layout), layout)
+
+
+def begin(source: AnySource, family: str | os.PathLike[str] | None = None) -> Opened:
+    """As `load`, for growing, which makes the outputs anew: a checkpoint's are left out."""
+    if isinstance(source, Opened):
+        return source
     text = "" if family is None else _family_text(user_path(family))
-    if not isinstance(source, Plan):
+    if not isinstance(source, Plan | Lines):
         path = user_path(source)
         if not planfile.is_plan(path):
             layout = read_layout(open_checkpoint(path), family_text=text)
-            return grow.start(layout, text), layout
-        source = planfile.read_plan(path)
-    if text and text != source.family_text:
+            return Opened(grow.outline(layout, text), layout)
+        source = planfile.read_lines(path)
+    header = source.header if isinstance(source, Lines) else source
+    if text and text != header.family_text:
         raise UsageError("a plan brings its family along, so --family does not go with it")
-    checkpoint = open_checkpoint(source.source.location)
-    check_source(source, checkpoint)
-    layout = read_layout(checkpoint, family_text=source.family_text)
-    check_growth(source, layout)
-    if grow.render(source, layout, source.growth) != source and EDITED not in source.steps:
-        source = replace(source, steps=(*source.steps, EDITED))
-    return source, layout
+    checkpoint = open_checkpoint(header.source.location)
+    check_source(header, checkpoint)
+    layout = read_layout(checkpoint, family_text=header.family_text)
+    check_growth(header, layout)
+    rendered = grow.render(header, layout, header.growth)
+    if not isinstance(source, Lines):
+        plan = source
+    elif source.spell(rendered.outputs):
+        plan = replace(header, outputs=rendered.outputs)
+    else:
+        plan = source.plan()
+    if rendered != plan and EDITED not in plan.steps:
+        plan = replace(plan, steps=(*plan.steps, EDITED))
+    return Opened(plan, layout)
 
 
 def _family_text(path: Path) -> str:
@@ -95,7 +120,7 @@ def depth(
     as the identity (the rule for "expand"). family: a family file of your own. `command` is
     noted in the plan as what made it.
     """
-    old, layout = load(source, family)
+    old, layout = begin(source, family)
     _check_unedited(old)
     given = {"times": times, "to": to, "every": every, "drop": drop, "layers": layers}
     given |= {"keep-first": keep_first or None, "keep-last": keep_last or None}
@@ -130,7 +155,7 @@ def width(
     "copy" for the copies' router rows. What is not given comes from `preset`. family: a family
     file of your own.
     """
-    old, layout = load(source, family)
+    old, layout = begin(source, family)
     _check_unedited(old)
     command = command or _call(
         "width", experts=experts, noise=noise, seed=seed, top_k=top_k, order=order, router=router,

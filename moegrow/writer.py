@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from moegrow import card, engine, planfile, shards
 from moegrow.check import check_plan, check_source
-from moegrow.checkpoint import CONFIG, INDEX, PLAN, open_checkpoint, user_path
+from moegrow.checkpoint import CONFIG, INDEX, PLAN, Checkpoint, open_checkpoint, user_path
 from moegrow.engine import Moved
 from moegrow.errors import MoegrowError
 from moegrow.plans import Plan
@@ -45,10 +45,12 @@ def apply(
     max_shard_size: str | int = shards.DEFAULT_SIZE,
     reflink: bool = True,
     progress: Progress = lambda count: None,
+    checked: Checkpoint | None = None,
 ) -> Written:
     """Write the checkpoint that the plan describes to the folder `output`.
 
-    `progress` is called with the number of bytes just written, from several threads. Raises
+    `progress` is called with the number of bytes just written, from several threads. `checked` is
+    the plan's source, where it has just been opened and the plan held against it. Raises
     MoegrowError, with nothing left under the final name, where the plan does not fit its source
     or the folder may not be written.
     """
@@ -56,9 +58,10 @@ def apply(
     check_target(target, plan.source.path, force=force)
     for name in (PARTIAL, REPLACED):
         check_apart(target.with_name(target.name + name), plan.source.path)
-    checkpoint = open_checkpoint(plan.source.location)
-    check_source(plan, checkpoint)
-    check_plan(plan, checkpoint)
+    checkpoint = checked or open_checkpoint(plan.source.location)
+    if not checked:
+        check_source(plan, checkpoint)
+        check_plan(plan, checkpoint)
     files = shards.split(plan, checkpoint, max_shard_size)
     with _partial(target) as partial:
         moved = engine.fill(

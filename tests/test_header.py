@@ -125,6 +125,8 @@ def test_half_bytes_must_fill_whole_bytes():
         ({"a": entry(shape=(-2,))}, bytes(8), "malformed"),
         ({"a": entry(shape=(2.0,))}, bytes(8), "malformed"),
         ({"a": entry(shape=(True,), stop=4)}, bytes(4), "malformed"),
+        ({"a": entry(shape=(1,), stop=4), "b": entry(4, 8, shape=(True,))}, bytes(8), "malformed"),
+        ({"a": entry(False, 8)}, bytes(8), "malformed"),
         ({"a": {"dtype": "F32", "shape": [2]}}, bytes(8), "malformed"),
         (
             {"a": {"dtype": ["F32"], "shape": [2], "data_offsets": [0, 8]}},

@@ -1,13 +1,14 @@
 """Plans as JSON lines, and what is refused on the way in."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 import moegrow
 from moegrow import planfile
 from moegrow.errors import MoegrowError
-from moegrow.planfile import from_lines, to_lines
+from moegrow.planfile import from_lines, take_lines, to_lines
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,25 @@ def test_lines_and_plan_are_the_same_thing(plan, lines):
     assert again == plan
     assert again.commands == plan.commands
     assert list(to_lines(again)) == lines
+
+
+def test_lines_are_written_as_a_json_encoder_would(plan):
+    outputs = (plan.outputs[0]._replace(name='"\\ü\n\x01\u2028/', shape=()), *plan.outputs)
+    _, *lines = to_lines(replace(plan, outputs=outputs))
+    for line in lines:
+        table = json.loads(line)
+        assert json.dumps(table, separators=(",", ":"), ensure_ascii=False) == line
+    assert any("noise" in line for line in lines)
+    assert any("scale" in line for line in lines)
+
+
+def test_lines_that_spell_the_outputs_are_told_from_all_others_unparsed(plan, lines):
+    outputs = plan.outputs
+    assert take_lines(line + "\n" for line in lines).spell(outputs)
+    assert not take_lines(lines).spell(outputs[1:])
+    assert not take_lines(lines[:-1]).spell(outputs)
+    assert not take_lines([*lines[:-1], lines[-1] + " "]).spell(outputs)
+    assert not take_lines([changed(lines[0], outputs=1), *lines[1:]]).spell(outputs)
 
 
 def test_line_ends_and_empty_lines_do_not_matter(plan, lines):
