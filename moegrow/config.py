@@ -47,11 +47,21 @@ def grown_config(layout: Layout, growth: Growth, settings: Mapping[str, Any]) ->
     return jsontext.replace(
         layout.checkpoint.config_text,
         {
-            (*layout.nested, *key.split(".")): value
+            (*layout.nested, *spelling.split(".")): value
             for key, value in changes.items()
             if value != lookup(config, key)
+            for spelling in _spellings(layout, key)
         },
     )
+
+
+def _spellings(layout: Layout, key: str) -> list[str]:
+    """How the config on disk spells a key of the family file, which it may do in several ways."""
+    on_disk = lookup(layout.checkpoint.config, ".".join(layout.nested)) if layout.nested else None
+    others = [
+        name for name, stands_for in layout.family.config.spellings.items() if stands_for == key
+    ]
+    return present(on_disk or layout.checkpoint.config, [key, *others]) or [key]
 
 
 def _check_quantisation(layout: Layout, growth: Growth) -> None:

@@ -90,7 +90,8 @@ class PerLayer:
     the last of all), "table" (layer number → settings), "owners" (for each layer the number of
     the layer whose values it uses), "period" (every so many layers, from `offset` on), "span"
     (length of a block of layers, which grows as layers repeat). A `required` list must be there,
-    for no rule here says what the model would derive, `unless` another key stands for it.
+    for no rule here says what the model would derive, `unless` another key stands for it. A
+    "prefix" need not express every map where such another key does.
     """
 
     form: str
@@ -110,7 +111,8 @@ class ConfigKeys:
 
     `nested` are the tables of multimodal configs that describe the language model. `layers` may
     be missing from a config that has one of `layers_lists`, with one entry a layer;
-    `doubled_layers` count every layer twice.
+    `doubled_layers` count every layer twice. `spellings`: other name of a key → the name that
+    the family file uses, for keys of the router.
     """
 
     experts: Names
@@ -120,6 +122,7 @@ class ConfigKeys:
     layers_lists: Names = ()
     doubled_layers: Names = ()
     prediction_layers: Names = ()
+    spellings: Mapping[str, str] = field(default_factory=dict)
     per_layer: Mapping[str, PerLayer] = field(default_factory=dict)
 
 
@@ -176,12 +179,14 @@ class Router:
 class SharedIndexer:
     """Layers that select keys with the indexer of the nearest full layer before them.
 
-    `key` is the config's per-layer list of "full" and "shared"; only full layers have `tensors`.
-    Without `chains`, a sharing layer must come right behind a full one.
+    `key` is the config's per-layer list of "full" and "shared", `pattern` one that says the same
+    in letters, F and S; only full layers have `tensors`. Without `chains`, a sharing layer must
+    come right behind a full one.
     """
 
     key: str
     tensors: Names
+    pattern: str = ""
     chains: bool = True
 
 

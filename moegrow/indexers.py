@@ -4,7 +4,7 @@ from typing import Any
 
 from moegrow.errors import MoegrowError
 from moegrow.family import lookup
-from moegrow.layout import Layout
+from moegrow.layout import Layout, present
 from moegrow.plans import Growth
 
 FULL, SHARED = "full", "shared"
@@ -30,7 +30,7 @@ def sharing_copies(layout: Layout, growth: Growth) -> frozenset[int]:
 
 
 def indexer_types(layout: Layout, growth: Growth) -> dict[str, Any]:
-    """The change to the config's list of indexers, written out where a rule stood for it."""
+    """The change to the config's list or letters; a list where a rule stood for them."""
     indexer = layout.family.depth.shared_indexer
     if not indexer or not (full := _full_layers(layout)):
         return {}
@@ -51,7 +51,13 @@ def indexer_types(layout: Layout, growth: Growth) -> dict[str, Any]:
                 " and this layer map puts another sharing layer between them",
                 "use --group 2 or another length that keeps such layers together",
             )
-    return {indexer.key: new}
+    told = present(layout.config, filter(None, (indexer.key, indexer.pattern)))
+    return {
+        key: "".join("F" if kind == FULL else "S" for kind in new)
+        if isinstance(lookup(layout.config, key), str)
+        else new
+        for key in told or [indexer.key]
+    }
 
 
 def _full_layers(layout: Layout) -> frozenset[int]:

@@ -79,8 +79,11 @@ def _text(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
 
 
 def _numbers(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
-    """Numbers of the layers meant."""
-    old = lookup(model.config, key)
+    """Numbers of the layers meant, as a list or as a text with commas between them."""
+    old = told = lookup(model.config, key)
+    if isinstance(told, str):
+        entries = [entry.strip() for entry in told.split(",")]
+        old = [int(entry) if entry.isdecimal() else entry for entry in entries if entry]
     if old is None:
         marks = _from_rule(form.rule, model)
         if marks is None:
@@ -93,7 +96,9 @@ def _numbers(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
         for position, layer in enumerate(layer_map)
         if layer + form.base in old and not (form.once and repeated[position])
     ]
-    return {key: new}
+    behind = range(model.layers + form.base, model.layers + form.base + model.predictions)
+    new += [number + len(layer_map) - model.layers for number in behind if number in old]
+    return {key: ",".join(map(str, new)) if isinstance(told, str) else new}
 
 
 def _dense_numbers(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
@@ -107,11 +112,13 @@ def _dense_numbers(model: Old, key: str, form: PerLayer, layer_map: Map) -> Chan
 
 
 def _prefix(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
-    """How many layers come first: the grown ones must come first too."""
+    """How many layers come first: the grown ones must come first too, unless a list tells more."""
     old = number(model.config, key, form.default)
     marks = [layer < old for layer in layer_map]
     new = sum(marks)
-    if not all(marks[:new]):
+    if form.unless and not all(marks[:new]):
+        new = marks.index(False)
+    elif not all(marks[:new]):
         wrong = layer_map[marks.index(True, marks.index(False))]
         raise MoegrowError(
             f"config.json can only say how many layers come first ({key}), and this layer map puts"
