@@ -75,7 +75,7 @@ class Rule:
 
 FORMS = (
     "list", "text", "numbers", "dense_numbers", "prefix", "suffix", "last", "table", "owners",
-    "period", "span",
+    "period", "span", "point",
 )  # fmt: skip
 
 
@@ -89,9 +89,10 @@ class PerLayer:
     "suffix" (how many layers come first or last), "last" (number of the last layer meant; -1 is
     the last of all), "table" (layer number → settings), "owners" (for each layer the number of
     the layer whose values it uses), "period" (every so many layers, from `offset` on), "span"
-    (length of a block of layers, which grows as layers repeat). A `required` list must be there,
-    for no rule here says what the model would derive, `unless` another key stands for it. A
-    "prefix" need not express every map where such another key does.
+    (length of a block of layers, which grows as layers repeat), "point" (how many layers come
+    before a point of the model from which another takes its input). A `required` list must be
+    there, for no rule here says what the model would derive, `unless` another key stands for it.
+    A "prefix" need not express every map where such another key does.
     """
 
     form: str
@@ -112,7 +113,8 @@ class ConfigKeys:
     `nested` are the tables of multimodal configs that describe the language model. `layers` may
     be missing from a config that has one of `layers_lists`, with one entry a layer;
     `doubled_layers` count every layer twice. `spellings`: other name of a key → the name that
-    the family file uses, for keys of the router.
+    the family file uses, for keys of the router. Keys of `per_layer` are looked up in the table
+    that is nested, and from the root of the config where they begin with a slash.
     """
 
     experts: Names

@@ -228,6 +228,15 @@ def _span(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
     return {key: old * times}
 
 
+def _point(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
+    """How many layers come before a point of the model: as many as before the next one's copy."""
+    if lookup(model.config, key) is None:
+        return {}
+    old = number(model.config, key)
+    copies = (position for position, layer in enumerate(layer_map) if layer >= old)
+    return {key: next(copies, len(layer_map))} if old <= model.layers else {}
+
+
 _FORMS: Mapping[str, Form] = {
     "list": _list,
     "text": _text,
@@ -240,6 +249,7 @@ _FORMS: Mapping[str, Form] = {
     "owners": _owners,
     "period": _period,
     "span": _span,
+    "point": _point,
 }
 
 
