@@ -122,6 +122,22 @@ def test_depth_of_the_thinker_equals_one_interposed_in_memory(omni, run, tmp_pat
     assert tiny.distance(tiny.logits(reference), tiny.logits(grown)) < 1e-5
 
 
+def test_a_language_model_published_inside_another_type_grows(run, tmp_path):
+    text = json.loads((tiny.CONFIGS / "mistral4.json").read_text())
+    vision = json.loads((tiny.CONFIGS / "mistral_large4.json").read_text())["vision_config"]
+    config = {
+        "model_type": "mistral3", "architectures": ["Mistral3ForConditionalGeneration"],
+        "text_config": text, "vision_config": vision, "image_token_index": 60,
+    }  # fmt: skip
+    source = tiny.save(config, tmp_path / "mistral3")
+    assert "language_model.model.layers.0.mlp.gate_proj.weight" in tiny.tensors(source)
+    run("depth", source, "-o", "deep")
+    reference = interpose(tiny.load(source), (0, 0, 1, 1, 2, 2, 3, 3))
+    assert tiny.distance(tiny.logits(reference), tiny.logits(tmp_path / "deep")) < 1e-5
+    run("width", "--noise", "0", source, "-o", "wide")
+    assert tiny.distance(tiny.logits(source), tiny.logits(tmp_path / "wide")) < 1e-4
+
+
 def test_zero_experts_without_weights_stay_without(checkpoint, run, tmp_path):
     """LongCat-Flash is published so; transformers allocates weights for zero experts and fails."""
     source = alter.copy(checkpoint("longcat_flash"), tmp_path)
