@@ -59,11 +59,14 @@ class Rule:
     A layer is a `hit`, else a `miss`, when it is the one `at` its place of every `every` (the last
     of them unless given), among the `first` so many, the `last` of all, not below the number
     under the config's key `below`, or when `moe` is true and it has experts. The rule applies
-    only where the config's `when` is true.
+    only where the config's `when` is true. `every` counts from layer `start` on; the layers
+    before that are counted apart, with the last of every `before` as hits.
     """
 
     every: int | Setting = 0
     at: int = -1
+    start: int | Setting = 0
+    before: int | Setting = 0
     first: int = 0
     last: bool = False
     below: str = ""
@@ -183,12 +186,13 @@ class SharedIndexer:
 
     `key` is the config's per-layer list of "full" and "shared", `pattern` one that says the same
     in letters, F and S; only full layers have `tensors`. Without `chains`, a sharing layer must
-    come right behind a full one.
+    come right behind a full one. Layers whose entry in layer_types is `unused` select no keys.
     """
 
     key: str
     tensors: Names
     pattern: str = ""
+    unused: str = ""
     chains: bool = True
 
 

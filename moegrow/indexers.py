@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from moegrow import perlayer
 from moegrow.errors import MoegrowError
 from moegrow.family import lookup
 from moegrow.layout import Layout, present
@@ -34,8 +35,10 @@ def indexer_types(layout: Layout, growth: Growth) -> dict[str, Any]:
     indexer = layout.family.depth.shared_indexer
     if not indexer or not (full := _full_layers(layout)):
         return {}
+    kinds = _layer_types(layout)
     types = lookup(layout.config, indexer.key) or [
-        FULL if layer in full else SHARED for layer in range(layout.layers)
+        FULL if layer in full or kinds[layer : layer + 1] == [indexer.unused] else SHARED
+        for layer in range(layout.layers)
     ]
     if not isinstance(types, list) or len(types) < layout.layers:
         raise MoegrowError(
@@ -58,6 +61,14 @@ def indexer_types(layout: Layout, growth: Growth) -> dict[str, Any]:
         else new
         for key in told or [indexer.key]
     }
+
+
+def _layer_types(layout: Layout) -> list[Any]:
+    """The entry of each layer in layer_types; none where the family has no such list."""
+    form = layout.family.config.per_layer.get("layer_types")
+    model = perlayer.Old(layout.config, layout.layers, layout.moe_layers)
+    found = perlayer.entries(model, "layer_types", form) if form else None
+    return found if isinstance(found, list) else []
 
 
 def _full_layers(layout: Layout) -> frozenset[int]:

@@ -38,6 +38,14 @@ def dense_layers(model: Old, key: str, form: PerLayer) -> frozenset[int]:
     )
 
 
+def entries(model: Old, key: str, form: PerLayer) -> Any:
+    """What the config has under a key of the form "list", or its rule says in its place."""
+    old = lookup(model.config, key)
+    if (old is None or old == []) and not (form.unless and lookup(model.config, form.unless)):
+        return _from_rule(form.rule, model)
+    return old
+
+
 Form = Callable[[Old, str, PerLayer, Map], Changes]
 
 
@@ -51,10 +59,10 @@ def grown(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
 
 def _list(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
     """One entry per layer: written out even where a rule stands for it, for rules do not grow."""
-    old = lookup(model.config, key)
-    if (old is None or old == []) and not (form.unless and lookup(model.config, form.unless)):
-        old = _from_rule(form.rule, model)
-        if old is None and form.required:
+    old = entries(model, key, form)
+    if old is None or old == []:
+        stands_for = form.unless and lookup(model.config, form.unless)
+        if form.required and not stands_for:
             raise MoegrowError(
                 f"config.json has no {key}, and what the model derives without it changes with the"
                 " number of layers",
@@ -257,17 +265,23 @@ def _from_rule(rule: Rule | None, model: Old) -> list[Any] | None:
     """The list that the model derives itself, or None where no rule applies."""
     if rule is None or (rule.when and not lookup(model.config, rule.when)):
         return None
-    every = rule.every.read(model.config) if isinstance(rule.every, Setting) else rule.every
-    if type(every) is not int:
-        raise MoegrowError(
-            f"config.json has a pattern of layers ({every!r}) that moegrow does not read",
-            "load the checkpoint with transformers and save it, which writes the list",
-        )
+    every, start, before = (
+        value.read(model.config) if isinstance(value, Setting) else value
+        for value in (rule.every, rule.start, rule.before)
+    )
+    for value in (every, start, before):
+        if type(value) is not int:
+            raise MoegrowError(
+                f"config.json has a pattern of layers ({value!r}) that moegrow does not read",
+                "load the checkpoint with transformers and save it, which writes the list",
+            )
     below = lookup(model.config, rule.below) if rule.below else None
 
     def is_hit(layer: int) -> bool:
+        if layer < start:
+            return bool(before > 0 and (layer + 1) % before == 0)
         return (
-            (every > 0 and layer % every == rule.at % every)
+            (every > 0 and (layer - start) % every == rule.at % every)
             or layer < rule.first
             or (rule.last and layer == model.layers - 1)
             or (below is not None and layer >= below)

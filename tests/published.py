@@ -141,6 +141,30 @@ LAYOUTS = {
         },
         {"n_routed_experts": 16, "num_experts_per_tok": 4},
     ),
+    "glm5_next": Published(
+        "glm5_next",
+        {
+            "text_config": {
+                "layer_types": [LINEAR, FULL] * 2, "first_k_dense_replace": 3,
+                "mlp_layer_types": None, "indexer_types": None, "linear_head_dim": None,
+                "linear_num_heads": None, "linear_conv_kernel_dim": None,
+                "linear_lower_bound": None,
+                "linear_attn_config": {
+                    "head_dim": 8, "num_heads": 4, "short_conv_kernel_size": 4,
+                    "gate_lower_bound": -5.0,
+                },
+            }
+        },
+        {
+            "text_config": {
+                "num_hidden_layers": 8, "mlp_layer_types": ["dense"] * 6 + ["sparse"] * 2,
+                "first_k_dense_replace": 6, "indexer_types": ["full"] * 8,
+                "layer_types": [LINEAR, LINEAR, FULL, FULL] * 2,
+            }
+        },
+        {"text_config": {"n_routed_experts": 16, "num_experts_per_tok": 4}},
+        settings={"mlp_layer_types": ["dense", "dense", "dense", "sparse"]},
+    ),
     "hy_v3": Published(
         "hy_v3",
         {"mlp_layer_types": None, "first_k_dense_replace": 1},
@@ -256,6 +280,15 @@ LAYOUTS = {
         {"num_hidden_layers": 4},
         {"num_layers": 4, "num_hidden_layers": 8},
         {"n_routed_experts": 8, "moe_topk": 4, "zero_expert_num": 4},
+    ),
+    "minimax": Published(
+        "minimax",
+        {"attn_type_list": [1, 0, 1, 0]},
+        {
+            "num_hidden_layers": 8, "attn_type_list": [1, 1, 0, 0] * 2,
+            "layer_types": [FULL, FULL, LINEAR, LINEAR] * 2,
+        },
+        {"num_local_experts": 8, "num_experts_per_tok": 4},
     ),
     "minimax_m2": Published(
         "minimax_m2",
@@ -393,6 +426,15 @@ LAYOUTS = {
         {
             "num_hidden_layers": 8, "mlp_layer_types": ["sparse"] * 8,
             "layer_types": [SLIDING, SLIDING, FULL, FULL] * 2,
+        },
+        {"num_experts": 8, "num_experts_per_tok": 4},
+    ),
+    "cohere2_moe": Published(
+        "cohere2_moe",
+        {"layer_types": None, "mlp_layer_types": None, "first_k_dense_replace": 1},
+        {
+            "num_hidden_layers": 8, "mlp_layer_types": DEEP_SPARSE, "first_k_dense_replace": 2,
+            "layer_types": [FULL, FULL, SLIDING, SLIDING] * 2,
         },
         {"num_experts": 8, "num_experts_per_tok": 4},
     ),

@@ -15,6 +15,7 @@ from families_page import TYPES
 from interposed import interpose, layers
 from published import LAYOUTS, merge, publish
 from test_families import NOT_PLAIN, TOLERANCE
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from moegrow.catalogue import find_family
 from moegrow.family import Setting
@@ -136,6 +137,42 @@ def test_a_language_model_published_inside_another_type_grows(run, tmp_path):
     assert tiny.distance(tiny.logits(reference), tiny.logits(tmp_path / "deep")) < 1e-5
     run("width", "--noise", "0", source, "-o", "wide")
     assert tiny.distance(tiny.logits(source), tiny.logits(tmp_path / "wide")) < 1e-4
+
+
+def test_packed_experts_grow_with_their_scales(checkpoint, run, tmp_path):
+    """gpt-oss is published in MXFP4: 32 weights in 16 bytes, and an exponent for them."""
+    source = alter.copy(checkpoint("gpt_oss", intermediate_size=32), tmp_path)
+    with alter.weights(source) as tensors:
+        for name in [name for name in tensors if name.endswith(("gate_up_proj", "down_proj"))]:
+            experts, inside, outside = tensors.pop(name).shape
+            groups = (experts, outside, inside // 32)
+            tensors[f"{name}_blocks"] = torch.randint(0, 256, (*groups, 16)).to(torch.uint8)
+            tensors[f"{name}_scales"] = torch.randint(123, 126, groups).to(torch.uint8)
+    with alter.table(source / "config.json") as config:
+        config["quantization_config"] = {"quant_method": "mxfp4"}
+        config["experts_per_token"] = 2
+    run("depth", source, "-o", "deep")
+    run("width", "--noise", "0", source, "-o", "wide")
+    assert tiny.text_config(tmp_path / "wide")["experts_per_token"] == 4
+    source, deep, wide = (
+        unpacked(folder) for folder in (source, tmp_path / "deep", tmp_path / "wide")
+    )
+    reference = interpose(tiny.load(source), (0, 0, 1, 1, 2, 2, 3, 3))
+    assert tiny.distance(tiny.logits(reference), tiny.logits(deep)) < 1e-5
+    assert tiny.distance(tiny.logits(source), tiny.logits(wide)) < 1e-4
+
+
+def unpacked(folder):
+    """The checkpoint with experts in float32, by transformers' own function: loading needs more."""
+    with alter.weights(folder) as tensors:
+        for blocks in [name for name in tensors if name.endswith("_blocks")]:
+            name = blocks.removesuffix("_blocks")
+            tensors[name] = convert_moe_packed_tensors(
+                tensors.pop(blocks), tensors.pop(f"{name}_scales"), dtype=torch.float32
+            )
+    with alter.table(folder / "config.json") as config:
+        del config["quantization_config"]
+    return folder
 
 
 def test_zero_experts_without_weights_stay_without(checkpoint, run, tmp_path):

@@ -122,8 +122,8 @@ def test_a_rule_is_spelled_out_where_there_is_no_list(run, checkpoint, tmp_path,
 
 
 def test_a_list_that_no_rule_stands_for_must_be_there(run, checkpoint, tmp_path):
-    source = tmp_path / "cohere2_moe"
-    shutil.copytree(checkpoint("cohere2_moe"), source)
+    source = tmp_path / "lfm2_moe"
+    shutil.copytree(checkpoint("lfm2_moe"), source)
     config = json.loads((source / "config.json").read_text())
     del config["layer_types"]
     (source / "config.json").write_text(json.dumps(config))
