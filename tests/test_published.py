@@ -1,6 +1,9 @@
 """The layouts of the Hub, where they differ from both that transformers writes.
 
 What a case publishes is first loaded by transformers, so that the layout is one that it reads.
+Two that it does not read itself are held against their tensors, or unpacked, here: LongCat-Flash
+without weights for zero experts, and gpt-oss in MXFP4. Kimi-K2 as `kimi_k2` needs remote code;
+test_families.py says that it is grown as `deepseek_v3` is.
 """
 
 import json
