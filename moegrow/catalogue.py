@@ -103,7 +103,8 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 _TABLES: Mapping[str, type] = {
     "tensors": Tensors, "config": ConfigKeys, "router": Router, "depth": Depth, "groups": Groups,
     "shared_indexer": SharedIndexer, "rule": Rule, "scores": Setting, "normalised": Setting,
-    "exponent": Setting, "scaling": Setting, "every": Setting, "first": Setting, "offset": Setting,
+    "exponent": Setting, "scaling": Setting, "every": Setting, "start": Setting, "before": Setting,
+    "offset": Setting,
 }  # fmt: skip
 
 
@@ -149,7 +150,9 @@ def _value(key: str, value: Any, hint: Any, where: str) -> Any:
     if hint == Names:
         return tuple(_checked(entry, str, where) for entry in _checked(value, list, where))
     if hint is not Any and get_origin(hint) is Mapping:
-        return dict(_checked(value, dict, where))
+        entries = _checked(value, dict, where)
+        kind = get_args(hint)[1]
+        return {name: _value(name, entry, kind, where) for name, entry in entries.items()}
     if hint is not Any and type(value) not in kinds:
         raise MoegrowError(f"family {where}: {value!r} is not what belongs there")
     if key in _CHOICES and value not in _CHOICES[key]:

@@ -20,7 +20,9 @@ def grown_config(layout: Layout, growth: Growth, settings: Mapping[str, Any]) ->
 
     Raises MoegrowError where the config cannot express the layer map.
     """
-    keys, config = layout.family.config, layout.config
+    keys = layout.family.config
+    outside = {f"/{key}": value for key, value in layout.checkpoint.config.items()}
+    config = {**layout.config, **outside}
     changes: dict[str, Any] = dict(settings)
     layers = len(growth.layers)
     _check_quantisation(layout, growth)
@@ -47,11 +49,25 @@ def grown_config(layout: Layout, growth: Growth, settings: Mapping[str, Any]) ->
     return jsontext.replace(
         layout.checkpoint.config_text,
         {
-            (*layout.nested, *key.split(".")): value
+            path: value
             for key, value in changes.items()
             if value != lookup(config, key)
+            for path in _paths(layout, key)
         },
     )
+
+
+def _paths(layout: Layout, key: str) -> list[jsontext.Path]:
+    """Where the config on disk has a key of the family file, or should have it."""
+    if key.startswith("/"):
+        return [tuple(key[1:].split("."))]
+    root = layout.checkpoint.config
+    on_disk = lookup(root, ".".join(layout.nested)) if layout.nested else root
+    names = layout.family.config.spellings.items()
+    spellings = [key, *(name for name, stands_for in names if stands_for == key)]
+    return [
+        (*layout.nested, *spelling.split(".")) for spelling in present(on_disk, spellings) or [key]
+    ]
 
 
 def _check_quantisation(layout: Layout, growth: Growth) -> None:

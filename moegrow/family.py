@@ -59,11 +59,14 @@ class Rule:
     A layer is a `hit`, else a `miss`, when it is the one `at` its place of every `every` (the last
     of them unless given), among the `first` so many, the `last` of all, not below the number
     under the config's key `below`, or when `moe` is true and it has experts. The rule applies
-    only where the config's `when` is true.
+    only where the config's `when` is true. `every` counts from layer `start` on; the layers
+    before that are counted apart, with the last of every `before` as hits.
     """
 
     every: int | Setting = 0
     at: int = -1
+    start: int | Setting = 0
+    before: int | Setting = 0
     first: int = 0
     last: bool = False
     below: str = ""
@@ -75,7 +78,7 @@ class Rule:
 
 FORMS = (
     "list", "text", "numbers", "dense_numbers", "prefix", "suffix", "last", "table", "owners",
-    "period", "span",
+    "period", "span", "point",
 )  # fmt: skip
 
 
@@ -89,8 +92,10 @@ class PerLayer:
     "suffix" (how many layers come first or last), "last" (number of the last layer meant; -1 is
     the last of all), "table" (layer number → settings), "owners" (for each layer the number of
     the layer whose values it uses), "period" (every so many layers, from `offset` on), "span"
-    (length of a block of layers, which grows as layers repeat). A `required` list must be there,
-    for no rule here says what the model would derive, `unless` another key stands for it.
+    (length of a block of layers, which grows as layers repeat), "point" (how many layers come
+    before a point of the model from which another takes its input). A `required` list must be
+    there, for no rule here says what the model would derive, `unless` another key stands for it.
+    A "prefix" need not express every map where such another key does.
     """
 
     form: str
@@ -110,7 +115,9 @@ class ConfigKeys:
 
     `nested` are the tables of multimodal configs that describe the language model. `layers` may
     be missing from a config that has one of `layers_lists`, with one entry a layer;
-    `doubled_layers` count every layer twice.
+    `doubled_layers` count every layer twice. `spellings`: other name of a key → the name that
+    the family file uses, for keys of the router. Keys of `per_layer` are looked up in the table
+    that is nested, and from the root of the config where they begin with a slash.
     """
 
     experts: Names
@@ -120,6 +127,7 @@ class ConfigKeys:
     layers_lists: Names = ()
     doubled_layers: Names = ()
     prediction_layers: Names = ()
+    spellings: Mapping[str, str] = field(default_factory=dict)
     per_layer: Mapping[str, PerLayer] = field(default_factory=dict)
 
 
@@ -176,12 +184,15 @@ class Router:
 class SharedIndexer:
     """Layers that select keys with the indexer of the nearest full layer before them.
 
-    `key` is the config's per-layer list of "full" and "shared"; only full layers have `tensors`.
-    Without `chains`, a sharing layer must come right behind a full one.
+    `key` is the config's per-layer list of "full" and "shared", `pattern` one that says the same
+    in letters, F and S; only full layers have `tensors`. Without `chains`, a sharing layer must
+    come right behind a full one. Layers whose entry in layer_types is `unused` select no keys.
     """
 
     key: str
     tensors: Names
+    pattern: str = ""
+    unused: str = ""
     chains: bool = True
 
 

@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from moegrow import perlayer
 from moegrow.errors import MoegrowError
 from moegrow.family import lookup
-from moegrow.layout import Layout
+from moegrow.layout import Layout, present
 from moegrow.plans import Growth
 
 FULL, SHARED = "full", "shared"
@@ -30,12 +31,14 @@ def sharing_copies(layout: Layout, growth: Growth) -> frozenset[int]:
 
 
 def indexer_types(layout: Layout, growth: Growth) -> dict[str, Any]:
-    """The change to the config's list of indexers, written out where a rule stood for it."""
+    """The change to the config's list or letters; a list where a rule stood for them."""
     indexer = layout.family.depth.shared_indexer
     if not indexer or not (full := _full_layers(layout)):
         return {}
+    kinds = _layer_types(layout)
     types = lookup(layout.config, indexer.key) or [
-        FULL if layer in full else SHARED for layer in range(layout.layers)
+        FULL if layer in full or kinds[layer : layer + 1] == [indexer.unused] else SHARED
+        for layer in range(layout.layers)
     ]
     if not isinstance(types, list) or len(types) < layout.layers:
         raise MoegrowError(
@@ -51,7 +54,21 @@ def indexer_types(layout: Layout, growth: Growth) -> dict[str, Any]:
                 " and this layer map puts another sharing layer between them",
                 "use --group 2 or another length that keeps such layers together",
             )
-    return {indexer.key: new}
+    told = present(layout.config, filter(None, (indexer.key, indexer.pattern)))
+    return {
+        key: "".join("F" if kind == FULL else "S" for kind in new)
+        if isinstance(lookup(layout.config, key), str)
+        else new
+        for key in told or [indexer.key]
+    }
+
+
+def _layer_types(layout: Layout) -> list[Any]:
+    """The entry of each layer in layer_types; none where the family has no such list."""
+    form = layout.family.config.per_layer.get("layer_types")
+    model = perlayer.Old(layout.config, layout.layers, layout.moe_layers)
+    found = perlayer.entries(model, "layer_types", form) if form else None
+    return found if isinstance(found, list) else []
 
 
 def _full_layers(layout: Layout) -> frozenset[int]:

@@ -134,8 +134,23 @@ def _text_config(config: Config, family: Family) -> tuple[tuple[str, ...], Confi
     for path in family.config.nested:
         found = lookup(config, path)
         if isinstance(found, Mapping):
-            return tuple(path.split(".")), found
-    return (), config
+            return tuple(path.split(".")), _spelled(found, family)
+    return (), _spelled(config, family)
+
+
+def _spelled(config: Config, family: Family) -> Config:
+    """The config, with what it spells otherwise also under the key that the family file uses."""
+    spelled = dict(config)
+    for spelling, key in family.config.spellings.items():
+        value = config.get(spelling)
+        if value is None:
+            continue
+        if spelled.get(key) not in (None, value):
+            raise MoegrowError(
+                f"config.json disagrees with itself: {key} {config[key]!r}, {spelling} {value!r}"
+            )
+        spelled[key] = value
+    return spelled
 
 
 def model_type(config: Config) -> str:
@@ -212,7 +227,7 @@ def _dense_problems(layout: Layout) -> Iterator[str]:
             if told is None and not form.rule and lookup(layout.config, form.step) is None:
                 continue  # a model type that has no such key
             dense = perlayer.dense_layers(model, key, form)
-        elif key in ("first_k_dense_replace", "num_dense_layers"):
+        elif key in ("first_k_dense_replace", "num_dense_layers") and not form.unless:
             dense = frozenset(range(min(number(layout.config, key, form.default), layout.layers)))
         elif key == "mlp_layer_types" and isinstance(told, list):
             dense = frozenset(n for n, kind in enumerate(told[: layout.layers]) if kind == "dense")

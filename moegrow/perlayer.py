@@ -38,6 +38,14 @@ def dense_layers(model: Old, key: str, form: PerLayer) -> frozenset[int]:
     )
 
 
+def entries(model: Old, key: str, form: PerLayer) -> Any:
+    """What the config has under a key of the form "list", or its rule says in its place."""
+    old = lookup(model.config, key)
+    if (old is None or old == []) and not (form.unless and lookup(model.config, form.unless)):
+        return _from_rule(form.rule, model)
+    return old
+
+
 Form = Callable[[Old, str, PerLayer, Map], Changes]
 
 
@@ -51,10 +59,10 @@ def grown(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
 
 def _list(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
     """One entry per layer: written out even where a rule stands for it, for rules do not grow."""
-    old = lookup(model.config, key)
-    if (old is None or old == []) and not (form.unless and lookup(model.config, form.unless)):
-        old = _from_rule(form.rule, model)
-        if old is None and form.required:
+    old = entries(model, key, form)
+    if old is None or old == []:
+        stands_for = form.unless and lookup(model.config, form.unless)
+        if form.required and not stands_for:
             raise MoegrowError(
                 f"config.json has no {key}, and what the model derives without it changes with the"
                 " number of layers",
@@ -79,8 +87,11 @@ def _text(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
 
 
 def _numbers(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
-    """Numbers of the layers meant."""
-    old = lookup(model.config, key)
+    """Numbers of the layers meant, as a list or as a text with commas between them."""
+    old = told = lookup(model.config, key)
+    if isinstance(told, str):
+        entries = [entry.strip() for entry in told.split(",")]
+        old = [int(entry) if entry.isdecimal() else entry for entry in entries if entry]
     if old is None:
         marks = _from_rule(form.rule, model)
         if marks is None:
@@ -93,7 +104,9 @@ def _numbers(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
         for position, layer in enumerate(layer_map)
         if layer + form.base in old and not (form.once and repeated[position])
     ]
-    return {key: new}
+    behind = range(model.layers + form.base, model.layers + form.base + model.predictions)
+    new += [number + len(layer_map) - model.layers for number in behind if number in old]
+    return {key: ",".join(map(str, new)) if isinstance(told, str) else new}
 
 
 def _dense_numbers(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
@@ -107,11 +120,13 @@ def _dense_numbers(model: Old, key: str, form: PerLayer, layer_map: Map) -> Chan
 
 
 def _prefix(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
-    """How many layers come first: the grown ones must come first too."""
+    """How many layers come first: the grown ones must come first too, unless a list tells more."""
     old = number(model.config, key, form.default)
     marks = [layer < old for layer in layer_map]
     new = sum(marks)
-    if not all(marks[:new]):
+    if form.unless and not all(marks[:new]):
+        new = marks.index(False)
+    elif not all(marks[:new]):
         wrong = layer_map[marks.index(True, marks.index(False))]
         raise MoegrowError(
             f"config.json can only say how many layers come first ({key}), and this layer map puts"
@@ -221,6 +236,15 @@ def _span(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
     return {key: old * times}
 
 
+def _point(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
+    """How many layers come before a point of the model: as many as before the next one's copy."""
+    if lookup(model.config, key) is None:
+        return {}
+    old = number(model.config, key)
+    copies = (position for position, layer in enumerate(layer_map) if layer >= old)
+    return {key: next(copies, len(layer_map))} if old <= model.layers else {}
+
+
 _FORMS: Mapping[str, Form] = {
     "list": _list,
     "text": _text,
@@ -233,6 +257,7 @@ _FORMS: Mapping[str, Form] = {
     "owners": _owners,
     "period": _period,
     "span": _span,
+    "point": _point,
 }
 
 
@@ -240,17 +265,23 @@ def _from_rule(rule: Rule | None, model: Old) -> list[Any] | None:
     """The list that the model derives itself, or None where no rule applies."""
     if rule is None or (rule.when and not lookup(model.config, rule.when)):
         return None
-    every = rule.every.read(model.config) if isinstance(rule.every, Setting) else rule.every
-    if type(every) is not int:
-        raise MoegrowError(
-            f"config.json has a pattern of layers ({every!r}) that moegrow does not read",
-            "load the checkpoint with transformers and save it, which writes the list",
-        )
+    every, start, before = (
+        value.read(model.config) if isinstance(value, Setting) else value
+        for value in (rule.every, rule.start, rule.before)
+    )
+    for value in (every, start, before):
+        if type(value) is not int:
+            raise MoegrowError(
+                f"config.json has a pattern of layers ({value!r}) that moegrow does not read",
+                "load the checkpoint with transformers and save it, which writes the list",
+            )
     below = lookup(model.config, rule.below) if rule.below else None
 
     def is_hit(layer: int) -> bool:
+        if layer < start:
+            return bool(before > 0 and (layer + 1) % before == 0)
         return (
-            (every > 0 and layer % every == rule.at % every)
+            (every > 0 and (layer - start) % every == rule.at % every)
             or layer < rule.first
             or (rule.last and layer == model.layers - 1)
             or (below is not None and layer >= below)

@@ -25,6 +25,7 @@ ALIASES = {
     "dots3_note": "dots3_note_text",
     "inkling2": "inkling2_text",
     "kimi_k2": "deepseek_v3",
+    "mistral3": "mistral4",
     "qwen3_omni_moe": "qwen3_omni_moe_thinker",
     "qwen4_exp": "qwen4_exp_text",
 }

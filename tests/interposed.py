@@ -16,17 +16,17 @@ def interpose(
     """
     model = copy.deepcopy(model)
     config = model.config.get_text_config()
-    old_count = len(_layers(model))
+    old_count = len(layers(model))
     for name, value in vars(config).copy().items():
         if isinstance(value, list) and len(value) == old_count:
             vars(config)[name] = [value[old] for old in layer_map]
     for holder in model.modules():
         for name, child in list(holder.named_children()):
-            if child is _layers(model):
+            if child is layers(model):
                 deeper = torch.nn.ModuleList(copy.deepcopy(child[old]) for old in layer_map)
                 setattr(holder, name, deeper)
                 break
-    for number, layer in enumerate(_layers(model)):
+    for number, layer in enumerate(layers(model)):
         for module in layer.modules():
             if hasattr(module, "layer_idx"):
                 module.layer_idx = number
@@ -40,7 +40,7 @@ def interpose(
     return model
 
 
-def _layers(model: transformers.PreTrainedModel) -> torch.nn.ModuleList:
+def layers(model: transformers.PreTrainedModel) -> torch.nn.ModuleList:
     """The layers of the language model, not of a vision or audio tower."""
     for name, module in model.named_modules():
         is_tower = any(word in name for word in ("vision", "visual", "audio"))

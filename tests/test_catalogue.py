@@ -100,6 +100,11 @@ def test_a_text_that_is_no_family_file_of_the_type_is_refused(text):
         ),
         (
             "[types.smaller.router]",
+            "[types.smaller.config]\nspellings.x = 5\n[types.x]",
+            "is not what belongs there",
+        ),
+        (
+            "[types.smaller.router]",
             '[types.smaller.config]\nper_layer.x = "list"\n[types.x]',
             "where a table belongs",
         ),

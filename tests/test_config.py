@@ -151,6 +151,43 @@ def test_a_dense_layer_behind_others_is_refused_with_flags_that_work(changed, la
     assert "--keep-first 1" in refused.value.hint
 
 
+@pytest.mark.parametrize(("layers", "first"), [("0-3,0-3", 1), ("1,0", 0), ("0,0,1-3", 2)])
+def test_dense_layers_at_the_front_are_counted_as_far_as_they_go_beside_a_list(
+    changed, layers, first
+):
+    found = changed("deepseek_v32", layers=layers)
+    assert found.get("first_k_dense_replace", 1) == first
+    assert found["mlp_layer_types"].count("dense") == layers.count("0")
+
+
+def test_layers_in_one_text_follow_the_map_and_those_for_prediction_stay_behind(changed):
+    edit = {"mlp_layer_types": ..., "num_nextn_predict_layers": 1}
+    found = changed("step3p7", layers="0,0,1-3", moe_layers_enum="1, 2,3,4", **edit)
+    full, sliding = "full_attention", "sliding_attention"
+    assert found == {
+        "num_hidden_layers": 5,
+        "moe_layers_enum": "2,3,4,5",
+        "layer_types": [full, full, sliding, full, sliding],
+        "swiglu_limits": [0.0, 0.0, 7.0, 0.0, 7.0],
+        "swiglu_limits_shared": [0.0, 0.0, 0.0, 16.0, 0.0],
+    }
+
+
+def test_the_pattern_of_indexers_is_changed_where_it_is_and_the_list_beside_it(changed):
+    found = changed("glm_moe_dsa", layers="0-3,3", index_topk_pattern="FFSF")
+    assert found["index_topk_pattern"] == "FFSFS"
+    assert found["indexer_types"] == ["full", "full", "shared", "full", "shared"]
+    found = changed("glm_moe_dsa", layers="0-3,3", index_topk_pattern="FFSF", indexer_types=...)
+    assert "indexer_types" not in found
+
+
+def test_other_spellings_of_a_routers_keys_must_agree_and_are_changed_alike(changed):
+    found = changed("bailing_hybrid", experts="2x", n_group=4)
+    assert (found["n_group"], found["num_expert_group"]) == (8, 8)
+    with pytest.raises(MoegrowError, match="num_expert_group 4, n_group 2"):
+        changed("bailing_hybrid", experts="2x", n_group=2)
+
+
 def test_a_list_that_is_too_short_is_refused_and_one_that_is_too_long_is_cut(changed):
     with pytest.raises(MoegrowError, match="layer_types has 2 entries for 4 layers"):
         changed("gpt_oss", layers="0-3,0", layer_types=["full_attention"] * 2)
@@ -165,6 +202,7 @@ def test_a_list_that_is_too_short_is_refused_and_one_that_is_too_long_is_cut(cha
     [
         ("llama4_text", "moe_layers", 5),
         ("llama4_text", "moe_layers", "all"),
+        ("llama4_text", "moe_layers", "1;3"),
         ("qwen3_moe", "mlp_only_layers", 5),
         ("qwen3_moe", "decoder_sparse_step", "2"),
         ("deepseek_v3", "first_k_dense_replace", "1"),

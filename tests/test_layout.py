@@ -39,7 +39,7 @@ def test_dense_layers_have_no_experts(checkpoint):
 
 def test_the_text_config_of_a_multimodal_config_is_the_one_that_counts(checkpoint):
     layout = layout_of(checkpoint("llama4"))
-    assert layout.config is layout.checkpoint.config["text_config"]
+    assert layout.config == layout.checkpoint.config["text_config"]
 
 
 def test_prediction_layers_behind_the_last_are_counted(checkpoint, tmp_path):

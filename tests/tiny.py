@@ -30,6 +30,18 @@ def build(
     """
     config = json.loads((CONFIGS / f"{model_type}.json").read_text())
     config.get("text_config", config).update(settings)
+    return save(config, folder, dtype=dtype, fused=fused, shard_size=shard_size)
+
+
+def save(
+    config: dict[str, Any],
+    folder: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    fused: bool = False,
+    shard_size: str = "60KB",
+) -> Path:
+    """Save the model of a config, with weights drawn for tests, to `folder`."""
     torch.manual_seed(0)
     model_class = getattr(transformers, config["architectures"][0])
     model = model_class(transformers.AutoConfig.for_model(**config))
