@@ -168,10 +168,16 @@ def _checked(value: Any, kind: type, where: str) -> Any:
 
 def _check_patterns(family: Family) -> None:
     """Layers are found and renamed by these patterns, so a slip in them must not pass."""
-    for pattern in family.tensors.layers + family.tensors.prediction_layers:
+    for pattern in family.tensors.layers:
         if not pattern.endswith("{layer}.") or pattern.count("{") != 1:
             raise MoegrowError(
                 f"family {family.name}: {pattern!r} in layers must end in '{{layer}}.'"
+            )
+    for pattern in family.tensors.prediction_layers:
+        if not re.fullmatch(r"[^{}*]*\{layer\}\.([^{}*]+\.)?", pattern):
+            raise MoegrowError(
+                f"family {family.name}: {pattern!r} in prediction_layers must have one '{{layer}}.'"
+                " and end in a dot"
             )
     for pattern in family.tensors.beside:
         if not re.fullmatch(r"[^{}]*\{layer(-1)?\}", pattern):

@@ -213,7 +213,8 @@ class Tensors:
     the residual stream, zero in identity copies; `ones` are factors that become 1 there. once:
     what only the first copy of a layer keeps. not_in_first: what layer 0 must not have and every
     other must. packed: tables of all layers side by side along an axis. elsewhere: what the
-    names of other models in the same checkpoint begin with.
+    names of other models in the same checkpoint begin with. prediction_layers: those in a stack
+    of their own; behind `{layer}.` may stand what encloses the usual names there.
     """
 
     layers: Names

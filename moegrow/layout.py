@@ -93,7 +93,7 @@ def read_layout(checkpoint: Checkpoint, *, family_text: str = "") -> Layout:
     problems = [
         *_count_problems(layout, numbers),
         *_block_problems(layout),
-        *_stray_problems(family, [name for name, place in found.items() if not place]),
+        *_stray_problems(family, found),
     ]
     raise_all(f"{checkpoint.name} is not laid out as {family.name}", problems)
     return layout
@@ -263,9 +263,11 @@ def _expert_problems(
             yield f"{layer}{before}{extra[0]}{after} is beyond the {count} experts of the config"
 
 
-def _stray_problems(family: Family, names: Iterable[str]) -> Iterator[str]:
+def _stray_problems(family: Family, found: Mapping[str, Place | None]) -> Iterator[str]:
     """Experts in a place that the family does not know would keep their old number."""
     is_stray = stray_expert(family)
-    for name in names:
-        if is_stray(name):
+    for name, place in found.items():
+        if place is None and is_stray(name):
             yield f"{name} looks like an expert and stands outside all layers"
+        elif place and not place.role and not place.in_block and is_stray(name):
+            yield f"{name} looks like an expert and is deeper in its layer than experts are"

@@ -68,9 +68,7 @@ def _stack(
     Prediction layers are not repeated: those in a stack of their own keep their numbers, those
     behind the last layer stay behind the last.
     """
-    is_own = any(
-        stack == pattern.split("{layer")[0] for pattern in layout.family.tensors.prediction_layers
-    )
+    is_own = any(place.is_prediction for tensors in layers.values() for _, place in tensors)
     numbered: list[tuple[int, Variant]] = [] if is_own else list(enumerate(variants))
     for old in sorted(layers):
         if is_own or old >= layout.layers:
@@ -79,10 +77,8 @@ def _stack(
     made: dict[Variant, list[Output]] = {}
     for new, variant in numbered:
         if variant not in made:
-            tensors = [
-                *_kept(layers.get(variant.old, []), variant),
-                *_made(layout, layers, variant),
-            ]
+            tensors = list(_kept(layers.get(variant.old, []), variant))
+            tensors += [] if is_own else _made(layout, layers, variant)
             made[variant] = sorted(_parts(tensors, variant, experts), key=_natural)
         prefix = f"{stack}{new - lower}"
         for part in made[variant]:

@@ -51,8 +51,9 @@ def locator(family: Family) -> Callable[[str], Place | None]:
     """A function from a tensor's name to its Place, or None for one outside all layers."""
     tensors = family.tensors
     own_stack = {pattern.split("{layer")[0] for pattern in tensors.prediction_layers}
-    inside = alternatives(tensors.layers + tensors.prediction_layers)
-    stacks = re.compile(f"{inside}.+|{alternatives(tensors.beside)}")
+    # Of two patterns where one begins with the other, the longer one says more.
+    heads = sorted(tensors.layers + tensors.prediction_layers, key=len, reverse=True)
+    stacks = re.compile(f"{alternatives(tuple(heads))}(?P<rest>.+)|{alternatives(tensors.beside)}")
     lower = {pattern.split("{layer")[0]: "{layer-1}" in pattern for pattern in tensors.beside}
     roles = [(role, re.compile(alternatives(getattr(tensors, role)))) for role in ROLES]
     indexer = family.depth.shared_indexer
@@ -94,13 +95,13 @@ def locator(family: Family) -> Callable[[str], Place | None]:
         if not found:
             return None
         slot = next(i for i, text in enumerate(found.groups(), 1) if text)
-        stack, suffix = name[: found.start(slot)], name[found.end(slot) :]
-        place = classify(suffix.removeprefix("."))
+        stack, rest = name[: found.start(slot)], found["rest"] or ""
+        place = classify(rest)
         down = int(lower.get(stack, False))
         return place._replace(
             stack=stack,
             layer=int(found[slot]) + down,
-            before="." + place.before if suffix else "",
+            before=name[found.end(slot) : len(name) - len(rest)] + place.before,
             lower=down,
             is_prediction=stack in own_stack,
             # What stands beside the layers is named by its whole stack.

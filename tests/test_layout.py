@@ -146,6 +146,14 @@ def test_experts_outside_all_layers_are_refused(source):
     refused(source, "looks like an expert and stands outside all layers")
 
 
+def test_experts_deeper_in_a_layer_than_the_family_says_are_refused(source):
+    with alter.weights(source) as tensors:
+        for name, tensor in list(tensors.items()):
+            if name.startswith("model.layers.3."):
+                tensors[name.replace("model.layers.3.", "mtp.layers.0.deep.")] = tensor
+    refused(source, r"mtp\.layers\.0\.deep\.mlp\.experts.* is deeper in its layer than experts are")
+
+
 def test_every_problem_is_told_at_once(source):
     with alter.weights(source) as tensors:
         del tensors["model.layers.0.mlp.experts.1.up_proj.weight"]
