@@ -44,6 +44,7 @@ def indexer_types(layout: Layout, growth: Growth) -> dict[str, Any]:
         )
     sharing = sharing_copies(layout, growth)
     new = [SHARED if i in sharing else types[old] for i, old in enumerate(growth.layers)]
+    behind = types[layout.layers : layout.layers + layout.prediction_layers]
     for number, kind in enumerate(new):
         if kind == SHARED and not indexer.chains and new[number - 1] == SHARED:
             raise MoegrowError(
@@ -51,9 +52,13 @@ def indexer_types(layout: Layout, growth: Growth) -> dict[str, Any]:
                 " and this layer map puts another sharing layer between them",
                 "use --group 2 or another length that keeps such layers together",
             )
-    return {indexer.key: new}
+    return {indexer.key: new + behind}
 
 
 def _full_layers(layout: Layout) -> frozenset[int]:
-    """The layers that have an indexer of their own."""
-    return frozenset(place.layer for place in layout.places.values() if place.is_indexer)
+    """The layers that have an indexer of their own, prediction layers left aside."""
+    return frozenset(
+        place.layer
+        for place in layout.places.values()
+        if place.is_indexer and not place.is_prediction and place.layer < layout.layers
+    )

@@ -1,5 +1,6 @@
 """Config keys that speak of layers one by one, and what becomes of each under a layer map."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -79,21 +80,30 @@ def _text(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
 
 
 def _numbers(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
-    """Numbers of the layers meant."""
-    old = lookup(model.config, key)
+    """Numbers of the layers meant, in a list or in a text with commas between them.
+
+    Those of prediction layers behind the last move with these.
+    """
+    told = lookup(model.config, key)
+    old = _listed(told, key)
     if old is None:
         marks = _from_rule(form.rule, model)
         if marks is None:
             return {}
         old = [layer + form.base for layer, mark in enumerate(marks) if mark]
-    _check_numbers(old, key)
     repeated = maps.repeats(layer_map)
     new = [
         position + form.base
         for position, layer in enumerate(layer_map)
         if layer + form.base in old and not (form.once and repeated[position])
     ]
-    return {key: new}
+    last = model.layers + form.base
+    new += [
+        layer - model.layers + len(layer_map)
+        for layer in old
+        if last <= layer < last + model.predictions
+    ]
+    return {key: ",".join(map(str, new)) if isinstance(told, str) else new}
 
 
 def _dense_numbers(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
@@ -258,6 +268,16 @@ def _from_rule(rule: Rule | None, model: Old) -> list[Any] | None:
         )
 
     return [rule.hit if is_hit(layer) else rule.miss for layer in range(model.layers)]
+
+
+def _listed(value: Any, key: str) -> list[int] | None:
+    """Numbers of layers that stand in a list or in a text with commas between them; else None."""
+    if value is None:
+        return None
+    if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,9}(\s*,\s*[0-9]{1,9})*\s*", value):
+        return [int(number) for number in value.split(",")]
+    _check_numbers(value, key)
+    return list(value)
 
 
 def _check_numbers(value: Any, key: str) -> None:

@@ -123,6 +123,13 @@ def test_numbers_of_moe_layers_follow_the_map(changed):
     assert found["no_rope_layers"] == [1, 1, 1, 1, 0, 0]
 
 
+def test_numbers_of_layers_in_a_text_follow_the_map_and_those_behind_the_last_stay_behind(changed):
+    edit = {"mlp_layer_types": ..., "moe_layers_enum": "1,2,3,4", "num_nextn_predict_layers": 1}
+    found = changed("step3p7", layers="0,0,1,2,3,3", **edit)
+    assert found["moe_layers_enum"] == "2,3,4,5,6"
+    assert "mlp_layer_types" not in found
+
+
 def test_numbers_of_dense_layers_follow_the_map(changed):
     found = changed("qwen2_moe", layers="0,0,1,0,2")
     assert found["mlp_only_layers"] == [0, 1, 3]
