@@ -110,7 +110,8 @@ class ConfigKeys:
 
     `nested` are the tables of multimodal configs that describe the language model. `layers` may
     be missing from a config that has one of `layers_lists`, with one entry a layer;
-    `doubled_layers` count every layer twice.
+    `doubled_layers` count every layer twice. `not_per_layer` are lists that are about something
+    else, however long they are.
     """
 
     experts: Names
@@ -121,6 +122,7 @@ class ConfigKeys:
     doubled_layers: Names = ()
     prediction_layers: Names = ()
     per_layer: Mapping[str, PerLayer] = field(default_factory=dict)
+    not_per_layer: Names = ()
 
 
 @dataclass(frozen=True)
