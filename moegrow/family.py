@@ -79,6 +79,10 @@ FORMS = (
 )  # fmt: skip
 
 
+# Those that speak of a stretch or a rhythm of layers: several keys may together say which.
+PARTIAL = ("prefix", "suffix", "last", "period")
+
+
 @dataclass(frozen=True)
 class PerLayer:
     """A config key that says something layer by layer; perlayer.py has a function per form.
@@ -91,6 +95,10 @@ class PerLayer:
     the layer whose values it uses), "period" (every so many layers, from `offset` on), "span"
     (length of a block of layers, which grows as layers repeat). A `required` list must be there,
     for no rule here says what the model would derive, `unless` another key stands for it.
+
+    A key that tells layers with experts from those without says how: `dense` is the entry or
+    character of a layer without experts, or true where the layers meant have none; `sparse` is
+    the same for layers with experts.
     """
 
     form: str
@@ -102,6 +110,8 @@ class PerLayer:
     required: bool = False
     unless: str = ""
     rule: Rule | None = None
+    dense: Any = None
+    sparse: Any = None
 
 
 @dataclass(frozen=True)

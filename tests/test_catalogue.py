@@ -102,6 +102,21 @@ def test_a_text_that_is_no_family_file_of_the_type_is_refused(text):
         ),
         (
             "[types.smaller.router]",
+            '[types.smaller.config.per_layer.x]\nform = "list"\ndense = 0\nsparse = 1\n[types.x]',
+            "one is enough",
+        ),
+        (
+            "[types.smaller.router]",
+            '[types.smaller.config.per_layer.x]\nform = "prefix"\ndense = "dense"\n[types.x]',
+            "cannot have 'dense' as dense or sparse",
+        ),
+        (
+            "[types.smaller.router]",
+            '[types.smaller.config.per_layer.x]\nform = "table"\ndense = true\n[types.x]',
+            "cannot have True as dense or sparse",
+        ),
+        (
+            "[types.smaller.router]",
             '[types.smaller.config]\nper_layer.x = "list"\n[types.x]',
             "where a table belongs",
         ),

@@ -11,6 +11,7 @@ import torch
 import transformers
 from transformers.modeling_layers import MtpModel
 
+import moegrow
 from moegrow.catalogue import find_family
 
 # Behind the last layer, under the names of the layers.
@@ -200,6 +201,28 @@ def expert_count(layer):
 def memory_name(name):
     """A name with the experts of a layer taken together."""
     return re.sub(r"experts\.\d+\.", "experts.N.", name)
+
+
+def test_an_indexer_in_a_prediction_layer_is_not_that_of_the_layer_with_its_number(
+    checkpoint, tmp_path
+):
+    plain = json.loads(moegrow.depth(checkpoint("hy_v4")).config)
+    source = alter.copy(checkpoint("hy_v4"), tmp_path)
+    with alter.weights(source) as tensors:
+        full = layer_of(tensors, "model.layers.3.")
+        assert any("indexer" in name for name in full)
+        tensors |= {f"model.mtp_layers.2.{name}": tensor for name, tensor in full.items()}
+    assert plain["indexer_types"][4:6] == ["shared", "shared"]
+    assert json.loads(moegrow.depth(source).config) == plain
+
+
+def test_the_indexer_of_a_prediction_layer_stays_behind_in_the_list(checkpoint, tmp_path):
+    (case,) = (case for case in CASES if case.model_type == "glm_moe_dsa")
+    source, _ = with_prediction(case, checkpoint("glm_moe_dsa"), tmp_path)
+    with alter.table(source / "config.json") as config:
+        config["indexer_types"].append("full")
+    found = json.loads(moegrow.depth(source).config)["indexer_types"]
+    assert (len(found), found[-1]) == (9, "full")
 
 
 def prediction(folder, layer):
