@@ -11,6 +11,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from moegrow.errors import MoegrowError
 from moegrow.family import (
     FORMS,
+    PARTIAL,
     ConfigKeys,
     Depth,
     Family,
@@ -62,6 +63,7 @@ def read_family(text: str, model_type: str) -> Family:
     merged = _merge(table, _own(types, model_type))
     family: Family = _build(Family, {"name": model_type, **merged}, model_type)
     _check_patterns(family)
+    _check_marks(family)
     return family
 
 
@@ -171,10 +173,16 @@ def _checked(value: Any, kind: type, where: str) -> Any:
 
 def _check_patterns(family: Family) -> None:
     """Layers are found and renamed by these patterns, so a slip in them must not pass."""
-    for pattern in family.tensors.layers + family.tensors.prediction_layers:
+    for pattern in family.tensors.layers:
         if not pattern.endswith("{layer}.") or pattern.count("{") != 1:
             raise MoegrowError(
                 f"family {family.name}: {pattern!r} in layers must end in '{{layer}}.'"
+            )
+    for pattern in family.tensors.prediction_layers:
+        if not re.fullmatch(r"[^{}*]*\{layer\}\.([^{}*]+\.)?", pattern):
+            raise MoegrowError(
+                f"family {family.name}: {pattern!r} in prediction_layers must have one '{{layer}}.'"
+                " and end in a dot"
             )
     for pattern in family.tensors.beside:
         if not re.fullmatch(r"[^{}]*\{layer(-1)?\}", pattern):
@@ -182,3 +190,18 @@ def _check_patterns(family: Family) -> None:
     scaling = family.router.scaling
     if scaling and type(scaling.default) not in (int, float):
         raise MoegrowError(f"family {family.name}: router.scaling needs a number as its default")
+
+
+def _check_marks(family: Family) -> None:
+    """What tells dense layers from sparse ones must fit the form that it is said in."""
+    for key, form in family.config.per_layer.items():
+        marks = [mark for mark in (form.dense, form.sparse) if mark is not None]
+        listing = form.form in ("list", "text")
+        if len(marks) > 1:
+            raise MoegrowError(f"family {family.name}: {key} has dense and sparse; one is enough")
+        if marks and not listing and (form.form not in ("numbers", *PARTIAL) or marks != [True]):
+            raise MoegrowError(
+                f"family {family.name}: {key} of the form {form.form!r} cannot have"
+                f" {marks[0]!r} as dense or sparse",
+                f"true goes with numbers, {', '.join(PARTIAL)}; an entry with list and text",
+            )

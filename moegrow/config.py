@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 from moegrow import jsontext, perlayer
-from moegrow.errors import MoegrowError
+from moegrow.errors import MoegrowError, raise_all
 from moegrow.family import Config, Setting, lookup, number
 from moegrow.indexers import indexer_types
 from moegrow.layout import Layout, present, promised_predictions
@@ -34,6 +34,7 @@ def grown_config(layout: Layout, growth: Growth, settings: Mapping[str, Any]) ->
     ]
     old = perlayer.Old(config, layout.layers, layout.moe_layers, promised, math.lcm(*periods))
     if growth.layers != tuple(range(layout.layers)):
+        _check_lists(layout, promised)
         changes |= dict.fromkeys(present(config, keys.layers), layers)
         changes |= dict.fromkeys(present(config, keys.doubled_layers), 2 * layers)
         for key, form in keys.per_layer.items():
@@ -68,6 +69,41 @@ def _paths(layout: Layout, key: str) -> list[jsontext.Path]:
     return [
         (*layout.nested, *spelling.split(".")) for spelling in present(on_disk, spellings) or [key]
     ]
+
+
+# Lists that any config may have and that are never about layers: names of classes, tokens that end
+# a text or must not be drawn, names of outputs.
+NEVER_PER_LAYER = (
+    "architectures", "bad_words_ids", "begin_suppress_tokens", "bos_token_id", "eos_token_id",
+    "keys_to_ignore_at_inference", "pad_token_id", "suppress_tokens",
+)  # fmt: skip
+
+
+def _check_lists(layout: Layout, promised: int) -> None:
+    """A list that is as long as the model is deep, and that nobody names, would go stale."""
+    keys, indexer = layout.family.config, layout.family.depth.shared_indexer
+    named = {
+        *NEVER_PER_LAYER,
+        *keys.not_per_layer,
+        *keys.per_layer,
+        *keys.layers_lists,
+        *keys.experts,
+        *keys.top_k,
+        *([indexer.key] if indexer else []),
+    }
+    lengths = {layout.layers, layout.layers + max(promised, layout.prediction_layers)}
+    raise_all(
+        f"config.json has lists that {layout.family.name} does not describe, as long as there are"
+        " layers",
+        [
+            f"{key} has {len(value)} entries for {layout.layers} layers"
+            for key, value in layout.config.items()
+            if isinstance(value, list) and len(value) in lengths and key not in named
+        ],
+        "remove them if nothing reads them; or give a family file with --family FILE.toml that says"
+        ' form = "list" of them in config.per_layer, or lists them in config.not_per_layer'
+        " (docs/adding-a-family.md)",
+    )
 
 
 def _check_quantisation(layout: Layout, growth: Growth) -> None:

@@ -82,6 +82,10 @@ FORMS = (
 )  # fmt: skip
 
 
+# Those that speak of a stretch or a rhythm of layers: several keys may together say which.
+PARTIAL = ("prefix", "suffix", "last", "period")
+
+
 @dataclass(frozen=True)
 class PerLayer:
     """A config key that says something layer by layer; perlayer.py has a function per form.
@@ -96,6 +100,10 @@ class PerLayer:
     before a point of the model from which another takes its input). A `required` list must be
     there, for no rule here says what the model would derive, `unless` another key stands for it.
     A "prefix" need not express every map where such another key does.
+
+    A key that tells layers with experts from those without says how: `dense` is the entry or
+    character of a layer without experts, or true where the layers meant have none; `sparse` is
+    the same for layers with experts.
     """
 
     form: str
@@ -107,6 +115,8 @@ class PerLayer:
     required: bool = False
     unless: str = ""
     rule: Rule | None = None
+    dense: Any = None
+    sparse: Any = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +127,8 @@ class ConfigKeys:
     be missing from a config that has one of `layers_lists`, with one entry a layer;
     `doubled_layers` count every layer twice. `spellings`: other name of a key → the name that
     the family file uses, for keys of the router. Keys of `per_layer` are looked up in the table
-    that is nested, and from the root of the config where they begin with a slash.
+    that is nested, and from the root of the config where they begin with a slash. `not_per_layer`
+    are lists that are about something else, however long they are.
     """
 
     experts: Names
@@ -129,6 +140,7 @@ class ConfigKeys:
     prediction_layers: Names = ()
     spellings: Mapping[str, str] = field(default_factory=dict)
     per_layer: Mapping[str, PerLayer] = field(default_factory=dict)
+    not_per_layer: Names = ()
 
 
 @dataclass(frozen=True)
@@ -224,7 +236,8 @@ class Tensors:
     the residual stream, zero in identity copies; `ones` are factors that become 1 there. once:
     what only the first copy of a layer keeps. not_in_first: what layer 0 must not have and every
     other must. packed: tables of all layers side by side along an axis. elsewhere: what the
-    names of other models in the same checkpoint begin with.
+    names of other models in the same checkpoint begin with. prediction_layers: those in a stack
+    of their own; behind `{layer}.` may stand what encloses the usual names there.
     """
 
     layers: Names

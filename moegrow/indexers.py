@@ -47,6 +47,7 @@ def indexer_types(layout: Layout, growth: Growth) -> dict[str, Any]:
         )
     sharing = sharing_copies(layout, growth)
     new = [SHARED if i in sharing else types[old] for i, old in enumerate(growth.layers)]
+    behind = types[layout.layers : layout.layers + layout.prediction_layers]
     for number, kind in enumerate(new):
         if kind == SHARED and not indexer.chains and new[number - 1] == SHARED:
             raise MoegrowError(
@@ -58,7 +59,7 @@ def indexer_types(layout: Layout, growth: Growth) -> dict[str, Any]:
     return {
         key: "".join("F" if kind == FULL else "S" for kind in new)
         if isinstance(lookup(layout.config, key), str)
-        else new
+        else new + behind
         for key in told or [indexer.key]
     }
 
@@ -72,5 +73,9 @@ def _layer_types(layout: Layout) -> list[Any]:
 
 
 def _full_layers(layout: Layout) -> frozenset[int]:
-    """The layers that have an indexer of their own."""
-    return frozenset(place.layer for place in layout.places.values() if place.is_indexer)
+    """The layers that have an indexer of their own, prediction layers left aside."""
+    return frozenset(
+        place.layer
+        for place in layout.places.values()
+        if place.is_indexer and not place.is_prediction and place.layer < layout.layers
+    )

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from moegrow import perlayer
 from moegrow.catalogue import find_family, read_family
 from moegrow.checkpoint import Checkpoint
+from moegrow.dense import dense_problems
 from moegrow.errors import MoegrowError, raise_all
 from moegrow.family import Config, Family, lookup, number
 from moegrow.header import TensorSpec
+from moegrow.perlayer import Old
 from moegrow.places import Place, locator, stray_expert
 
 # A tensor of a layer: what the headers say of it, and where it stands.
@@ -108,7 +109,7 @@ def read_layout(checkpoint: Checkpoint, *, family_text: str = "") -> Layout:
     problems = [
         *_count_problems(layout, numbers),
         *_block_problems(layout),
-        *_stray_problems(family, [name for name, place in found.items() if not place]),
+        *_stray_problems(family, found),
     ]
     raise_all(f"{checkpoint.name} is not laid out as {family.name}", problems)
     return layout
@@ -208,7 +209,8 @@ def _count_problems(layout: Layout, numbers: set[int]) -> Iterator[str]:
             f"config.json says {layout.layers} layers, and tensors of layer {missing[0]}"
             f" are missing{f' (and of {len(missing) - 1} more)' if missing[1:] else ''}"
         )
-    yield from _dense_problems(layout)
+    model = Old(layout.config, layout.layers, layout.moe_layers)
+    yield from dense_problems(model, layout.family.config.per_layer)
     promised = promised_predictions(layout.config, layout.family)
     if layout.prediction_layers > promised:
         yield (
@@ -216,27 +218,6 @@ def _count_problems(layout: Layout, numbers: set[int]) -> Iterator[str]:
             + (f" and {promised} for multi-token prediction" if promised else "")
             + f", and there are tensors of layer {max(numbers)}"
         )
-
-
-def _dense_problems(layout: Layout) -> Iterator[str]:
-    """Where the config makes other layers dense than those without experts."""
-    model = perlayer.Old(layout.config, layout.layers, layout.moe_layers)
-    for key, form in layout.family.config.per_layer.items():
-        told = lookup(layout.config, key)
-        if form.form == "dense_numbers":
-            if told is None and not form.rule and lookup(layout.config, form.step) is None:
-                continue  # a model type that has no such key
-            dense = perlayer.dense_layers(model, key, form)
-        elif key in ("first_k_dense_replace", "num_dense_layers") and not form.unless:
-            dense = frozenset(range(min(number(layout.config, key, form.default), layout.layers)))
-        elif key == "mlp_layer_types" and isinstance(told, list):
-            dense = frozenset(n for n, kind in enumerate(told[: layout.layers]) if kind == "dense")
-        else:
-            continue
-        for layer in sorted(dense ^ (frozenset(range(layout.layers)) - layout.moe_layers))[:1]:
-            told_kind = "dense" if layer in dense else "sparse"
-            has = "has" if layer in layout.moe_layers else "has no"
-            yield f"by {key} layer {layer} is {told_kind}, and it {has} experts"
 
 
 def _block_problems(layout: Layout) -> Iterator[str]:
@@ -296,9 +277,11 @@ def _expert_problems(
             yield f"{name}{extra[0]}{after} is beyond the {count} experts of the config"
 
 
-def _stray_problems(family: Family, names: Iterable[str]) -> Iterator[str]:
+def _stray_problems(family: Family, found: Mapping[str, Place | None]) -> Iterator[str]:
     """Experts in a place that the family does not know would keep their old number."""
     is_stray = stray_expert(family)
-    for name in names:
-        if is_stray(name):
+    for name, place in found.items():
+        if place is None and is_stray(name):
             yield f"{name} looks like an expert and stands outside all layers"
+        elif place and not place.role and not place.in_block and is_stray(name):
+            yield f"{name} looks like an expert and is deeper in its layer than experts are"

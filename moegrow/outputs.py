@@ -74,9 +74,7 @@ def _stack(
     Prediction layers are not repeated: those in a stack of their own keep their numbers, those
     behind the last layer stay behind the last.
     """
-    is_own = any(
-        stack == pattern.split("{layer")[0] for pattern in layout.family.tensors.prediction_layers
-    )
+    is_own = any(place.is_prediction for tensors in layers.values() for _, place in tensors)
     numbered: list[tuple[int, Variant]] = [] if is_own else list(enumerate(variants))
     for old in sorted(layers):
         if is_own or old >= layout.layers:
@@ -87,7 +85,7 @@ def _stack(
     made: list[Output] = []
     for new, variant in numbered:
         if variant not in known:
-            tensors = list(_tensors(layout, layers, variant))
+            tensors = list(_tensors(layout, layers, variant, is_own))
             seen = [(place.suffix, place.role, spec.dtype, spec.shape) for spec, place in tensors]
             key = variant.silent, tuple(seen)
             if key not in kinds:
@@ -118,10 +116,12 @@ def _pieces(kind: Kind, tensors: list[Tensor]) -> list[tuple[Piece, ...]]:
 
 
 def _tensors(
-    layout: Layout, layers: Mapping[int, list[Tensor]], variant: Variant
+    layout: Layout, layers: Mapping[int, list[Tensor]], variant: Variant, is_own: bool
 ) -> Iterator[Tensor]:
-    """The tensors that a new layer is made from."""
+    """The tensors that a new layer is made from; `is_own` are prediction layers by themselves."""
     yield from _kept(layers.get(variant.old, []), variant)
+    if is_own:
+        return
     if layout.family.tensors.not_in_first or layout.family.tensors.beside:
         yield from _made(layout, layers, variant)
 

@@ -1,5 +1,6 @@
 """Config keys that speak of layers one by one, and what becomes of each under a layer map."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -26,18 +27,6 @@ class Old(NamedTuple):
     period: int = 1
 
 
-def dense_layers(model: Old, key: str, form: PerLayer) -> frozenset[int]:
-    """The layers that the config makes dense by a key of the form "dense_numbers"."""
-    old = lookup(model.config, key)
-    if old is None:
-        old = _marked(_from_rule(form.rule, model))
-    _check_numbers(old, key)
-    step = number(model.config, form.step, 1)
-    return frozenset(
-        layer for layer in range(model.layers) if layer in old or (step > 1 and (layer + 1) % step)
-    )
-
-
 def entries(model: Old, key: str, form: PerLayer) -> Any:
     """What the config has under a key of the form "list", or its rule says in its place."""
     old = lookup(model.config, key)
@@ -55,6 +44,31 @@ def grown(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
     Raises MoegrowError where the config cannot express the map.
     """
     return _FORMS[form.form](model, key, form, layer_map)
+
+
+def partial(model: Old, key: str, form: PerLayer) -> Callable[[int], bool]:
+    """Whether a layer is one of those that a key of a partial form means."""
+    if form.form == "period":
+        period, offset = _periodic(model, key, form)
+        return lambda layer: layer % period == offset % period
+    old = number(model.config, key, form.default)
+    if form.form == "prefix":
+        return lambda layer: layer < old
+    if form.form == "suffix":
+        return lambda layer: layer >= model.layers - old
+    return lambda layer: old < 0 or layer <= old
+
+
+def dense_numbered(model: Old, key: str, form: PerLayer) -> frozenset[int]:
+    """The layers that the config makes dense by a key of the form "dense_numbers"."""
+    old = lookup(model.config, key)
+    if old is None:
+        old = _marked(_from_rule(form.rule, model))
+    _check_numbers(old, key)
+    step = number(model.config, form.step, 1)
+    return frozenset(
+        layer for layer in range(model.layers) if layer in old or (step > 1 and (layer + 1) % step)
+    )
 
 
 def _list(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
@@ -87,25 +101,29 @@ def _text(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
 
 
 def _numbers(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
-    """Numbers of the layers meant, as a list or as a text with commas between them."""
-    old = told = lookup(model.config, key)
-    if isinstance(told, str):
-        entries = [entry.strip() for entry in told.split(",")]
-        old = [int(entry) if entry.isdecimal() else entry for entry in entries if entry]
+    """Numbers of the layers meant, in a list or in a text with commas between them.
+
+    Those of prediction layers behind the last move with these.
+    """
+    told = lookup(model.config, key)
+    old = listed(told, key)
     if old is None:
         marks = _from_rule(form.rule, model)
         if marks is None:
             return {}
         old = [layer + form.base for layer, mark in enumerate(marks) if mark]
-    _check_numbers(old, key)
     repeated = maps.repeats(layer_map)
     new = [
         position + form.base
         for position, layer in enumerate(layer_map)
         if layer + form.base in old and not (form.once and repeated[position])
     ]
-    behind = range(model.layers + form.base, model.layers + form.base + model.predictions)
-    new += [number + len(layer_map) - model.layers for number in behind if number in old]
+    last = model.layers + form.base
+    new += [
+        layer - model.layers + len(layer_map)
+        for layer in old
+        if last <= layer < last + model.predictions
+    ]
     return {key: ",".join(map(str, new)) if isinstance(told, str) else new}
 
 
@@ -113,7 +131,7 @@ def _dense_numbers(model: Old, key: str, form: PerLayer, layer_map: Map) -> Chan
     """Numbers of dense layers; a step that makes others dense too becomes 1 and is spelled out."""
     old = lookup(model.config, key)
     step = number(model.config, form.step, 1)
-    was_dense = dense_layers(model, key, form)
+    was_dense = dense_numbered(model, key, form)
     dense = [new for new, layer in enumerate(layer_map) if layer in was_dense]
     changes: Changes = {key: dense} if dense != (old or []) or form.rule else {}
     return changes | ({form.step: 1} if step > 1 else {})
@@ -122,7 +140,7 @@ def _dense_numbers(model: Old, key: str, form: PerLayer, layer_map: Map) -> Chan
 def _prefix(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
     """How many layers come first: the grown ones must come first too, unless a list tells more."""
     old = number(model.config, key, form.default)
-    marks = [layer < old for layer in layer_map]
+    marks = [*map(partial(model, key, form), layer_map)]
     new = sum(marks)
     if form.unless and not all(marks[:new]):
         new = marks.index(False)
@@ -139,7 +157,7 @@ def _prefix(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
 def _suffix(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
     """How many layers come last: the grown ones must come last too."""
     old = number(model.config, key, form.default)
-    marks = [layer >= model.layers - old for layer in layer_map]
+    marks = [*map(partial(model, key, form), layer_map)]
     new = sum(marks)
     if new and not all(marks[-new:]):
         raise MoegrowError(
@@ -211,16 +229,21 @@ def _owners(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
 
 def _period(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
     """A rule without a list form: it must also hold for the grown model, as it stands."""
-    period = max(1, number(model.config, key, form.default or 1))
-    offset = form.offset.read(model.config) if isinstance(form.offset, Setting) else form.offset
+    is_meant, (period, _) = partial(model, key, form), _periodic(model, key, form)
     for position, layer in enumerate(layer_map):
-        if (position % period == offset % period) != (layer % period == offset % period):
+        if is_meant(position) != is_meant(layer):
             raise MoegrowError(
                 f"config.json can only say that one of every {period} layers is of a kind ({key}),"
                 f" and this layer map puts old layer {layer} at {position}",
                 f"use --group with a multiple of {model.period} that divides the layers",
             )
     return {}
+
+
+def _periodic(model: Old, key: str, form: PerLayer) -> tuple[int, int]:
+    """The period of a rule and its offset."""
+    offset = form.offset.read(model.config) if isinstance(form.offset, Setting) else form.offset
+    return max(1, number(model.config, key, form.default or 1)), offset
 
 
 def _span(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
@@ -289,6 +312,16 @@ def _from_rule(rule: Rule | None, model: Old) -> list[Any] | None:
         )
 
     return [rule.hit if is_hit(layer) else rule.miss for layer in range(model.layers)]
+
+
+def listed(value: Any, key: str) -> list[int] | None:
+    """Numbers of layers that stand in a list or in a text with commas between them; else None."""
+    if value is None:
+        return None
+    if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,9}(\s*,\s*[0-9]{1,9})*\s*", value):
+        return [int(number) for number in value.split(",")]
+    _check_numbers(value, key)
+    return list(value)
 
 
 def _check_numbers(value: Any, key: str) -> None:

@@ -51,8 +51,9 @@ def locator(family: Family) -> Callable[[str], Place | None]:
     """A function from a tensor's name to its Place, or None for one outside all layers."""
     tensors = family.tensors
     own_stack = {pattern.split("{layer")[0] for pattern in tensors.prediction_layers}
-    inside = alternatives(tensors.layers + tensors.prediction_layers)
-    stacks = re.compile(f"{inside}.+|{alternatives(tensors.beside)}")
+    # Of two patterns where one begins with the other, the longer one says more.
+    heads = sorted(tensors.layers + tensors.prediction_layers, key=len, reverse=True)
+    stacks = re.compile(f"{alternatives(tuple(heads))}(?P<rest>.+)|{alternatives(tensors.beside)}")
     lower = {pattern.split("{layer")[0]: "{layer-1}" in pattern for pattern in tensors.beside}
     roles = [(role, re.compile(alternatives(getattr(tensors, role)))) for role in ROLES]
     indexer = family.depth.shared_indexer
@@ -68,9 +69,8 @@ def locator(family: Family) -> Callable[[str], Place | None]:
 
     # Layers and experts repeat, so few names differ behind the layer's number.
     @cache
-    def classify(stack: str, suffix: str) -> Place:
+    def classify(stack: str, wrapping: str, name: str) -> Place:
         """The place of a tensor in whichever layer of a stack: the layer's number is left open."""
-        name = suffix.removeprefix(".")
         before, expert, after = name, None, ""
         matches = ((role, pattern.fullmatch(name)) for role, pattern in roles)
         role, found = next(((role, found) for role, found in matches if found), ("", None))
@@ -81,7 +81,7 @@ def locator(family: Family) -> Callable[[str], Place | None]:
                 break
         down = int(lower.get(stack, False))
         return Place(
-            stack, 0, "." + before if suffix else "", expert, after, role, down,
+            stack, 0, wrapping + before, expert, after, role, down,
             in_block=name.startswith(tensors.block),
             is_prediction=stack in own_stack,
             is_output=is_output(name),
@@ -98,9 +98,10 @@ def locator(family: Family) -> Callable[[str], Place | None]:
         found = stacks.fullmatch(name)
         if not found:
             return None
-        assert found.lastindex  # each pattern has one number
-        start, stop = found.span(found.lastindex)
-        place = classify(name[:start], name[stop:])
+        slot = next(i for i, text in enumerate(found.groups(), 1) if text)
+        start, stop = found.span(slot)
+        rest = found["rest"] or ""
+        place = classify(name[:start], name[stop : len(name) - len(rest)], rest)
         return Place(place.stack, int(name[start:stop]) + place.lower, *place[2:])
 
     return locate

@@ -165,6 +165,8 @@ MISTAKES = {
     "no router": ('"ffn.router.weight"', '"ffn.gate.weight"', "has experts and no router"),
     "experts by rows": ("ffn.expert_{expert}.*", "ffn.expert_*", "has 6 rows for 4 experts"),
     "other config key": ('"moe.experts"', '"num_experts"', "does not say the number of experts"),
+    "the wrong layers": ("dense = true", "sparse = true",
+                         "by first_dense_blocks layer 0 is sparse, and it has no experts"),
     "not a number": ('"num_blocks"', '"block_kinds"', "not a sensible number of layers"),
 }  # fmt: skip
 

@@ -87,6 +87,8 @@ def test_a_text_that_is_no_family_file_of_the_type_is_refused(text):
         ('layers = ["model.layers.{layer}."]', 'layers = "model.layers.{layer}."', "list of texts"),
         ('layers = ["model.layers.{layer}."]', 'layers = ["l{layer}_"]', "must end in"),
         ('layers = ["model.layers.{layer}."]', "layers = [5]", "is not a text"),
+        ('"mtp.layers.{layer}."', '"mtp.layers.{layer}.block"', "end in a dot"),
+        ('"mtp.layers.{layer}."', '"mtp.layers.{layer}.{expert}."', "one '{layer}.'"),
         ('scores = "sigmoid"', 'scores = "sigmiod"', "use one of softmax, sigmoid"),
         ('scores = "sigmoid"', 'kind = "rowz"', "'rowz' is not known"),
         ('scores = "sigmoid"', 'normalised = "no"', "is not what belongs there"),
@@ -102,6 +104,21 @@ def test_a_text_that_is_no_family_file_of_the_type_is_refused(text):
             "[types.smaller.router]",
             "[types.smaller.config]\nspellings.x = 5\n[types.x]",
             "is not what belongs there",
+        ),
+        (
+            "[types.smaller.router]",
+            '[types.smaller.config.per_layer.x]\nform = "list"\ndense = 0\nsparse = 1\n[types.x]',
+            "one is enough",
+        ),
+        (
+            "[types.smaller.router]",
+            '[types.smaller.config.per_layer.x]\nform = "prefix"\ndense = "dense"\n[types.x]',
+            "cannot have 'dense' as dense or sparse",
+        ),
+        (
+            "[types.smaller.router]",
+            '[types.smaller.config.per_layer.x]\nform = "table"\ndense = true\n[types.x]',
+            "cannot have True as dense or sparse",
         ),
         (
             "[types.smaller.router]",

@@ -123,6 +123,13 @@ def test_numbers_of_moe_layers_follow_the_map(changed):
     assert found["no_rope_layers"] == [1, 1, 1, 1, 0, 0]
 
 
+def test_numbers_of_layers_in_a_text_follow_the_map_and_those_behind_the_last_stay_behind(changed):
+    edit = {"mlp_layer_types": ..., "moe_layers_enum": "1,2,3,4", "num_nextn_predict_layers": 1}
+    found = changed("step3p7", layers="0,0,1,2,3,3", **edit)
+    assert found["moe_layers_enum"] == "2,3,4,5,6"
+    assert "mlp_layer_types" not in found
+
+
 def test_numbers_of_dense_layers_follow_the_map(changed):
     found = changed("qwen2_moe", layers="0,0,1,0,2")
     assert found["mlp_only_layers"] == [0, 1, 3]
@@ -233,3 +240,52 @@ def test_a_quantisation_config_that_names_single_modules_is_refused(
     with alter.table(source / "config.json") as config:
         config["quantization_config"] = {"modules_to_not_convert": ["lm_head", "mlp.gate"]}
     verb(source)
+
+
+def test_a_list_as_long_as_the_layers_that_nobody_names_is_refused_in_depth_alone(changed):
+    edit = {"layer_scales": [0.5] * 4, "layer_kinds": ["a", "b"] * 2, "num_experts": None}
+    with pytest.raises(MoegrowError, match="layer_scales has 4 entries for 4 layers") as refused:
+        changed("qwen3_moe", layers="0-3,3", **edit)
+    assert "layer_kinds has 4 entries" in refused.value.message
+    assert "--family FILE.toml" in refused.value.hint
+    assert "layer_scales" not in changed("qwen3_moe", experts="2x", **edit)
+    assert changed("qwen3_moe", layers="0-3", **edit) == {}
+
+
+def test_a_list_with_an_entry_for_a_prediction_layer_too_is_refused(changed):
+    edit = {"num_nextn_predict_layers": 1, "layer_scales": [0.5] * 5}
+    with pytest.raises(MoegrowError, match="layer_scales has 5 entries for 4 layers"):
+        changed("deepseek_v3", layers="0-3,3", **edit)
+    edit["num_nextn_predict_layers"] = 0
+    assert "layer_scales" not in changed("deepseek_v3", layers="0-3,3", **edit)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "edit"),
+    [
+        ("qwen3_moe", {"eos_token_id": [1, 2, 3, 4], "architectures": ["Qwen3MoeForCausalLM"] * 4}),
+        ("qwen3_moe", {"rope_scaling": {"long_factor": [1.0] * 4, "mrope_section": [1] * 4}}),
+        ("qwen3_moe", {"layer_scales": [0.5] * 3, "quantization_config": {"bits": [8] * 4}}),
+        ("glm4v_moe", {"mrope_section": [2, 3, 3]}),
+        ("nemotron_h", {"mtp_layers_block_type": ["moe"] * 6, "time_step_limit": [0.0] * 6}),
+        ("mellum", {"mtp_layer_types": ["full_attention"] * 4}),
+        ("ernie4_5_vl_moe", {"moe_intermediate_size": [64] * 4}),
+    ],
+)
+def test_lists_about_something_else_may_have_any_length(changed, model_type, edit):
+    found = changed(model_type, layers="0-3,3" if model_type != "nemotron_h" else "0-5,5", **edit)
+    assert not found.keys() & edit.keys()
+
+
+@pytest.mark.parametrize(
+    ("model_type", "key", "old", "new"),
+    [
+        ("mimo_v2_flash", "hybrid_layer_pattern", [0, 1, 1, 0], [0, 0, 1, 1, 0]),
+        ("mimo_v2_flash", "moe_layer_freq", [0, 1, 1, 1], [0, 0, 1, 1, 1]),
+        ("exaone_moe", "is_moe_layer", [False, True, True, True], [False, False, True, True, True]),
+        ("minimax_m2", "attn_type_list", [1, 1, 1, 1], [1, 1, 1, 1, 1]),
+        ("step3p7", "use_rope_layers", [True, True, False, True], [True, True, True, False, True]),
+    ],
+)
+def test_lists_of_published_configs_follow_the_map(changed, model_type, key, old, new):
+    assert changed(model_type, layers="0,0,1-3", **{key: old})[key] == new

@@ -15,6 +15,7 @@ FLOORS = [
     {"header", "places", "catalogue"},
     {"checkpoint"},
     {"perlayer"},
+    {"dense"},
     {"plans", "layout"},
     {"indexers", "planfile", "check", "noise", "report", "card"},
     {"config", "serving", "arithmetic"},

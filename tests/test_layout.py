@@ -146,6 +146,14 @@ def test_experts_outside_all_layers_are_refused(source):
     refused(source, "looks like an expert and stands outside all layers")
 
 
+def test_experts_deeper_in_a_layer_than_the_family_says_are_refused(source):
+    with alter.weights(source) as tensors:
+        for name, tensor in list(tensors.items()):
+            if name.startswith("model.layers.3."):
+                tensors[name.replace("model.layers.3.", "mtp.layers.0.deep.")] = tensor
+    refused(source, r"mtp\.layers\.0\.deep\.mlp\.experts.* is deeper in its layer than experts are")
+
+
 def test_every_problem_is_told_at_once(source):
     with alter.weights(source) as tensors:
         del tensors["model.layers.0.mlp.experts.1.up_proj.weight"]
@@ -171,6 +179,14 @@ def test_a_layer_or_expert_of_an_odd_number_is_refused(source, number):
     refused(source, "not laid out as qwen3_moe")
 
 
+def test_keys_that_each_say_a_part_of_what_is_dense_are_told_together(checkpoint, tmp_path):
+    source = alter.copy(checkpoint("ernie4_5_moe"), tmp_path)
+    with alter.table(source / CONFIG) as config:
+        config["moe_layer_start_index"] = 2
+    names = "moe_layer_interval and moe_layer_start_index and moe_layer_end_index"
+    refused(source, f"by {names} layer 1 is dense, and it has experts")
+
+
 def test_parameters_are_elements():
     assert parameters([(2, 3), (), (0, 4)]) == 7
 
@@ -183,6 +199,15 @@ def test_parameters_are_elements():
         ("qwen3_moe", "decoder_sparse_step", 2),
         ("glm4_moe_lite", "mlp_layer_types", ["sparse"] * 4),
         ("afmoe", "num_dense_layers", 0),
+        ("lfm2_moe", "num_dense_layers", None),
+        ("llama4_text", "moe_layers", [1]),
+        ("ernie4_5_moe", "moe_layer_interval", 2),
+        ("ernie4_5_moe", "moe_layer_start_index", 0),
+        ("ernie4_5_moe", "moe_layer_end_index", 2),
+        ("jamba", "expert_layer_period", 4),
+        ("mimo_v2_flash", "moe_layer_freq", [1, 1, 1, 1]),
+        ("exaone_moe", "is_moe_layer", [True] * 4),
+        ("nemotron_h", "hybrid_override_pattern", "MMEE-E"),
     ],
 )
 def test_a_config_that_makes_other_layers_dense_than_the_tensors_is_refused(

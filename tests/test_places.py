@@ -54,6 +54,17 @@ def test_prediction_layers_are_known_as_such(place):
     assert not place("model.layers.0.mlp.gate.weight").is_prediction
 
 
+def test_what_stands_between_a_prediction_layer_and_its_names_is_part_of_the_name():
+    inside = 'prediction_layers = ["mtp.layers.{layer}.", "mtp.layers.{layer}.block."]'
+    text = SMALL.replace('prediction_layers = ["mtp.layers.{layer}."]', inside)
+    place = locator(read_family(text, "small"))
+    found = place("mtp.layers.2.block.mlp.experts.7.up_proj.weight")
+    assert (found.stack, found.layer, found.expert) == ("mtp.layers.", 2, 7)
+    assert (found.before, found.role, found.in_block) == (".block.mlp.experts.", "experts", True)
+    found = place("mtp.layers.2.enorm.weight")
+    assert (found.suffix, found.is_prediction) == (".enorm.weight", True)
+
+
 def test_an_expert_is_recognised_wherever_it_stands():
     looks = stray_expert(read_family(SMALL, "small"))
     assert looks("vision.layers.0.mlp.experts.3.up.weight")

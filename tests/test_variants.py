@@ -1,13 +1,11 @@
 """Settings and layouts within a family that need something else than its usual checkpoint."""
 
 import json
-import re
 import shutil
 
 import pytest
 import tiny
 import torch
-from safetensors.torch import load_file, save_file
 
 # Model type, settings of its text config, and what else width says it does.
 WIDTH = [
@@ -126,67 +124,6 @@ def test_a_list_that_no_rule_stands_for_must_be_there(run, checkpoint, tmp_path)
 def test_periodic_rules_name_the_group_that_works(run, checkpoint):
     done = run("depth", checkpoint("jamba"), code=1)
     assert "--group with a multiple of 4" in done.stderr
-
-
-def with_prediction(source, folder, template, prefix):
-    """The checkpoint with the tensors of its last layer once more, as a prediction layer."""
-    shutil.copytree(source, folder)
-    added = {
-        re.sub(template, prefix, name): tensor.clone()
-        for name, tensor in tiny.tensors(source).items()
-        if re.match(template, name)
-    }
-    added[f"{prefix}enorm.weight"] = torch.ones(32)
-    shard = max(folder.glob("*.safetensors"))
-    save_file(load_file(shard) | added, shard, metadata={"format": "pt"})
-    index = json.loads((folder / "model.safetensors.index.json").read_text())
-    index["weight_map"] |= dict.fromkeys(added, shard.name)
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    return added
-
-
-def test_prediction_layers_behind_the_last_stay_behind_and_their_experts_grow(run, checkpoint, tmp_path):  # noqa: E501  # fmt: skip
-    source = tmp_path / "deepseek_v3"
-    added = with_prediction(
-        checkpoint("deepseek_v3"), source, r"model\.layers\.3\.", "model.layers.4."
-    )
-    config = json.loads((source / "config.json").read_text())
-    done = run("depth", source, code=1)
-    assert "there are tensors of layer 4" in done.stderr
-    config["num_nextn_predict_layers"] = 1
-    (source / "config.json").write_text(json.dumps(config))
-    plan = run("depth", source, "--plan").stdout
-    run("width", "--noise", "0", "-o", "grown", stdin=plan)
-    new = tiny.tensors(tmp_path / "grown")
-    for name, tensor in added.items():
-        moved = name.replace("layers.4.", "layers.8.")
-        if "mlp.gate." in name:
-            assert torch.equal(new[moved], torch.cat([tensor, tensor]))
-            continue
-        assert torch.equal(new[moved], tensor)
-        if expert := re.search(r"experts\.(\d+)", name):
-            copy = moved.replace(expert[0], f"experts.{int(expert[1]) + 8}")
-            assert torch.equal(new[copy], tensor)
-    assert not any("layers.9." in name for name in new)
-    config = tiny.text_config(tmp_path / "grown")
-    assert (config["num_hidden_layers"], config["num_nextn_predict_layers"]) == (8, 1)
-    run("verify", "grown")
-
-
-def test_prediction_layers_of_their_own_keep_their_numbers_and_their_experts_grow(run, checkpoint, tmp_path):  # noqa: E501  # fmt: skip
-    source = tmp_path / "qwen3_next"
-    added = with_prediction(
-        checkpoint("qwen3_next"), source, r"model\.layers\.3\.", "mtp.layers.0."
-    )
-    plan = run("depth", source, "--plan").stdout
-    run("width", "--noise", "0", "-o", "grown", stdin=plan)
-    new = tiny.tensors(tmp_path / "grown")
-    assert torch.equal(
-        new["mtp.layers.0.mlp.gate.weight"], added["mtp.layers.0.mlp.gate.weight"].repeat(2, 1)
-    )
-    assert "mtp.layers.0.mlp.experts.7.up_proj.weight" in new
-    assert not any(name.startswith("mtp.layers.1.") for name in new)
-    tiny.load(tmp_path / "grown")
 
 
 def test_a_table_of_experts_lists_the_copies(run, checkpoint, tmp_path):
