@@ -8,7 +8,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self, TypeVar
 
 import numpy as np
@@ -36,7 +35,8 @@ Task = TypeVar("Task")
 class Moved:
     """How many bytes of tensors the filesystem shared, and how many were copied and computed.
 
-    `read` are those that were read from the source, by moegrow or by the kernel.
+    `read` are those that were read from the source, by moegrow or by the kernel, for all tensors
+    but the few that are joined along a later axis.
     """
 
     shared: int = 0
@@ -90,12 +90,7 @@ class _Targets:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
         for descriptor in self._open.values():
             os.close(descriptor)

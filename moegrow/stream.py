@@ -4,7 +4,6 @@ import math
 import os
 import threading
 from collections.abc import Iterator
-from types import TracebackType
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -32,12 +31,7 @@ class Source:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for descriptor in self._open.values():
             os.close(descriptor)
         self._open.clear()
