@@ -67,7 +67,7 @@ def fill(
             left: list[Copy] = []
             engine.run(threads, copies, lambda copy, _: left.extend([*engine.share(copy)]))
             copies = left
-        engine.run(threads, jobs(copies, wanted.changes), engine.move)
+        engine.run(threads, jobs(copies, wanted.changes, side_by_side=threads), engine.move)
         engine.run(threads, wanted.wholes, engine.make)
         targets.finish()
         return engine.moved

@@ -3,7 +3,7 @@
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import NamedTuple
 
 from moegrow.checkpoint import Checkpoint
@@ -111,8 +111,13 @@ def _append(copies: list[Copy], new: Copy) -> None:
         copies.append(new)
 
 
-def jobs(copies: Iterable[Copy], changes: Iterable[Change]) -> Iterator[Job]:
+def jobs(
+    copies: Iterable[Copy], changes: Iterable[Change], *, side_by_side: int = 1
+) -> Iterator[Job]:
     """The jobs for some copies and changes, in the order of the source's files.
+
+    Those of `side_by_side` files come in turns, so that as many threads seldom write to the same
+    file, for which they would wait for each other.
 
     No byte is in two jobs unless changes overlap, or begin and end within each other's bytes.
     """
@@ -122,8 +127,14 @@ def jobs(copies: Iterable[Copy], changes: Iterable[Change]) -> Iterator[Job]:
         copies_of[copy.file].append(copy)
     for change in changes:
         changes_of[change.file].setdefault((change.start, change.stop), []).append(change)
-    for file in sorted(copies_of.keys() | changes_of.keys()):
-        yield from sorted(_jobs(file, copies_of[file], changes_of[file]), key=lambda job: job.start)
+    files = sorted(copies_of.keys() | changes_of.keys())
+    for first in range(0, len(files), side_by_side):
+        rows = (
+            sorted(_jobs(file, copies_of[file], changes_of[file]), key=lambda job: job.start)
+            for file in files[first : first + side_by_side]
+        )
+        for turn in zip_longest(*rows):
+            yield from filter(None, turn)
 
 
 def _jobs(

@@ -136,6 +136,17 @@ def sorted_job(job):
     return job._replace(copies=sorted(job.copies), changes=sorted(job.changes))
 
 
+def test_files_side_by_side_take_turns_and_each_keeps_its_order():
+    copies = [Copy(file, 10 * n, 10 * n + 10, 0, 0) for file in "abc" for n in range(3)]
+    alone = list(jobs(copies, []))
+    together = list(jobs(copies, [], side_by_side=2))
+    assert sorted(together) == sorted(alone)
+    assert [job.file for job in together] == [*"ababab", *"ccc"]
+    for file in "abc":
+        found = [job for job in together if job.file == file]
+        assert found == [job for job in alone if job.file == file]
+
+
 def test_nothing_needs_no_job():
     assert [*jobs([], [])] == []
 
