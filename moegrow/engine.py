@@ -36,7 +36,8 @@ class Moved:
     """How many bytes of tensors the filesystem shared, and how many were copied and computed.
 
     `read` are those that were read from the source, by moegrow or by the kernel, for all tensors
-    but the few that are joined along a later axis.
+    but the few that are joined along a later axis. What the kernel copies to several places, one
+    right after the other, counts once: it is read from the disk once.
     """
 
     shared: int = 0
@@ -238,21 +239,34 @@ class _Engine:
 
     def move(self, job: Job, worker: _Worker) -> None:
         """Read the bytes of a job and write everything that is made of them."""
-        start = job.start
-        if self._in_kernel and len(job.copies) == 1 and not job.changes:
-            copy = job.copies[0]
-            source = self._source.file(job.file)
-            with self._targets.file(copy.shard) as target:
-                steps = [*copy_range(source, start, job.stop - start, target, copy.offset)]
-            if done := sum(steps):
-                start += done
-                self._wrote(copy.shard, done, copied=done, read=done)
         if job.changes:
             self._change(job, worker)
             return
-        for at, block in self._blocks(job.file, start, job.stop, worker):
-            for copy in job.copies:
-                self._write(copy.shard, block, copy.offset + at - job.start)
+        for start in range(job.start, job.stop, READ):
+            stop = min(job.stop, start + READ)
+            left = [copy.part(start, stop) for copy in job.copies]
+            if self._in_kernel:
+                # Only the first takes the bytes from the disk: for the others they are in memory.
+                left = [rest for copy in left for rest in self._copy_in_kernel(copy)]
+            first = min((copy.start for copy in left), default=stop)
+            self._count(read=first - start)
+            if left:
+                block = worker.buffer(stop - first)
+                self._read(job.file, first, block)
+                for copy in left:
+                    self._write(copy.shard, block[copy.start - first :], copy.offset)
+
+    def _copy_in_kernel(self, copy: Copy) -> Iterator[Copy]:
+        """Let the kernel copy as much as it will; what it did not is given back."""
+        self._check_running()
+        source = self._source.file(copy.file)
+        with self._targets.file(copy.shard) as target:
+            size = copy.stop - copy.start
+            done = sum(copy_range(source, copy.start, size, target, copy.offset))
+        if done:
+            self._wrote(copy.shard, done, copied=done)
+        if done < size:
+            yield copy.part(copy.start + done, copy.stop)
 
     def make(self, whole: Whole, worker: _Worker) -> None:
         """Write an output that is not made piece by piece."""
@@ -308,11 +322,13 @@ class _Engine:
             start += block.size
 
     def _read(self, file: str, start: int, view: Bytes) -> None:
+        self._check_running()
+        self._source.read_into(file, start, view.data)
+        self._count(read=view.size)
+
+    def _check_running(self) -> None:
         if self._stop.is_set():
             raise InterruptedError("another thread failed")
-        self._source.read_into(file, start, view.data)
-        with self._lock:
-            self.moved.read += view.size
 
     def _write(self, shard: int, view: Bytes, offset: int, *, computed: bool = False) -> None:
         with self._targets.file(shard) as target:
@@ -323,16 +339,18 @@ class _Engine:
             self._wrote(shard, view.size, copied=view.size)
 
     def _wrote(
-        self, shard: int, count: int, *, shared: int = 0, copied: int = 0, computed: int = 0,
-        read: int = 0,
-    ) -> None:  # fmt: skip
+        self, shard: int, count: int, *, shared: int = 0, copied: int = 0, computed: int = 0
+    ) -> None:
+        self._count(shared=shared, copied=copied, computed=computed)
+        self._progress(count)
+        self._targets.wrote(shard, count)
+
+    def _count(self, *, shared: int = 0, copied: int = 0, computed: int = 0, read: int = 0) -> None:
         with self._lock:
             self.moved.shared += shared
             self.moved.copied += copied
             self.moved.computed += computed
             self.moved.read += read
-        self._progress(count)
-        self._targets.wrote(shard, count)
 
 
 def _parts(block: Bytes, size: int) -> Iterator[tuple[int, Bytes]]:
