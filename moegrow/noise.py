@@ -124,7 +124,7 @@ def deviation(chunks: Iterable[Floats]) -> float:
         return 0.0
     if not np.isfinite(squares).all():
         return math.nan
-    total, total_squares = math.fsum(sums), math.fsum(squares)
+    total, total_squares = math.fsum(sums.tolist()), math.fsum(squares.tolist())
     return math.sqrt(max(total_squares - total * total / count, 0.0) / count)
 
 
