@@ -94,9 +94,7 @@ def split(
                 packing.begin(wish)
             packing.add(wish)
             left -= wish.output.nbytes
-    packing.add_loose(
-        sorted(loose, key=lambda wish: (wish.file, wish.start, wish.output.name)), smallest
-    )
+    packing.add_loose(loose, smallest)
     count = len(packing.files)
     return tuple(
         Shard(f"model-{number:05d}-of-{count:05d}.safetensors", tuple(file.outputs), file.begin)
@@ -168,8 +166,8 @@ class _Packing:
     def add_loose(self, wishes: list[_Wish], smallest: int) -> None:
         """Put what lies anywhere into files of its own, or behind the rest where it is little.
 
-        Wider elements come first, so that every tensor begins at a multiple of its element's
-        size.
+        It keeps the order of the source as far as files go; within one, wider elements come first,
+        so that every tensor begins at a multiple of its element's size.
         """
         groups: list[list[Output]] = []
         room = 0
