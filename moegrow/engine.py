@@ -289,8 +289,10 @@ class _Engine:
             if is_held:
                 yield 0, held
                 return
-            for at, block in self._blocks(job.file, job.start, job.stop, worker):
-                yield at - job.start, block
+            for at in range(0, job.stop - job.start, READ):
+                block = worker.buffer(min(READ, job.stop - job.start - at))
+                self._read(job.file, job.start + at, block)
+                yield at, block
 
         deviation = 1.0
         relative = next((wish.piece for wish in job.changes if is_relative(wish.piece)), None)
@@ -309,17 +311,6 @@ class _Engine:
                     new = worker.new[: part.size]
                     made.apply(part, (at + first) // width, new)
                     self._write(wish.shard, new, wish.offset + at + first, computed=True)
-
-    def _blocks(
-        self, file: str, start: int, stop: int, worker: _Worker
-    ) -> Iterator[tuple[int, Bytes]]:
-        """The bytes of a file from `start` to `stop`, as pairs of a position and some of them."""
-        buffer = worker.buffer(min(READ, stop - start))
-        while start < stop:
-            block = buffer[: stop - start]
-            self._read(file, start, block)
-            yield start, block
-            start += block.size
 
     def _read(self, file: str, start: int, view: Bytes) -> None:
         self._check_running()
