@@ -1,30 +1,25 @@
 """Fill the files of a new checkpoint, on several threads, reading every byte of the source once."""
 
-import os
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from moegrow.arithmetic import Bytes, Scratch, numbers
 from moegrow.checkpoint import Checkpoint
-from moegrow.errors import MoegrowError
 from moegrow.header import nbytes
 from moegrow.noise import CHUNK
 from moegrow.ranges import BLOCK, copy_range, share_range, write_all
 from moegrow.schedule import Copy, Job, Whole, jobs, moves
 from moegrow.shards import Shard
 from moegrow.stream import READ, Source, blocks, change, is_relative, sigma
+from moegrow.targets import Targets
 
 HELD = 32 << 20  # bytes of a piece that are kept between finding their deviation and adding noise
-MOST_OPEN = 32  # files kept open between writes
-SYNCING = 2  # threads that wait for complete files to be on the disk
 WRITE = 4 << 20  # computed bytes written at a time
 
 Progress = Callable[[int], None]
@@ -61,7 +56,7 @@ def fill(
     failure stops all threads and is raised.
     """
     wanted = moves(shards, checkpoint)
-    with Source(checkpoint) as source, _Targets(folder, shards) as targets:
+    with Source(checkpoint) as source, Targets(folder, shards) as targets:
         engine = _Engine(source, targets, reflink, progress)
         copies = wanted.copies
         if reflink:
@@ -72,89 +67,6 @@ def fill(
         engine.run(threads, wanted.wholes, engine.make)
         targets.finish()
         return engine.moved
-
-
-class _Targets:
-    """The files that are being written, opened as they are needed."""
-
-    def __init__(self, folder: Path, shards: tuple[Shard, ...]) -> None:
-        self._folder = folder
-        self._shards = shards
-        self._left = [shard.nbytes - len(shard.header) for shard in shards]
-        self._open: dict[int, int] = {}
-        self._begun: set[int] = set()
-        self._in_use: Counter[int] = Counter()
-        self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(max_workers=SYNCING)
-        self._publishing: list[Future[None]] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
-        for descriptor in self._open.values():
-            os.close(descriptor)
-        self._open.clear()
-
-    @contextmanager
-    def file(self, number: int) -> Iterator[int]:
-        """The open file of a shard, as a descriptor; its header is written."""
-        with self._lock:
-            if number not in self._open:
-                if len(self._open) >= MOST_OPEN:
-                    for idle in [n for n in self._open if not self._in_use[n]]:
-                        os.close(self._open.pop(idle))
-                new = number not in self._begun
-                flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT | os.O_EXCL if new else 0)
-                self._open[number] = os.open(self._temporary(number), flags, 0o666)
-                if new:
-                    self._begun.add(number)
-                    write_all(self._open[number], memoryview(self._shards[number].header), 0)
-            self._in_use[number] += 1
-            descriptor = self._open[number]
-        try:
-            yield descriptor
-        finally:
-            with self._lock:
-                self._in_use[number] -= 1
-
-    def wrote(self, number: int, count: int) -> None:
-        """Take note of bytes written; a file that is complete gets its name when it is durable.
-
-        Making it so takes long and no work: others wait for the disk while this thread goes on.
-        """
-        with self._lock:
-            self._left[number] -= count
-            if not self._left[number]:
-                self._publishing.append(self._pool.submit(self._publish, number))
-
-    def finish(self) -> None:
-        """Complete the files that hold no bytes behind their headers, and wait for all."""
-        for number, shard in enumerate(self._shards):
-            if shard.nbytes == len(shard.header):
-                self.wrote(number, 0)
-            elif left := self._left[number]:
-                raise MoegrowError(f"{shard.name} lacks {left} of its {shard.nbytes} bytes")
-        for future in self._publishing:
-            future.result()
-
-    def _publish(self, number: int) -> None:
-        shard = self._shards[number]
-        with self.file(number) as descriptor:
-            written = os.fstat(descriptor).st_size
-            if written != shard.nbytes:
-                raise MoegrowError(
-                    f"{shard.name} has {written} bytes and should have {shard.nbytes}"
-                )
-            os.fsync(descriptor)
-            self._temporary(number).rename(self._folder / shard.name)
-        with self._lock:
-            if number in self._open:
-                os.close(self._open.pop(number))
-
-    def _temporary(self, number: int) -> Path:
-        return self._folder / (self._shards[number].name + ".tmp")
 
 
 class _Worker:
@@ -175,9 +87,7 @@ class _Worker:
 class _Engine:
     """The ways of moving bytes, counted."""
 
-    def __init__(
-        self, source: Source, targets: _Targets, reflink: bool, progress: Progress
-    ) -> None:
+    def __init__(self, source: Source, targets: Targets, reflink: bool, progress: Progress) -> None:
         self.moved = Moved()
         self._source = source
         self._targets = targets

@@ -18,7 +18,7 @@ import tiny
 import torch
 
 import moegrow
-from moegrow import engine, schedule, shards, stream
+from moegrow import engine, schedule, shards, stream, targets
 from moegrow.checkpoint import open_checkpoint
 from moegrow.engine import Moved, fill
 from moegrow.errors import MoegrowError
@@ -336,14 +336,14 @@ def test_whoever_stops_the_main_thread_stops_all(source, filled, monkeypatch, st
 
 
 def test_a_file_that_is_written_too_short_is_not_published(source, filled, tmp_path, monkeypatch):
-    publish = engine._Targets._publish
+    publish = targets.Targets._publish
 
     def cut_short(self, number):
         with self.file(number) as descriptor:
             os.ftruncate(descriptor, 100)
         publish(self, number)
 
-    monkeypatch.setattr(engine._Targets, "_publish", cut_short)
+    monkeypatch.setattr(targets.Targets, "_publish", cut_short)
     with pytest.raises(MoegrowError, match="has 100 bytes and should have"):
         filled(moegrow.depth(source))
     assert not [*tmp_path.rglob("*.safetensors")]

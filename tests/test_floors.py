@@ -21,7 +21,7 @@ FLOORS = [
     {"config", "serving", "arithmetic"},
     {"compensation", "stream"},
     {"experts", "steps", "shards"},
-    {"outputs", "schedule"},
+    {"outputs", "schedule", "targets"},
     {"grow", "engine"},
     {"writer", "verifier", "difference"},
     {"verbs"},

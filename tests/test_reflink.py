@@ -230,7 +230,8 @@ def test_small_files_are_shared_too(there, source, size):
     space, _ = grow(there, "depth", source.name, "--max-shard-size", size, "-o", "grown")
     grow(there, "verify", "grown")
     # The rest of each run is copied where it is less than a MiB: one in each of these few files.
-    assert space < 0.05 * bytes_of(there / "grown")
+    # Headers and what the filesystem itself writes down come on top of that.
+    assert space < 0.1 * bytes_of(there / "grown")
 
 
 def test_the_bytes_lie_where_those_of_the_source_do(there, source):
