@@ -1,14 +1,20 @@
 """What noise, a scale and a shift do to values, from stored bytes to stored bytes."""
 
+import sys
+from collections.abc import Iterable
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from moegrow.noise import CHUNK, LEVELS, Draw, Floats
+from moegrow.noise import CHUNK, DRAWS_PER_BLOCK, FIRST, LEVELS, Deviation, Draw, Floats
 from moegrow.plans import Piece
 
 Bytes = npt.NDArray[np.uint8]
+
+# Bytes of noised weights from which on loading the compiled loops takes less than they spare.
+WORTH_LOADING = 256 << 20
 
 _STORED: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
@@ -22,9 +28,13 @@ _STORED: dict[str, np.dtype[Any]] = {
 
 
 class Scratch:
-    """Buffers of one thread, which stay in its core's cache from chunk to chunk."""
+    """What one thread computes with.
 
-    def __init__(self) -> None:
+    Buffers, which stay in its core's cache from chunk to chunk, and the compiled loops, if any.
+    """
+
+    def __init__(self, compiled: ModuleType | None = None) -> None:
+        self.compiled = compiled
         self._buffers: dict[tuple[str, Any], Floats] = {}
 
     def take(self, use: str, kind: Any, size: int) -> Floats:
@@ -33,6 +43,17 @@ class Scratch:
         if key not in self._buffers:
             self._buffers[key] = np.empty(max(CHUNK, LEVELS), kind)
         return self._buffers[key][:size]
+
+
+def compiled_loops(count: int) -> ModuleType | None:
+    """The module `compiled`, where it is worth loading for `count` bytes and can be loaded."""
+    if count < WORTH_LOADING or sys.byteorder != "little":
+        return None
+    try:
+        from moegrow import compiled
+    except ImportError:  # numba is not installed, or is not for this numpy
+        return None
+    return compiled
 
 
 def exact(dtype: str) -> Any:
@@ -54,6 +75,26 @@ def numbers(stored: Bytes, dtype: str, scratch: Scratch) -> Floats:
     values = scratch.take("numbers", exact(dtype), found.size)
     np.copyto(values, found)
     return values
+
+
+def deviation(blocks: Iterable[Bytes], dtype: str, scratch: Scratch) -> float:
+    """The standard deviation of stored values, as `noise.Deviation` has it.
+
+    Every block but the last holds a multiple of CHUNK values.
+    """
+    width = _STORED[dtype].itemsize
+    found = Deviation()
+    for block in blocks:
+        if scratch.compiled and dtype == "BF16":
+            if not found.count:
+                found.begin(numbers(block[: FIRST * width], dtype, scratch))
+            zero = np.float32(found.zero)
+            scratch.compiled.add_sums(block.view(np.uint16), zero, found.sums, found.squares)
+            found.count += block.size // width
+            continue
+        for first in range(0, block.size, CHUNK * width):
+            found.add(numbers(block[first : first + CHUNK * width], dtype, scratch))
+    return found.value
 
 
 class Change:
@@ -81,8 +122,26 @@ class Change:
 
     def apply(self, stored: Bytes, start: int, new: Bytes) -> None:
         """Change the stored values, the first of which is number `start` of the piece."""
+        if self._is_noise_alone and not start % DRAWS_PER_BLOCK and self._scratch.compiled:
+            self._add_noise(self._scratch.compiled, stored, start, new)
+            return
         with np.errstate(over="ignore", invalid="ignore"):
             self._apply(stored, start, new)
+
+    @property
+    def _is_noise_alone(self) -> bool:
+        """Whether noise is all that is done, to bf16 values that are all numbers."""
+        piece = self._piece
+        is_drawn = self._draw is not None and self._is_finite and self._dtype == "BF16"
+        return is_drawn and piece.scale == 1 and not piece.shift
+
+    def _add_noise(self, compiled: ModuleType, stored: Bytes, start: int, new: Bytes) -> None:
+        assert self._draw
+        upper, lower = divmod(self._draw.key, 1 << 64)
+        compiled.add_noise(
+            stored.view(np.uint16), np.uint64(lower), np.uint64(upper),
+            np.uint64(start // DRAWS_PER_BLOCK), self._table, new.view(np.uint16),
+        )  # fmt: skip
 
     def _apply(self, stored: Bytes, start: int, new: Bytes) -> None:
         width = _STORED[self._dtype].itemsize

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from moegrow import jsontext, maps, planfile
+from moegrow.arithmetic import Scratch
 from moegrow.check import check_plan, check_source
 from moegrow.checkpoint import Checkpoint, open_checkpoint, user_path
 from moegrow.planfile import Lines
@@ -124,7 +125,11 @@ def _is_same(
     if left.origin.files == right.origin.files and a == b:
         return True
     # In equal blocks, however the pieces of either are cut.
-    chunks = rechunked(blocks(left_source, a), READ), rechunked(blocks(right_source, b), READ)
+    scratch = Scratch(), Scratch()
+    chunks = (
+        rechunked(blocks(left_source, a, scratch[0]), READ),
+        rechunked(blocks(right_source, b, scratch[1]), READ),
+    )
     return all(np.array_equal(x, y) for x, y in zip(*chunks, strict=True))
 
 

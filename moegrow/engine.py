@@ -5,18 +5,18 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TypeVar
 
 import numpy as np
 
-from moegrow.arithmetic import Bytes, Scratch, numbers
+from moegrow.arithmetic import Bytes, Scratch, compiled_loops
 from moegrow.checkpoint import Checkpoint
 from moegrow.header import nbytes
-from moegrow.noise import CHUNK
 from moegrow.ranges import BLOCK, copy_range, share_range, write_all
 from moegrow.schedule import Copy, Job, Whole, jobs, moves
 from moegrow.shards import Shard
-from moegrow.stream import READ, Source, blocks, change, is_relative, sigma
+from moegrow.stream import READ, Source, blocks, change, sigma
 from moegrow.targets import Targets
 
 HELD = 32 << 20  # bytes of a piece that are kept between finding their deviation and adding noise
@@ -57,7 +57,8 @@ def fill(
     """
     wanted = moves(shards, checkpoint)
     with Source(checkpoint) as source, Targets(folder, shards) as targets:
-        engine = _Engine(source, targets, reflink, progress)
+        changed = sum(change.stop - change.start for change in wanted.changes)
+        engine = _Engine(source, targets, reflink, progress, compiled_loops(changed))
         copies = wanted.copies
         if reflink:
             left: list[Copy] = []
@@ -72,8 +73,8 @@ def fill(
 class _Worker:
     """What one thread keeps from job to job."""
 
-    def __init__(self) -> None:
-        self.scratch = Scratch()
+    def __init__(self, compiled: ModuleType | None) -> None:
+        self.scratch = Scratch(compiled)
         self.new = np.empty(WRITE, np.uint8)
         self._held = np.empty(0, np.uint8)
 
@@ -87,12 +88,20 @@ class _Worker:
 class _Engine:
     """The ways of moving bytes, counted."""
 
-    def __init__(self, source: Source, targets: Targets, reflink: bool, progress: Progress) -> None:
+    def __init__(
+        self,
+        source: Source,
+        targets: Targets,
+        reflink: bool,
+        progress: Progress,
+        compiled: ModuleType | None,
+    ) -> None:
         self.moved = Moved()
         self._source = source
         self._targets = targets
         self._in_kernel = reflink
         self._progress = progress
+        self._compiled = compiled
         self._unshared: set[str] = set()  # files whose bytes the filesystem does not share
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -105,7 +114,7 @@ class _Engine:
         failures: list[BaseException] = []
 
         def loop(_: int) -> None:
-            worker = _Worker()
+            worker = _Worker(self._compiled)
             try:
                 while not self._stop.is_set():
                     with self._lock:
@@ -181,7 +190,7 @@ class _Engine:
     def make(self, whole: Whole, worker: _Worker) -> None:
         """Write an output that is not made piece by piece."""
         offset = whole.offset
-        for block in blocks(self._source, whole.output):
+        for block in blocks(self._source, whole.output, worker.scratch):
             self._write(whole.shard, block, offset, computed=True)
             offset += block.size
 
@@ -204,15 +213,15 @@ class _Engine:
                 self._read(job.file, job.start + at, block)
                 yield at, block
 
-        deviation = 1.0
-        relative = next((wish.piece for wish in job.changes if is_relative(wish.piece)), None)
-        if relative:
-            chunks = (part for _, block in read() for _, part in _parts(block, CHUNK * width))
-            deviation = sigma(relative, (numbers(part, dtype, worker.scratch) for part in chunks))
-        changes = [
-            (wish, change(wish.output, wish.piece, wish.row, deviation, worker.scratch))
-            for wish in job.changes
-        ]
+        scratch, deviations, changes = worker.scratch, {}, []
+        for wish in job.changes:
+            # All are changes of the same values; those that are relative to nothing are not read.
+            kind = wish.piece.noise and wish.piece.noise.kind
+            if kind not in deviations:
+                values = (block for _, block in read())
+                deviations[kind] = sigma(wish.piece, dtype, values, scratch)
+            made = change(wish.output, wish.piece, wish.row, deviations[kind], scratch)
+            changes.append((wish, made))
         for at, block in read():
             for copy in job.copies:
                 self._write(copy.shard, block, copy.offset + at)

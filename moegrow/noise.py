@@ -67,7 +67,7 @@ class Draw:
     def __init__(self, noise: Noise, name: str, row: int) -> None:
         text = f"moegrow-noise-1\n{noise.seed}\n{name}\n{row}"
         self.table = quantiles() if noise.kind == "normal" else evens()
-        self._key = int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")
+        self.key = int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")
         self._generator: np.random.Philox | None = None
         self._next = 0
 
@@ -75,7 +75,7 @@ class Draw:
         """Draws `start` to `start + count`, as positions in the table."""
         block, before = divmod(start, DRAWS_PER_BLOCK)
         if self._generator is None or start != self._next or before:
-            self._generator = np.random.Philox(key=self._key, counter=block)
+            self._generator = np.random.Philox(key=self.key, counter=block)
         blocks = -(-(before + count) // DRAWS_PER_BLOCK)
         # Whole blocks are drawn, so that the next call goes on where this one ends.
         words = self._generator.random_raw(blocks * DRAWS_PER_BLOCK // 4)
@@ -91,41 +91,64 @@ class Draw:
         return drawn
 
 
-def deviation(chunks: Iterable[Floats]) -> float:
-    """The standard deviation (divided by n) of all values of the chunks, in their order.
+class Deviation:
+    """The standard deviation (divided by n) of values that are added in their order.
 
-    Every chunk has CHUNK values but the last, which may have fewer; they are float64 or float32.
-    The same on every platform: values are taken relative to the mean of the first 256, value `i`
-    goes to lane `i % 4096`, each lane of a chunk is summed in order and in the precision of the
-    values, the lanes of the chunks in float64, and the lanes are added exactly. Equal values give
-    exactly 0. Where a value is no number, or its square none, neither is the deviation.
+    Every chunk that is added has CHUNK values but the last, which may have fewer; they are float64
+    or float32. The same on every platform: values are taken relative to the mean of the first 256,
+    value `i` goes to lane `i % 4096`, each lane of a chunk is summed in order and in the precision
+    of the values, the lanes of the chunks in float64, and the lanes are added exactly.
     """
-    count = 0
-    zero: Any = None
-    buffer: Floats = np.zeros(0)
-    sums, squares = np.zeros(LANES), np.zeros(LANES)
-    for values in chunks:
-        if count % CHUNK or values.size > CHUNK:
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.sums, self.squares = np.zeros(LANES), np.zeros(LANES)
+        self.zero = 0.0  # what values are taken relative to
+        self._buffer: Floats = np.zeros(0)
+
+    def begin(self, values: Floats) -> None:
+        """Take the first values, or a beginning of them with at least 256, for the zero."""
+        self.zero = float(values.dtype.type(_mean(values[:FIRST])))
+
+    def add(self, values: Floats) -> None:
+        """Count some values in, which are not changed."""
+        if self.count % CHUNK or values.size > CHUNK:
             raise ValueError("every chunk but the last has CHUNK values")
         size = -(-values.size // LANES) * LANES
-        if zero is None:
-            zero = values.dtype.type(_mean(values[:FIRST]))
-            buffer = np.empty(size, values.dtype)
-        buffer[values.size : size] = 0
-        lanes = buffer[:size].reshape(-1, LANES)
+        if not self.count:
+            self.begin(values)
+            self._buffer = np.empty(size, values.dtype)
+        buffer = self._buffer[:size]
+        buffer[values.size :] = 0
+        lanes = buffer.reshape(-1, LANES)
         with np.errstate(over="ignore", invalid="ignore"):
-            np.subtract(values, zero, out=buffer[: values.size])
+            np.subtract(values, values.dtype.type(self.zero), out=buffer[: values.size])
             # Along the first axis numpy adds row after row, never pairwise.
-            sums += np.add.reduce(lanes, axis=0)
+            self.sums += np.add.reduce(lanes, axis=0)
             np.multiply(lanes, lanes, out=lanes)
-            squares += np.add.reduce(lanes, axis=0)
-        count += values.size
-    if not count:
-        return 0.0
-    if not np.isfinite(squares).all():
-        return math.nan
-    total, total_squares = math.fsum(sums.tolist()), math.fsum(squares.tolist())
-    return math.sqrt(max(total_squares - total * total / count, 0.0) / count)
+            self.squares += np.add.reduce(lanes, axis=0)
+        self.count += values.size
+
+    @property
+    def value(self) -> float:
+        """The deviation of all values so far; exactly 0 where they are equal, or there are none.
+
+        Where a value is no number, or its square none, neither is the deviation.
+        """
+        if not self.count:
+            return 0.0
+        if not np.isfinite(self.squares).all():
+            return math.nan
+        total, total_squares = math.fsum(self.sums.tolist()), math.fsum(self.squares.tolist())
+        return math.sqrt(max(total_squares - total * total / self.count, 0.0) / self.count)
+
+
+def deviation(chunks: Iterable[Floats]) -> float:
+    """The standard deviation of all values of the chunks, each of CHUNK values but the last."""
+    found = Deviation()
+    for values in chunks:
+        found.add(values)
+    return found.value
 
 
 def _mean(values: Floats) -> float:

@@ -8,12 +8,12 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from moegrow import noise
-from moegrow.arithmetic import Bytes, Change, Scratch, numbers
+from moegrow import arithmetic
+from moegrow.arithmetic import Bytes, Change, Scratch
 from moegrow.checkpoint import Checkpoint
 from moegrow.errors import MoegrowError
 from moegrow.header import TensorSpec, nbytes
-from moegrow.noise import CHUNK, Draw, Floats
+from moegrow.noise import CHUNK, Draw
 from moegrow.plans import Output, Piece
 from moegrow.ranges import read_all
 
@@ -84,20 +84,20 @@ class Segment(NamedTuple):
     is_drawn: bool = False
 
 
-def blocks(source: Source, output: Output) -> Iterator[Bytes]:
+def blocks(source: Source, output: Output, scratch: Scratch) -> Iterator[Bytes]:
     """The bytes of an output in order, a bounded number at a time.
 
     Each block is valid until the next is asked for.
     """
-    for segment in segments(source, output):
+    for segment in segments(source, output, scratch):
         yield from segment.blocks
 
 
-def segments(source: Source, output: Output) -> Iterator[Segment]:
+def segments(source: Source, output: Output, scratch: Scratch) -> Iterator[Segment]:
     """The bytes of an output in order, piece by piece; joined ones all together."""
     if output.axis:
         is_drawn = any(piece.noise for piece in output.pieces)
-        yield Segment(_joined(source, output), is_drawn)
+        yield Segment(_joined(source, output, scratch), is_drawn)
         return
     row = 0
     for piece in output.pieces:
@@ -108,7 +108,7 @@ def segments(source: Source, output: Output) -> Iterator[Segment]:
         elif not piece.scale:
             yield Segment(constant(output.dtype, piece, stop - start))
         else:
-            yield Segment(_changed(source, output, piece, row), piece.noise is not None)
+            yield Segment(_changed(source, output, piece, row, scratch), piece.noise is not None)
         row += piece.stop - piece.start
 
 
@@ -134,23 +134,24 @@ def constant(dtype: str, piece: Piece, count: int) -> Iterator[Bytes]:
 def change(output: Output, piece: Piece, row: int, deviation: float, scratch: Scratch) -> Change:
     """What a piece that begins at `row` of its output does to its values.
 
-    `deviation` is that of the values, of use only where noise is relative to it.
+    `deviation` is what `sigma` says of the piece.
     """
     draw, amount = None, 0.0
     if piece.noise:
         draw = Draw(piece.noise, output.name, row)
-        amount = piece.noise.amount * (deviation if is_relative(piece) else 1.0)
+        amount = piece.noise.amount * deviation
     return Change(output.dtype, piece, draw, amount, scratch)
 
 
-def is_relative(piece: Piece) -> bool:
-    """Whether noise in a piece is relative to the deviation of its values."""
-    return piece.noise is not None and piece.noise.kind == "normal"
+def sigma(piece: Piece, dtype: str, blocks: Iterator[Bytes], scratch: Scratch) -> float:
+    """The deviation that noise in a piece is relative to: 1 where it is relative to nothing.
 
-
-def sigma(piece: Piece, chunks: Iterator[Floats]) -> float:
-    """The standard deviation of a piece's values; raises MoegrowError where there is none."""
-    found = noise.deviation(chunks)
+    The blocks are those of the piece, each of a multiple of CHUNK values but the last. Raises
+    MoegrowError where the values have no deviation.
+    """
+    if not piece.noise or piece.noise.kind != "normal":
+        return 1.0
+    found = arithmetic.deviation(blocks, dtype, scratch)
     if not math.isfinite(found):
         raise MoegrowError(
             f"{piece.source} holds NaN, infinity or values beyond 1e18, so noise relative to"
@@ -160,17 +161,19 @@ def sigma(piece: Piece, chunks: Iterator[Floats]) -> float:
     return found
 
 
-def _changed(source: Source, output: Output, piece: Piece, row: int) -> Iterator[Bytes]:
+def _changed(
+    source: Source, output: Output, piece: Piece, row: int, scratch: Scratch
+) -> Iterator[Bytes]:
     """The bytes of a piece that is no copy."""
-    spec, scratch = source.spec(piece.source), Scratch()
+    spec = source.spec(piece.source)
     start, stop = piece_range(spec, piece)
     width = nbytes(spec.dtype, (1,))
+    chunk = CHUNK * width
 
     def stored() -> Iterator[Bytes]:
-        return source.read(spec.file, start, stop, CHUNK * width)
+        return source.read(spec.file, start, stop, max(1, READ // chunk) * chunk)
 
-    chunks = (numbers(block, spec.dtype, scratch) for block in stored())
-    deviation = sigma(piece, chunks) if is_relative(piece) else 1.0
+    deviation = sigma(piece, spec.dtype, stored(), scratch)
     made = change(output, piece, row, deviation, scratch)
     first = 0
     for block in stored():
@@ -180,14 +183,13 @@ def _changed(source: Source, output: Output, piece: Piece, row: int) -> Iterator
         yield new
 
 
-def _joined(source: Source, output: Output) -> Iterator[Bytes]:
+def _joined(source: Source, output: Output, scratch: Scratch) -> Iterator[Bytes]:
     """An output whose pieces are joined along a later axis, some rows of all pieces at a time."""
     outer = math.prod(output.shape[: output.axis])
     width = nbytes(output.dtype, (1,))
     inner = math.prod(output.shape[output.axis + 1 :]) * width
     widest = max(source.spec(piece.source).shape[output.axis] for piece in output.pieces)
     step = max(1, READ // max(1, inner * max(widest, output.rows)))
-    scratch = Scratch()
 
     def columns(piece: Piece) -> Iterator[Bytes]:
         spec = source.spec(piece.source)
@@ -201,8 +203,7 @@ def _joined(source: Source, output: Output) -> Iterator[Bytes]:
             yield from columns(piece)
             return
         flat = (block.ravel() for block in columns(piece))
-        chunks = (numbers(chunk, output.dtype, scratch) for chunk in rechunked(flat, CHUNK * width))
-        deviation = sigma(piece, chunks) if is_relative(piece) else 1.0
+        deviation = sigma(piece, output.dtype, rechunked(flat, CHUNK * width), scratch)
         made = change(output, piece, first, deviation, scratch)
         done = 0
         for block in columns(piece):

@@ -6,10 +6,12 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from types import ModuleType
 
 import numpy as np
 
 from moegrow import jsontext
+from moegrow.arithmetic import Scratch, compiled_loops
 from moegrow.check import check_plan, check_source
 from moegrow.checkpoint import CONFIG, INDEX, PLAN, Checkpoint, open_checkpoint, user_path
 from moegrow.errors import MoegrowError
@@ -70,7 +72,8 @@ def verify(
         *_file_problems(plan, written),
     ]
     same = [output for output in plan.outputs if _is_like(output, written)]
-    comparison = _Comparison(origin, written, progress)
+    drawn = sum(output.nbytes for output in same if any(piece.noise for piece in output.pieces))
+    comparison = _Comparison(origin, written, progress, compiled_loops(drawn))
     with ThreadPoolExecutor(max_workers=threads or cores()) as pool:
         for found in pool.map(comparison.compare, _by_file(same, written)):
             problems += found
@@ -150,21 +153,26 @@ class _Comparison:
     """The comparison of tensors with what the plan makes of the source, on several threads."""
 
     def __init__(
-        self, origin: Checkpoint, written: Checkpoint, progress: Callable[[int], None]
+        self,
+        origin: Checkpoint,
+        written: Checkpoint,
+        progress: Callable[[int], None],
+        compiled: ModuleType | None,
     ) -> None:
         self.copied = 0
         self.drawn = 0
         self._origin = origin
         self._written = written
         self._progress = progress
+        self._compiled = compiled
         self._lock = threading.Lock()
 
     def compare(self, outputs: list[Output]) -> list[str]:
         """The problems of the tensors of one file: for each the first byte that differs."""
-        problems = []
+        problems, scratch = [], Scratch(self._compiled)
         with Source(self._origin) as source, Source(self._written) as written:
             for output in outputs:
-                if (byte := self._first_difference(source, written, output)) is not None:
+                if (byte := self._first_difference(source, written, output, scratch)) is not None:
                     spec = self._written.tensors[output.name]
                     problems.append(
                         f"{output.name} differs from its plan at byte {byte} of its {output.nbytes}"
@@ -172,11 +180,13 @@ class _Comparison:
                     )
         return problems
 
-    def _first_difference(self, source: Source, written: Source, output: Output) -> int | None:
+    def _first_difference(
+        self, source: Source, written: Source, output: Output, scratch: Scratch
+    ) -> int | None:
         spec = written.spec(output.name)
         position = spec.start
         buffer = np.empty(min(output.nbytes, READ), np.uint8)
-        for segment in segments(source, output):
+        for segment in segments(source, output, scratch):
             first = position
             for block in segment.blocks:
                 found = buffer[: block.size] if block.size <= READ else np.empty_like(block)

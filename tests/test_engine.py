@@ -19,6 +19,7 @@ import torch
 
 import moegrow
 from moegrow import engine, schedule, shards, stream, targets
+from moegrow.arithmetic import Scratch
 from moegrow.checkpoint import open_checkpoint
 from moegrow.engine import Moved, fill
 from moegrow.errors import MoegrowError
@@ -266,7 +267,9 @@ def test_the_files_hold_what_the_stream_of_each_tensor_says(tmp_path, filled):
     with stream.Source(origin) as source:
         for file in shards.split(plan, origin, "100KB"):
             for output, position in file.positions():
-                content = b"".join(block.tobytes() for block in stream.blocks(source, output))
+                content = b"".join(
+                    block.tobytes() for block in stream.blocks(source, output, Scratch())
+                )
                 assert found[file.name][position:][: output.nbytes] == content
 
 

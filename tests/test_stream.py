@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moegrow import stream
+from moegrow.arithmetic import Scratch
 from moegrow.checkpoint import open_checkpoint
 from moegrow.errors import MoegrowError
 from moegrow.noise import Draw, deviation
@@ -38,7 +39,7 @@ def made(tmp_path):
             shape[axis] = sum(piece.stop - piece.start for piece in pieces)
         output = Output(name, spec.dtype, tuple(shape), pieces, axis)
         with Source(origin) as source:
-            content = b"".join(block.tobytes() for block in blocks(source, output))
+            content = b"".join(block.tobytes() for block in blocks(source, output, Scratch()))
         assert len(content) == output.nbytes
         if not content:
             return torch.empty(output.shape, dtype=old.dtype)
@@ -213,7 +214,7 @@ def test_a_source_that_became_shorter_is_named(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"short")
     output = Output("new", "F32", (4, 100), (Piece("old", 0, 4),))
     with pytest.raises(MoegrowError, match="ends before the end of old"), Source(origin) as source:
-        list(blocks(source, output))
+        list(blocks(source, output, Scratch()))
 
 
 def test_files_are_closed(tmp_path):

@@ -11,16 +11,18 @@ import argparse
 import importlib.util
 import json
 import statistics
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 import peers
 
-from moegrow.arithmetic import Bytes, Scratch, numbers
-from moegrow.noise import CHUNK
+from moegrow.arithmetic import Bytes, Scratch, compiled_loops
 from moegrow.plans import Noise, Output, Piece
 from moegrow.ranges import cores
 from moegrow.stream import change, sigma
@@ -28,7 +30,6 @@ from moegrow.stream import change, sigma
 SHAPE = (768, 2048)
 PIECE = Piece("old", 0, SHAPE[0], Noise("normal", peers.ALPHA, 0))
 OUTPUT = Output("new", "BF16", SHAPE, (PIECE,))
-WIDTH = 2  # bytes of a value
 
 
 class Way(NamedTuple):
@@ -72,23 +73,19 @@ def measure(ways: list[Way], weights: list[Bytes], rounds: int) -> dict[Way, lis
     return seconds
 
 
-def by_moegrow(tensors: list[Bytes], threads: int) -> None:
+def by_moegrow(tensors: list[Bytes], threads: int, compiled: ModuleType | None) -> None:
     """σ and noise by the functions that write checkpoints, each thread on tensors of its own."""
+    shares = [tensors[first::threads] for first in range(threads)]
     with ThreadPoolExecutor(max_workers=threads) as pool:
-        for _ in pool.map(_noised, (tensors[first::threads] for first in range(threads))):
+        for _ in pool.map(_noised, shares, [compiled] * threads):
             pass
 
 
-def _noised(tensors: list[Bytes]) -> None:
-    scratch, new = Scratch(), np.empty_like(tensors[0])
+def _noised(tensors: list[Bytes], compiled: ModuleType | None) -> None:
+    scratch, new = Scratch(compiled), np.empty_like(tensors[0])
     for stored in tensors:
-        chunks = (numbers(part, OUTPUT.dtype, scratch) for part in _parts(stored))
-        change(OUTPUT, PIECE, 0, sigma(PIECE, chunks), scratch).apply(stored, 0, new)
-
-
-def _parts(stored: Bytes) -> Iterator[Bytes]:
-    for first in range(0, stored.size, CHUNK * WIDTH):
-        yield stored[first : first + CHUNK * WIDTH]
+        deviation = sigma(PIECE, OUTPUT.dtype, iter([stored]), scratch)
+        change(OUTPUT, PIECE, 0, deviation, scratch).apply(stored, 0, new)
 
 
 def by_formula(tensors: list[Bytes], threads: int) -> None:
@@ -102,7 +99,10 @@ def by_formula(tensors: list[Bytes], threads: int) -> None:
 
 def _ways() -> list[Way]:
     counts = sorted({1, cores()})
-    ways = [Way("moegrow", count, by_moegrow) for count in counts]
+    ways = [Way("moegrow", count, partial(by_moegrow, compiled=None)) for count in counts]
+    if loops := compiled_loops(sys.maxsize):
+        fast = partial(by_moegrow, compiled=loops)
+        ways += [Way("moegrow, compiled", count, fast) for count in counts]
     if importlib.util.find_spec("torch"):
         ways += [Way("the paper's formula in torch", count, by_formula) for count in counts]
     return sorted(ways, key=lambda way: way.threads)
