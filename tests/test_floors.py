@@ -11,7 +11,7 @@ import moegrow
 
 FLOORS = [
     {"errors"},
-    {"maps", "jsontext", "family", "ranges", "options"},
+    {"maps", "jsontext", "family", "ranges", "options", "spread"},
     {"header", "places", "catalogue"},
     {"checkpoint"},
     {"perlayer"},
@@ -27,6 +27,7 @@ FLOORS = [
     {"verbs"},
     {"show"},
     {"demo", "terminal"},
+    {"growing", "looking"},
     {"cli"},
 ]
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}
