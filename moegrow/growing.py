@@ -68,9 +68,9 @@ def depth(
     writing: Writing,
 ) -> None:
     """Make the model deeper: repeat layers."""
-    from moegrow import verbs
+    from moegrow import opened, verbs
 
-    old = verbs.begin(read_source(source), reading.family)
+    old = opened.begin(read_source(source), reading.family)
     grown = verbs.depth(
         old, mode=mode.value, times=times, to=to, keep_first=keep_first, keep_last=keep_last,
         group=group, every=every, drop=drop, layers=layers,
@@ -116,9 +116,9 @@ def width(
     writing: Writing,
 ) -> None:  # fmt: skip
     """Make the model wider: duplicate experts."""
-    from moegrow import verbs
+    from moegrow import opened, verbs
 
-    old = verbs.begin(read_source(source), reading.family)
+    old = opened.begin(read_source(source), reading.family)
     grown = verbs.width(
         old, experts=experts, noise=noise, seed=seed, top_k=top_k, order=order and order.value,
         router=router and router.value, preset=preset.value, command=command_line(),
@@ -134,13 +134,13 @@ def apply(
     writing: Writing,
 ) -> None:
     """Write the checkpoint that a plan describes."""
-    from moegrow import verbs
+    from moegrow import opened
     from moegrow.planfile import is_plan
 
     plan = read_source(source)
     if isinstance(plan, str) and not is_plan(Path(plan)):
         raise MoegrowError(f"{plan} is not a plan", "make one with moegrow depth … --plan")
-    grown, layout = verbs.load(plan)
+    grown, layout = opened.load(plan)
     _finish(grown, layout, writing)
 
 
