@@ -17,8 +17,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from moegrow.difference import Difference, diff
     from moegrow.errors import MoegrowError
+    from moegrow.opened import plan
     from moegrow.plans import Plan
-    from moegrow.verbs import depth, inspect, plan, width
+    from moegrow.verbs import depth, inspect, width
     from moegrow.verifier import Verified, verify
     from moegrow.writer import Written, apply
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Difference": "difference", "MoegrowError": "errors", "Plan": "plans", "Verified": "verifier",
     "Written": "writer", "apply": "writer", "depth": "verbs", "diff": "difference",
-    "inspect": "verbs", "plan": "verbs", "verify": "verifier", "width": "verbs",
+    "inspect": "verbs", "plan": "opened", "verify": "verifier", "width": "verbs",
 }  # fmt: skip
 
 __all__ = [

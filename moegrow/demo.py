@@ -7,7 +7,7 @@ import numpy as np
 from rich.console import Console
 from safetensors.numpy import save_file
 
-from moegrow import apply, depth, show, verbs, verify, width
+from moegrow import apply, depth, opened, show, verify, width
 from moegrow.checkpoint import CONFIG, INDEX, index_text
 from moegrow.errors import MoegrowError
 
@@ -34,7 +34,7 @@ def run_demo(folder: Path) -> None:
     say.print(f"\n$ {deeper} | {wider}", style="bold", markup=False)
     plan = depth(small, mode="interpose", command=deeper)
     plan = width(plan, experts="2x", noise=0.01, command=wider)
-    show.summary(plan, verbs.load(plan)[1], grown)
+    show.summary(plan, opened.load(plan)[1], grown)
     apply(plan, grown, max_shard_size="500KB")
     say.print(f"\n$ moegrow verify {grown}", style="bold", markup=False)
     found = verify(grown)

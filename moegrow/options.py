@@ -1,5 +1,6 @@
 """The options of the command line that several commands share, and the values they take."""
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
@@ -41,41 +42,57 @@ Source = Annotated[
         show_default=False,
     ),
 ]
-OutputOption = Annotated[
-    str | None,
-    typer.Option(
-        "--output", "-o", metavar="DIR", show_default=False,
-        help="Where the result goes; otherwise ./<source name>-depth2x or the like.",
-    ),
-]  # fmt: skip
-FamilyOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FILE.toml", show_default=False,
-        help="How to read a model that moegrow does not know (docs/adding-a-family.md).",
-    ),
-]  # fmt: skip
 PlanOption = Annotated[
     bool, typer.Option("--plan", help="Print the plan as JSON lines and write nothing.")
-]
-DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Show what would happen and write nothing.")
-]
-ForceOption = Annotated[
-    bool, typer.Option("--force", help="Replace an output that moegrow has written before.")
 ]
 ThreadsOption = Annotated[
     int | None,
     typer.Option(min=1, show_default="all cores", help="How many threads to use."),
 ]
-ShardOption = Annotated[
-    str, typer.Option(metavar="SIZE", help="The largest file to write, such as 5GB or 500MB.")
-]
-NoReflinkOption = Annotated[
-    bool,
-    typer.Option(
-        "--no-reflink", help="Write real copies also where the filesystem can share blocks."
-    ),
-]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+# A command takes a group by one parameter of its type (spread.py): a field here is an option of
+# every command that reads a source, or writes a result.
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a source is read."""
+
+    family: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.toml", show_default=False,
+            help="How to read a model that moegrow does not know (docs/adding-a-family.md).",
+        ),
+    ] = None  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writing:
+    """How a result is written, and what is said of it."""
+
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output", "-o", metavar="DIR", show_default=False,
+            help="Where the result goes; otherwise ./<source name>-depth2x or the like.",
+        ),
+    ] = None  # fmt: skip
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would happen and write nothing.")
+    ] = False
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace an output that moegrow has written before.")
+    ] = False
+    threads: ThreadsOption = None
+    max_shard_size: Annotated[
+        str, typer.Option(metavar="SIZE", help="The largest file to write, such as 5GB or 500MB.")
+    ] = "5GB"
+    no_reflink: Annotated[
+        bool,
+        typer.Option(
+            "--no-reflink", help="Write real copies also where the filesystem can share blocks."
+        ),
+    ] = False
+    quiet: QuietOption = False

@@ -14,7 +14,7 @@ import tiny
 import moegrow
 from moegrow.catalogue import find_family, known_types
 from moegrow.errors import MoegrowError
-from moegrow.verbs import load
+from moegrow.opened import load
 
 PAGE = Path(__file__).parent.parent / "docs" / "families.md"
 MEASURED = Path(__file__).parent / "measured.json"

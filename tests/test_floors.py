@@ -11,23 +11,24 @@ import moegrow
 
 FLOORS = [
     {"errors"},
-    {"maps", "jsontext", "family", "ranges", "options"},
+    {"maps", "jsontext", "family", "ranges", "options", "spread"},
     {"header", "places", "catalogue"},
     {"checkpoint"},
     {"perlayer"},
     {"dense"},
     {"plans", "layout"},
-    {"indexers", "planfile", "check", "noise", "report", "card"},
+    {"indexers", "planfile", "check", "noise", "report", "card", "modes"},
     {"config", "serving", "compiled"},
     {"arithmetic"},
     {"compensation", "stream"},
-    {"experts", "steps", "shards"},
+    {"experts", "steps", "shards", "presets"},
     {"outputs", "schedule", "targets"},
     {"grow", "engine"},
-    {"writer", "verifier", "difference"},
+    {"writer", "verifier", "difference", "opened"},
     {"verbs"},
     {"show"},
     {"demo", "terminal"},
+    {"growing", "looking"},
     {"cli"},
 ]
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}

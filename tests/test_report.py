@@ -8,7 +8,7 @@ import tiny
 
 import moegrow
 from moegrow import report
-from moegrow.verbs import load
+from moegrow.opened import load
 
 
 def test_parameters_and_bytes_are_those_of_the_tensors(checkpoint):
