@@ -19,7 +19,9 @@ Tensors = dict[str, tuple[str, tuple[int, ...]]]
 class Shapes:
     """The sizes of a model that is laid out as Kimi-K2; the published ones unless given."""
 
+    model_type: str = "kimi_k2"
     layers: int = 61
+    prediction_layers: int = 0
     experts: int = 384
     top_k: int = 8
     dense_layers: int = 1
@@ -32,6 +34,16 @@ class Shapes:
     head: int = 128
     rotary: int = 64
     vocabulary: int = 163840
+    groups: int = 1
+    kept_groups: int = 1
+    scaling: float = 2.827
+    frequencies: bool = True  # rotary frequencies are stored, too
+
+
+DEEPSEEK_V3 = Shapes(
+    model_type="deepseek_v3", prediction_layers=1, experts=256, dense_layers=3, heads=128,
+    vocabulary=129280, groups=8, kept_groups=4, scaling=2.5, frequencies=False,
+)  # fmt: skip
 
 
 def kimi_k2(folder: Path, shapes: Shapes | None = None) -> int:
@@ -41,16 +53,29 @@ def kimi_k2(folder: Path, shapes: Shapes | None = None) -> int:
     matrix of a layer but the router is stored in fp8 with a scale for each block.
     """
     shapes = shapes or Shapes()
+    layers = [
+        {f"model.layers.{layer}.{name}": tensor for name, tensor in _layer(shapes, layer)}
+        for layer in range(shapes.layers + shapes.prediction_layers)
+    ]
+    return write(folder, _config(shapes), layers, shapes.vocabulary, shapes.hidden)
+
+
+def write(
+    folder: Path, config: dict[str, Any], layers: list[Tensors], vocabulary: int, hidden: int
+) -> int:
+    """Make the checkpoint of a config, with a file of holes for each layer: its number of tensors.
+
+    Embedding, last norm and head are added; their shapes are alike in all models made here.
+    """
     folder.mkdir(parents=True)
-    files: dict[str, Tensors] = {}
-    for layer in range(shapes.layers):
-        files[f"model-{layer + 1}-of-{shapes.layers}.safetensors"] = {
-            f"model.layers.{layer}.{name}": tensor for name, tensor in _layer(shapes, layer)
-        }
+    files = {
+        f"model-{number}-of-{len(layers)}.safetensors": tensors
+        for number, tensors in enumerate(layers, 1)
+    }
     first, *_, last = files.values()
-    first["model.embed_tokens.weight"] = ("BF16", (shapes.vocabulary, shapes.hidden))
-    last["model.norm.weight"] = ("BF16", (shapes.hidden,))
-    last["lm_head.weight"] = ("BF16", (shapes.vocabulary, shapes.hidden))
+    first["model.embed_tokens.weight"] = ("BF16", (vocabulary, hidden))
+    last["model.norm.weight"] = ("BF16", (hidden,))
+    last["lm_head.weight"] = ("BF16", (vocabulary, hidden))
     for name, tensors in files.items():
         header = write_header((name, dtype, shape) for name, (dtype, shape) in tensors.items())
         with (folder / name).open("wb") as file:
@@ -64,7 +89,7 @@ def kimi_k2(folder: Path, shapes: Shapes | None = None) -> int:
         ),
     )
     (folder / INDEX).write_text(index)
-    (folder / CONFIG).write_text(json.dumps(_config(shapes), indent=2) + "\n")
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     return sum(map(len, files.values()))
 
 
@@ -79,7 +104,15 @@ def _layer(shapes: Shapes, layer: int) -> Iterator[tuple[str, tuple[str, tuple[i
     yield "post_attention_layernorm.weight", ("BF16", (hidden,))
     yield "self_attn.q_a_layernorm.weight", ("BF16", (shapes.q_rank,))
     yield "self_attn.kv_a_layernorm.weight", ("BF16", (shapes.kv_rank,))
-    yield "self_attn.rotary_emb.inv_freq", ("F32", (shapes.rotary // 2,))
+    if shapes.frequencies:
+        yield "self_attn.rotary_emb.inv_freq", ("F32", (shapes.rotary // 2,))
+    if layer >= shapes.layers:
+        yield "enorm.weight", ("BF16", (hidden,))
+        yield "hnorm.weight", ("BF16", (hidden,))
+        yield "eh_proj.weight", ("BF16", (hidden, 2 * hidden))
+        yield "embed_tokens.weight", ("BF16", (shapes.vocabulary, hidden))
+        yield "shared_head.norm.weight", ("BF16", (hidden,))
+        yield "shared_head.head.weight", ("BF16", (shapes.vocabulary, hidden))
     yield from _matrix("self_attn.q_a_proj", shapes.q_rank, hidden)
     yield from _matrix("self_attn.q_b_proj", queries, shapes.q_rank)
     yield from _matrix("self_attn.kv_a_proj_with_mqa", shapes.kv_rank + shapes.rotary, hidden)
@@ -112,13 +145,13 @@ def _matrix(
 def _config(shapes: Shapes) -> dict[str, Any]:
     return {
         "architectures": ["DeepseekV3ForCausalLM"],
-        "model_type": "kimi_k2",
+        "model_type": shapes.model_type,
         "first_k_dense_replace": shapes.dense_layers,
         "hidden_size": shapes.hidden,
         "intermediate_size": shapes.dense_size,
         "kv_lora_rank": shapes.kv_rank,
         "moe_intermediate_size": shapes.expert_size,
-        "n_group": 1,
+        "n_group": shapes.groups,
         "n_routed_experts": shapes.experts,
         "n_shared_experts": 1,
         "norm_topk_prob": True,
@@ -126,7 +159,7 @@ def _config(shapes: Shapes) -> dict[str, Any]:
         "num_experts_per_tok": shapes.top_k,
         "num_hidden_layers": shapes.layers,
         "num_key_value_heads": shapes.heads,
-        "num_nextn_predict_layers": 0,
+        "num_nextn_predict_layers": shapes.prediction_layers,
         "q_lora_rank": shapes.q_rank,
         "qk_nope_head_dim": shapes.head,
         "qk_rope_head_dim": shapes.rotary,
@@ -136,10 +169,10 @@ def _config(shapes: Shapes) -> dict[str, Any]:
             "quant_method": "fp8",
             "weight_block_size": [BLOCK, BLOCK],
         },
-        "routed_scaling_factor": 2.827,
+        "routed_scaling_factor": shapes.scaling,
         "scoring_func": "sigmoid",
         "tie_word_embeddings": False,
-        "topk_group": 1,
+        "topk_group": shapes.kept_groups,
         "topk_method": "noaux_tc",
         "torch_dtype": "bfloat16",
         "v_head_dim": shapes.head,
