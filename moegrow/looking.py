@@ -31,6 +31,9 @@ def verify(
         str | None,
         typer.Option(metavar="DIR", show_default=False, help="The source, if it has moved."),
     ] = None,
+    noise: Annotated[
+        bool, typer.Option("--noise", help="Show what rounding has left of the noise.")
+    ] = False,
     threads: ThreadsOption = None,
     quiet: QuietOption = False,
 ) -> None:
@@ -44,6 +47,8 @@ def verify(
         found = moegrow.verify(folder, source, threads=threads, progress=progress)
     if not quiet or not found.ok:
         show.verified(found, folder)
+    if noise:
+        show.noise(found.realised)
     if not found.ok:
         raise typer.Exit(1)
 

@@ -18,12 +18,14 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
-from moegrow import report, serving
+from moegrow import report, rounding, serving
 from moegrow.difference import Difference, groups
 from moegrow.errors import printable
 from moegrow.layout import Layout
 from moegrow.plans import Plan
+from moegrow.realised import Realised
 from moegrow.verifier import Verified
 from moegrow.writer import Written
 
@@ -51,6 +53,8 @@ def summary(plan: Plan, layout: Layout, target: Path) -> None:
             person.print(f"{step['axis']}: {sentence}", style=style, markup=False)
     for warning in serving.warnings(before, after):
         person.print(f"serving: {warning}", style="yellow", markup=False)
+    for warning in rounding.warnings(plan):
+        person.print(f"width: {warning}", style="yellow", markup=False)
     if not plan.steps:
         person.print("nothing changes: the result is a copy")
     person.print(f"from {layout.checkpoint.folder}\nto   {target.absolute()}", markup=False)
@@ -86,6 +90,22 @@ def written(result: Written, seconds: float) -> None:
         f"{', '.join(ways) or 'no bytes'}; peak memory {report.size(peak_memory())}",
         markup=False,
     )
+    noise(moved.realised)
+
+
+def noise(found: dict[str, Realised]) -> None:
+    """What rounding has left of the noise, for each kind of tensor."""
+    if not found:
+        return
+    table = Table(box=None, pad_edge=False)
+    table.add_column("noise after rounding")
+    table.add_column("unchanged", justify="right")
+    table.add_column("realised ÷ asked", justify="right")
+    for kind, realised in sorted(found.items()):
+        style = "yellow" if realised.is_swallowed else ""
+        unchanged = f"{100 * realised.share_unchanged:.1f} %"
+        table.add_row(Text(printable(kind)), unchanged, f"{realised.ratio:.2f}", style=style)
+    _person().print(table)
 
 
 def peak_memory() -> int:

@@ -11,7 +11,7 @@ import moegrow
 
 FLOORS = [
     {"errors"},
-    {"maps", "jsontext", "family", "ranges", "options", "spread"},
+    {"maps", "jsontext", "family", "ranges", "options", "spread", "realised"},
     {"header", "places", "catalogue"},
     {"checkpoint"},
     {"perlayer"},
@@ -20,7 +20,8 @@ FLOORS = [
     {"indexers", "planfile", "check", "noise", "report", "card", "modes"},
     {"config", "serving", "compiled"},
     {"arithmetic"},
-    {"compensation", "stream"},
+    {"compensation", "rounding"},
+    {"stream"},
     {"experts", "steps", "shards", "presets"},
     {"outputs", "schedule", "targets"},
     {"grow", "engine"},
