@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import moegrow
-from moegrow import growing, looking
+from moegrow import growing, looking, repeating
 from moegrow.errors import MoegrowError, UsageError
 from moegrow.spread import spread
 from moegrow.terminal import complain, help_for, usage_message
@@ -51,7 +51,7 @@ def demo(
 
 # In the order in which --help lists them.
 for command in (
-    growing.depth, growing.width, growing.apply,
+    growing.depth, growing.width, growing.apply, repeating.run, repeating.recipes,
     looking.inspect, looking.verify, looking.diff, demo,
 ):  # fmt: skip
     app.command()(spread(command))

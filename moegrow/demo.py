@@ -1,6 +1,7 @@
 """A small but complete MoE checkpoint, made on the spot, grown and verified before your eyes."""
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from moegrow.errors import MoegrowError
 
 HIDDEN, HEADS, HEAD = 64, 4, 16
 LAYERS, EXPERTS, TOP_K, EXPERT_SIZE = 4, 8, 2, 32
+SHARD = "500KB"
 CHARACTERS = [chr(code) for code in range(32, 127)]
 VOCABULARY = ["<s>", "</s>", "<unk>", *CHARACTERS]
 
@@ -29,13 +31,14 @@ def run_demo(folder: Path) -> None:
     small, grown = folder / "tiny-moe", folder / "tiny-moe-depth2x-width2x"
     make_checkpoint(small)
     say.print(f"made {small}, a checkpoint with random weights")
-    deeper = f"moegrow depth --mode interpose {small} --plan"
-    wider = f"moegrow width --experts 2x --noise 0.01 -o {grown}"
-    say.print(f"\n$ {deeper} | {wider}", style="bold", markup=False)
+    old, new = shlex.quote(str(small)), shlex.quote(str(grown))
+    deeper = f"moegrow depth --mode interpose {old} --plan"
+    wider = f"| moegrow width --experts 2x --noise 0.01 --max-shard-size {SHARD} -o {new}"
+    say.print(f"\n$ {deeper} {wider}", style="bold", markup=False)
     plan = depth(small, mode="interpose", command=deeper)
     plan = width(plan, experts="2x", noise=0.01, command=wider)
     show.summary(plan, opened.load(plan)[1], grown)
-    apply(plan, grown, max_shard_size="500KB")
+    apply(plan, grown, max_shard_size=SHARD)
     say.print(f"\n$ moegrow verify {grown}", style="bold", markup=False)
     found = verify(grown)
     show.verified(found, str(grown))

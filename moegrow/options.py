@@ -42,9 +42,6 @@ Source = Annotated[
         show_default=False,
     ),
 ]
-PlanOption = Annotated[
-    bool, typer.Option("--plan", help="Print the plan as JSON lines and write nothing.")
-]
 ThreadsOption = Annotated[
     int | None,
     typer.Option(min=1, show_default="all cores", help="How many threads to use."),
@@ -69,6 +66,22 @@ class Reading:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Planning:
+    """What becomes of a plan beside a result."""
+
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print the plan as JSON lines and write nothing.")
+    ] = False
+    save_recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.toml", show_default=False,
+            help="Write down what is done as a recipe for moegrow run.",
+        ),
+    ] = None  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
 class Writing:
     """How a result is written, and what is said of it."""
 
@@ -87,8 +100,11 @@ class Writing:
     ] = False
     threads: ThreadsOption = None
     max_shard_size: Annotated[
-        str, typer.Option(metavar="SIZE", help="The largest file to write, such as 5GB or 500MB.")
-    ] = "5GB"
+        str | None,
+        typer.Option(
+            metavar="SIZE", show_default="5GB", help="The largest file to write, such as 500MB."
+        ),
+    ] = None
     no_reflink: Annotated[
         bool,
         typer.Option(

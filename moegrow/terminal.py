@@ -43,8 +43,16 @@ def read_source(source: str | None) -> Any:
     return first.rstrip("\n")
 
 
-def command_line() -> str:
-    return shlex.join(["moegrow", *sys.argv[1:]])
+def command_line(source: str | None, read: Any) -> str:
+    """The command as it was typed, so that it can be typed again: `| moegrow …` behind a pipe.
+
+    A path that came in on standard input is named like any other.
+    """
+    typed = sys.argv[1:]
+    if source in (None, "-") and isinstance(read, str):
+        typed = [word for word in typed if word != "-"] + [read]
+    piped = "" if isinstance(read, str) else "| "
+    return piped + shlex.join(["moegrow", *typed])
 
 
 def usage_message(error: Any) -> str:

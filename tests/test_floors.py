@@ -11,13 +11,13 @@ import moegrow
 
 FLOORS = [
     {"errors"},
-    {"maps", "jsontext", "family", "ranges", "options", "spread"},
+    {"maps", "jsontext", "family", "ranges", "options", "spread", "recipe"},
     {"header", "places", "catalogue"},
     {"checkpoint"},
     {"perlayer"},
     {"dense"},
     {"plans", "layout"},
-    {"indexers", "planfile", "check", "noise", "report", "card", "modes"},
+    {"indexers", "planfile", "check", "noise", "report", "card", "modes", "cookbook"},
     {"config", "serving", "arithmetic"},
     {"compensation", "stream"},
     {"experts", "steps", "shards", "presets"},
@@ -28,6 +28,7 @@ FLOORS = [
     {"show"},
     {"demo", "terminal"},
     {"growing", "looking"},
+    {"repeating"},
     {"cli"},
 ]
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}
