@@ -19,8 +19,11 @@ CHARACTERS = [chr(code) for code in range(32, 127)]
 VOCABULARY = ["<s>", "</s>", "<unk>", *CHARACTERS]
 
 
-def run_demo(folder: Path) -> None:
-    """Make `folder` with a tiny checkpoint and its grown twin; raises MoegrowError if it exists."""
+def run_demo(folder: Path) -> tuple[Path, Path]:
+    """Make `folder` with a tiny checkpoint and its grown twin, and give the paths of both.
+
+    Raises MoegrowError where the folder exists.
+    """
     try:
         folder.mkdir()
     except FileExistsError:
@@ -44,7 +47,7 @@ def run_demo(folder: Path) -> None:
     show.verified(found, str(grown))
     if not found.ok:
         raise MoegrowError("the demo's own result is not as planned", "please report it")
-    print(grown)
+    return small, grown
 
 
 def make_checkpoint(folder: Path) -> None:

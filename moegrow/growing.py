@@ -22,7 +22,8 @@ from moegrow.options import (
     Source,
     Writing,
 )  # fmt: skip
-from moegrow.terminal import command_line, print_lines, read_source
+from moegrow.progress import phase
+from moegrow.terminal import command_line, print_json, print_lines, read_source
 
 if TYPE_CHECKING:
     from moegrow.layout import Layout
@@ -77,12 +78,13 @@ def depth(
     from moegrow import verbs
 
     read = read_source(source)
-    old, command = begin(read, reading.family), command_line(source, read)
-    grown = verbs.depth(
-        old, mode=mode and mode.value, times=times, to=to, keep_first=keep_first,
-        keep_last=keep_last, group=group, every=every, drop=drop, layers=layers,
-        new_layers=new_layers and new_layers.value, command=command,
-    )  # fmt: skip
+    with phase("planning", quiet=writing.quiet or planning.plan):
+        old = begin(read, reading.family)
+        grown = verbs.depth(
+            old, mode=mode and mode.value, times=times, to=to, keep_first=keep_first,
+            keep_last=keep_last, group=group, every=every, drop=drop, layers=layers,
+            new_layers=new_layers and new_layers.value, command=command_line(source, read),
+        )  # fmt: skip
     finish(grown, old.layout, writing, planning, family=reading.family)
 
 
@@ -102,7 +104,7 @@ def width(
     top_k: Annotated[
         str | None,
         typer.Option(
-            metavar="scale|keep|N", show_default="scale",
+            metavar="scale|keep|N", show_default="scale", autocompletion=lambda: ["scale", "keep"],
             help="Experts per token: grow with the experts, keep, or a number.",
         ),
     ] = None,
@@ -126,11 +128,13 @@ def width(
     from moegrow import verbs
 
     read = read_source(source)
-    old, command = begin(read, reading.family), command_line(source, read)
-    grown = verbs.width(
-        old, experts=experts, noise=noise, seed=seed, top_k=top_k, order=order and order.value,
-        router=router and router.value, preset=preset.value, command=command,
-    )  # fmt: skip
+    with phase("planning", quiet=writing.quiet or planning.plan):
+        old = begin(read, reading.family)
+        grown = verbs.width(
+            old, experts=experts, noise=noise, seed=seed, top_k=top_k,
+            order=order and order.value, router=router and router.value, preset=preset.value,
+            command=command_line(source, read),
+        )  # fmt: skip
     finish(grown, old.layout, writing, planning, family=reading.family)
 
 
@@ -148,7 +152,8 @@ def apply(
     read = read_source(source)
     if isinstance(read, str) and not is_plan(Path(read)):
         raise MoegrowError(f"{read} is not a plan", "make one with moegrow depth … --plan")
-    plan, layout = _kept(opened.load(read), read)
+    with phase("planning", quiet=writing.quiet):
+        plan, layout = _kept(opened.load(read), read)
     finish(_noted(plan, command_line(source, read)), layout, writing)
 
 
@@ -186,40 +191,80 @@ def finish(
     """
     saved = _recipe_to_save(grown, writing, planning.save_recipe, family) if planning else None
     if planning and planning.plan:
-        if writing.output is not None or writing.dry_run:
-            other = "--output" if writing.output is not None else "--dry-run"
-            raise UsageError(f"--plan writes nothing, so {other} does not go with it")
+        _check_alone(writing)
         from moegrow.planfile import to_lines
 
         save(saved)
         print_lines(to_lines(grown))
         return
-    from moegrow import show
+    from moegrow import documents, explain, show
     from moegrow.check import check_plan
-    from moegrow.shards import DEFAULT_SIZE, parse_size
+    from moegrow.shards import DEFAULT_SIZE, parse_size, split
     from moegrow.writer import check_target, default_name
 
-    size = writing.max_shard_size or DEFAULT_SIZE
+    size, quiet = writing.max_shard_size or DEFAULT_SIZE, writing.quiet
     parse_size(size)
     target = Path(default_name(grown) if writing.output is None else writing.output)
     check_target(target, grown.source.path, force=writing.force)
     check_plan(grown, layout.checkpoint)
-    if writing.dry_run or not writing.quiet:
+    if writing.verbose:
+        show.told(explain.source_sentences(layout, own_family=bool(grown.family_text)))
+        show.told(explain.growth_sentences(grown, layout))
+        files = split(grown, layout.checkpoint, size)
+        show.told(explain.writing_sentences(files, layout))
+    if writing.dry_run or not quiet:
         show.summary(grown, layout, target)
     if writing.dry_run:
         show.dry_run(grown, target)
+        if writing.as_json:
+            print_json(documents.growth(grown, layout, target))
         return
     began = time.perf_counter()
-    with show.progress("writing", grown.nbytes, quiet=writing.quiet) as progress:
+    with phase("writing", grown.nbytes, quiet=quiet) as progress:
         result = moegrow.apply(
             grown, target, force=writing.force, threads=writing.threads,
             max_shard_size=size, reflink=not writing.no_reflink,
             progress=progress, checked=layout.checkpoint,
         )  # fmt: skip
-    if not writing.quiet:
-        show.written(result, time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    if not quiet:
+        show.written(result, seconds)
     save(saved)
-    print(target)
+    verified = verify_result(target, None, writing.threads, quiet) if writing.verify else None
+    if writing.as_json:
+        print_json(documents.growth(grown, layout, target, result, seconds, verified))
+    else:
+        print(target)
+    if verified and not verified["ok"]:
+        raise typer.Exit(1)
+
+
+def verify_result(
+    folder: Path, source: str | None, threads: int | None, quiet: bool
+) -> dict[str, Any]:
+    """Hold a folder against its plan, say what was found, and give that as a document."""
+    from moegrow import documents, show
+
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    began = time.perf_counter()
+    with phase("verifying", size, quiet=quiet) as progress:
+        found = moegrow.verify(folder, source, threads=threads, progress=progress)
+    if not quiet or not found.ok:
+        show.verified(found, str(folder))
+    return documents.verification(found, folder, time.perf_counter() - began)
+
+
+def _check_alone(writing: Writing) -> None:
+    """With --plan nothing is written and no document printed: a plan is one."""
+    for other, given in (
+        ("--output", writing.output is not None), ("--dry-run", writing.dry_run),
+        ("--verify", writing.verify), ("--json", writing.as_json),
+    ):  # fmt: skip
+        if given:
+            raise UsageError(
+                f"--plan writes nothing but the plan, so {other} does not go with it",
+                f"leave out --plan or {other}",
+            )
 
 
 def _recipe_to_save(

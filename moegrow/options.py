@@ -47,6 +47,7 @@ ThreadsOption = Annotated[
     typer.Option(min=1, show_default="all cores", help="How many threads to use."),
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Say what is done and why.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
@@ -112,3 +113,8 @@ class Writing:
         ),
     ] = False
     quiet: QuietOption = False
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Verify the result once it is written.")
+    ] = False
+    verbose: VerboseOption = False
+    as_json: JsonOption = False

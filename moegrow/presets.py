@@ -6,7 +6,7 @@ from typing import Any
 
 from moegrow import maps
 from moegrow.compensation import group_size
-from moegrow.errors import UsageError
+from moegrow.errors import UsageError, choose
 from moegrow.layout import Layout
 from moegrow.maps import Map
 from moegrow.plans import Noise
@@ -59,7 +59,10 @@ def top_k(text: str | int, top_k: int, experts: int, old_experts: int) -> int:
     if text == "scale":
         return max(1, round(Fraction(top_k * experts, old_experts)))
     if not re.fullmatch(r"[0-9]{1,9}", str(text)):
-        raise UsageError(f"--top-k {text} is not known", "use scale, keep or a number")
+        raise UsageError(
+            f"--top-k {text} is not known",
+            choose(text, ("scale", "keep"), "use scale, keep or a number"),
+        )
     if not 1 <= int(text) <= experts:
         raise UsageError(
             f"--top-k {text} does not fit {experts} experts", f"use a number from 1 to {experts}"

@@ -1,6 +1,5 @@
 """The commands of recipes: run one, and show those that ship."""
 
-import json
 from dataclasses import asdict, replace
 from typing import Annotated
 
@@ -9,12 +8,22 @@ import typer
 from moegrow import cookbook, growing
 from moegrow.errors import printable
 from moegrow.options import JsonOption, Planning, Reading, Source, Writing
-from moegrow.terminal import command_line, print_lines, read_source
+from moegrow.progress import phase
+from moegrow.terminal import command_line, print_json, print_lines, read_source
+
+
+def recipe_names(incomplete: str) -> list[str]:
+    """The recipes that ship whose names begin so; where there are none, the shell offers files."""
+    return [name for name in cookbook.texts() if name.startswith(incomplete)] if incomplete else []
 
 
 def run(
     recipe: Annotated[
-        str, typer.Argument(help="A recipe's file (.toml), or the name of one that ships.")
+        str,
+        typer.Argument(
+            help="A recipe's file (.toml), or the name of one that ships.",
+            autocompletion=recipe_names,
+        ),
     ],
     source: Source = None,
     seed: Annotated[
@@ -34,10 +43,10 @@ def run(
     named = source is None and written.source is not None
     read = written.source if named else read_source(source)
     family = written.family if reading.family is None else reading.family
-    old = growing.begin(read, family)
-    grown = verbs.run(
-        old, written, seed=seed, command=command_line(written.source if named else source, read)
-    )
+    command = command_line(written.source if named else source, read)
+    with phase("planning", quiet=writing.quiet or planning.plan):
+        old = growing.begin(read, family)
+        grown = verbs.run(old, written, seed=seed, command=command)
     if writing.output is None and not planning.plan:
         writing = replace(writing, output=written.output)
     if writing.max_shard_size is None:
@@ -47,7 +56,10 @@ def run(
 
 def recipes(
     name: Annotated[
-        str | None, typer.Argument(help="Print this recipe, to read or to change it.")
+        str | None,
+        typer.Argument(
+            help="Print this recipe, to read or to change it.", autocompletion=recipe_names
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -55,7 +67,7 @@ def recipes(
     names = list(cookbook.shipped()) if name is None else [name]
     found = {each: cookbook.open_recipe(each) for each in names}
     if as_json:
-        print(json.dumps({each: asdict(recipe) for each, recipe in found.items()}, indent=2))
+        print_json({each: asdict(recipe) for each, recipe in found.items()})
     elif name is not None:
         print(printable(cookbook.texts()[name]), end="")
     else:

@@ -11,7 +11,7 @@ import moegrow
 
 FLOORS = [
     {"errors"},
-    {"maps", "jsontext", "family", "ranges", "options", "spread", "recipe"},
+    {"maps", "jsontext", "family", "ranges", "options", "spread", "recipe", "progress"},
     {"header", "places", "catalogue"},
     {"checkpoint"},
     {"perlayer"},
@@ -25,10 +25,10 @@ FLOORS = [
     {"grow", "engine"},
     {"writer", "verifier", "difference", "opened"},
     {"verbs"},
-    {"show"},
+    {"show", "explain", "documents"},
     {"demo", "terminal"},
-    {"growing", "looking"},
-    {"repeating"},
+    {"growing"},
+    {"looking", "repeating"},
     {"cli"},
 ]
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}
