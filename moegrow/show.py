@@ -1,22 +1,13 @@
-"""What a person sees: summaries and progress, always on standard error."""
+"""What a person sees: summaries on standard error, and what inspect and diff print."""
 
 import resource
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
@@ -58,6 +49,13 @@ def summary(plan: Plan, layout: Layout, target: Path) -> None:
     if not plan.steps:
         person.print("nothing changes: the result is a copy")
     person.print(f"from {layout.checkpoint.folder}\nto   {target.absolute()}", markup=False)
+
+
+def told(sentences: Iterable[str]) -> None:
+    """What --verbose tells, a line each, less bright than the rest."""
+    person = _person()
+    for sentence in sentences:
+        person.print(printable(sentence), style="dim", markup=False)
 
 
 def dry_run(plan: Plan, target: Path) -> None:
@@ -129,26 +127,6 @@ def verified(result: Verified, folder: str) -> None:
         person.print(printable(problem), markup=False)
     if len(result.problems) > SHOWN:
         person.print(f"and {len(result.problems) - SHOWN} more")
-
-
-@contextmanager
-def progress(what: str, total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """A bar for a person at a terminal; nothing for a log file or with `quiet`."""
-    person = _person()
-    if quiet or not person.is_terminal:
-        yield lambda count: None
-        return
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=person,
-        transient=True,
-    ) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda count: bar.advance(task, count)
 
 
 def inspection(facts: dict[str, Any]) -> str:

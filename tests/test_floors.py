@@ -11,13 +11,13 @@ import moegrow
 
 FLOORS = [
     {"errors"},
-    {"maps", "jsontext", "family", "ranges", "options", "spread", "realised"},
+    {"maps", "jsontext", "family", "ranges", "options", "spread", "realised", "recipe", "progress"},
     {"header", "places", "catalogue"},
     {"checkpoint"},
     {"perlayer"},
     {"dense"},
     {"plans", "layout"},
-    {"indexers", "planfile", "check", "noise", "report", "card", "modes"},
+    {"indexers", "planfile", "check", "noise", "report", "card", "modes", "cookbook"},
     {"config", "serving", "compiled"},
     {"arithmetic"},
     {"compensation", "rounding"},
@@ -27,9 +27,10 @@ FLOORS = [
     {"grow", "engine"},
     {"writer", "verifier", "difference", "opened"},
     {"verbs"},
-    {"show"},
+    {"show", "explain", "documents"},
     {"demo", "terminal"},
-    {"growing", "looking"},
+    {"growing"},
+    {"looking", "repeating"},
     {"cli"},
 ]
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}
