@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from moegrow.noise import CHUNK, DRAWS_PER_BLOCK, FIRST, LEVELS, Deviation, Draw, Floats
 from moegrow.plans import Piece
+from moegrow.realised import Realised
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -30,11 +31,13 @@ _STORED: dict[str, np.dtype[Any]] = {
 class Scratch:
     """What one thread computes with.
 
-    Buffers, which stay in its core's cache from chunk to chunk, and the compiled loops, if any.
+    Buffers, which stay in its core's cache from chunk to chunk, the compiled loops, if any, and
+    what was found of noise in each kind of tensor.
     """
 
     def __init__(self, compiled: ModuleType | None = None) -> None:
         self.compiled = compiled
+        self.realised: dict[str, Realised] = {}
         self._buffers: dict[tuple[str, Any], Floats] = {}
 
     def take(self, use: str, kind: Any, size: int) -> Floats:
@@ -107,8 +110,9 @@ class Change:
     def __init__(
         self, dtype: str, piece: Piece, draw: Draw | None, amount: float, scratch: Scratch
     ) -> None:
-        self._dtype = dtype
-        self._piece = piece
+        self.dtype = dtype
+        self.piece = piece
+        self.amount = amount
         self._draw = draw
         self._scratch = scratch
         # Noise around a value that is no number has been refused with sigma.
@@ -131,8 +135,8 @@ class Change:
     @property
     def _is_noise_alone(self) -> bool:
         """Whether noise is all that is done, to bf16 values that are all numbers."""
-        piece = self._piece
-        is_drawn = self._draw is not None and self._is_finite and self._dtype == "BF16"
+        piece = self.piece
+        is_drawn = self._draw is not None and self._is_finite and self.dtype == "BF16"
         return is_drawn and piece.scale == 1 and not piece.shift
 
     def _add_noise(self, compiled: ModuleType, stored: Bytes, start: int, new: Bytes) -> None:
@@ -144,10 +148,10 @@ class Change:
         )  # fmt: skip
 
     def _apply(self, stored: Bytes, start: int, new: Bytes) -> None:
-        width = _STORED[self._dtype].itemsize
+        width = _STORED[self.dtype].itemsize
         for first in range(0, stored.size, CHUNK * width):
             part = slice(first, first + CHUNK * width)
-            values = numbers(stored[part], self._dtype, self._scratch)
+            values = numbers(stored[part], self.dtype, self._scratch)
             if self._draw is not None:
                 noise = self._scratch.take("noise", values.dtype.type, values.size)
                 levels = self._draw.levels(start + first // width, values.size)
@@ -155,11 +159,11 @@ class Change:
                 np.take(self._table, levels, out=noise, mode="wrap")
                 np.add(values, noise, out=values)
             self._scale(values)
-            self._store(values, new[part])
+            self.store(values, new[part])
 
     def _scale(self, values: Floats) -> None:
         """Multiply by a fraction and add another; 1/m is one division, so it is rounded once."""
-        number, piece = values.dtype.type, self._piece
+        number, piece = values.dtype.type, self.piece
         if not piece.scale:
             values[:] = number(float(piece.shift))
             return
@@ -170,10 +174,10 @@ class Change:
         if piece.shift:
             np.add(values, number(float(piece.shift)), out=values)
 
-    def _store(self, values: Floats, new: Bytes) -> None:
+    def store(self, values: Floats, new: Bytes) -> None:
         """Round values to the storage type, to nearest even; `values` are spent."""
-        stored = new.view(_STORED[self._dtype])
-        if self._dtype != "BF16":
+        stored = new.view(_STORED[self.dtype])
+        if self.dtype != "BF16":
             with np.errstate(over="ignore"):
                 np.copyto(stored, values, casting="same_kind")
             return

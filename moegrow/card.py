@@ -1,7 +1,11 @@
 """The model card of a grown checkpoint: what it was grown from, how, and by which command."""
 
+from collections.abc import Iterator
+
 from moegrow import __version__
+from moegrow.errors import printable
 from moegrow.plans import Noise, Plan
+from moegrow.recipe import Recipe, to_toml
 
 
 def model_card(plan: Plan, name: str) -> str:
@@ -29,14 +33,39 @@ def model_card(plan: Plan, name: str) -> str:
                 lines.append(f"| {key.replace('_', '-')} | {before} | {after} |")
     lines += ["", "## What was done", ""]
     lines += [f"- {step['axis']}: {sentence}" for step in plan.steps for sentence in step["says"]]
-    lines += ["", "## How to do it again", "", "```console"]
-    lines.append(f"$ {' | '.join(plan.commands)}")
-    lines += ["```", "", f"- base model: {base} (model type `{plan.family}`)"]
+    lines += ["", "## How to do it again", "", *_again(plan)]
+    lines += ["", f"- base model: {base} (model type `{plan.family}`)"]
     seeds = sorted({noise.seed for noise in _noises(plan)})
     lines.append(f"- seed: {', '.join(map(str, seeds)) if seeds else 'none, nothing was drawn'}")
     lines.append(f"- version: moegrow {__version__}")
     lines.append("- every tensor and where it came from: `moegrow-plan.jsonl`")
     return "\n".join(lines) + "\n"
+
+
+def _again(plan: Plan) -> Iterator[str]:
+    """The commands in the form in which they were given: piped, through files, or in Python."""
+    shell: list[str] = []
+    python: list[str] = []
+    for command in plan.commands:
+        if command.startswith("moegrow."):
+            python.append(
+                f"plan = {command.replace('(source', '(plan' if shell or python else '(source')}"
+            )
+        elif command.startswith("| ") and shell:
+            shell[-1] += f" {command}"
+        else:
+            shell.append(f"$ {command}")
+    if shell:
+        yield from ("```console", *map(_one_line, shell), "```")
+    if python:
+        yield from ("```python", *map(_one_line, python), "moegrow.apply(plan, output)", "```")
+    if plan.recipe:
+        yield from ("", "The same as a recipe, for `moegrow run`:", "", "```toml")
+        yield from (to_toml(Recipe(steps=plan.recipe)).rstrip("\n"), "```")
+
+
+def _one_line(command: str) -> str:
+    return printable(command).replace("\n", "\\n")
 
 
 def _noises(plan: Plan) -> list[Noise]:

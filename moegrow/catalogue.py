@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, get_args, get_origin, get_type_hints
 
-from moegrow.errors import MoegrowError
+from moegrow.errors import MoegrowError, choose
 from moegrow.family import (
     FORMS,
     PARTIAL,
@@ -32,10 +32,19 @@ def find_family(model_type: str) -> Family:
     if found is None:
         raise MoegrowError(
             f"the model type {model_type!r} is not known",
-            "describe it in a file of your own and give it with --family FILE.toml"
-            f" (docs/adding-a-family.md); known: {', '.join(known_types())}",
+            choose(
+                model_type,
+                known_types(),
+                "describe it in a file of your own and give it with --family FILE.toml"
+                f" (docs/adding-a-family.md); known: {', '.join(known_types())}",
+            ),
         )
-    return read_family(found, model_type)
+    return read_family(found[1], model_type)
+
+
+def home(model_type: str) -> str:
+    """The name of the family file that describes a known model type."""
+    return _index()[model_type][0]
 
 
 def known_types() -> Names:
@@ -82,14 +91,14 @@ def _own(types: Mapping[str, Any], model_type: str, seen: tuple[str, ...] = ()) 
 
 
 @cache
-def _index() -> Mapping[str, str]:
-    """Model type → text of the family file that describes it."""
-    texts = [
-        entry.read_text("utf-8")
+def _index() -> Mapping[str, tuple[str, str]]:
+    """Model type → name and text of the family file that describes it."""
+    found = [
+        (entry.name, entry.read_text("utf-8"))
         for entry in files("moegrow").joinpath("families").iterdir()
         if entry.name.endswith(".toml")
     ]
-    return {name: text for text in texts for name in tomllib.loads(text)["model_types"]}
+    return {name: file for file in found for name in tomllib.loads(file[1])["model_types"]}
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,9 +126,7 @@ def _build(cls: type, table: Any, where: str) -> Any:
     known = {entry.metadata.get("toml", entry.name): entry for entry in fields(cls)}
     for key in table:
         if key not in known:
-            raise MoegrowError(
-                f"family {where}: the key {key!r} is not known", f"known: {', '.join(known)}"
-            )
+            raise MoegrowError(f"family {where}: the key {key!r} is not known", choose(key, known))
     hints = get_type_hints(cls)
     values: dict[str, Any] = {}
     for key, entry in known.items():
@@ -158,9 +165,7 @@ def _value(key: str, value: Any, hint: Any, where: str) -> Any:
     if hint is not Any and type(value) not in kinds:
         raise MoegrowError(f"family {where}: {value!r} is not what belongs there")
     if key in _CHOICES and value not in _CHOICES[key]:
-        raise MoegrowError(
-            f"family {where}: {value!r} is not known", f"use one of {', '.join(_CHOICES[key])}"
-        )
+        raise MoegrowError(f"family {where}: {value!r} is not known", choose(value, _CHOICES[key]))
     return value
 
 

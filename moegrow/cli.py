@@ -10,10 +10,11 @@ from typing import Annotated, NoReturn
 import typer
 
 import moegrow
-from moegrow import growing, looking
+from moegrow import growing, looking, repeating
 from moegrow.errors import MoegrowError, UsageError
+from moegrow.options import JsonOption
 from moegrow.spread import spread
-from moegrow.terminal import complain, help_for, usage_message
+from moegrow.terminal import complain, print_json, usage_problem
 
 INTERRUPTED = 130  # what shells say of a command that was stopped by Ctrl-C
 
@@ -42,16 +43,21 @@ def demo(
     folder: Annotated[
         str, typer.Argument(metavar="DIR", help="A folder to make; it must not exist.")
     ] = "moegrow-demo",
+    as_json: JsonOption = False,
 ) -> None:
     """Make a small MoE checkpoint, grow it in depth and width in one pass, and verify it."""
     from moegrow.demo import run_demo
 
-    run_demo(Path(folder))
+    source, grown = run_demo(Path(folder))
+    if as_json:
+        print_json({"source": str(source.absolute()), "path": str(grown.absolute())})
+    else:
+        print(grown)
 
 
 # In the order in which --help lists them.
 for command in (
-    growing.depth, growing.width, growing.apply,
+    growing.depth, growing.width, growing.apply, repeating.run, repeating.recipes,
     looking.inspect, looking.verify, looking.diff, demo,
 ):  # fmt: skip
     app.command()(spread(command))
@@ -80,7 +86,7 @@ def main() -> NoReturn:
         complain(error.message, error.hint)
         code = 2 if isinstance(error, UsageError) else 1
     except click_error as error:
-        complain(usage_message(error), f"see {help_for(error)}")
+        complain(*usage_problem(error))
         code = 2
     except (KeyboardInterrupt, typer.Abort):
         complain("interrupted; nothing was published", "run the command again")

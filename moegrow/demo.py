@@ -1,6 +1,7 @@
 """A small but complete MoE checkpoint, made on the spot, grown and verified before your eyes."""
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,16 @@ from moegrow.errors import MoegrowError
 
 HIDDEN, HEADS, HEAD = 64, 4, 16
 LAYERS, EXPERTS, TOP_K, EXPERT_SIZE = 4, 8, 2, 32
+SHARD = "500KB"
 CHARACTERS = [chr(code) for code in range(32, 127)]
 VOCABULARY = ["<s>", "</s>", "<unk>", *CHARACTERS]
 
 
-def run_demo(folder: Path) -> None:
-    """Make `folder` with a tiny checkpoint and its grown twin; raises MoegrowError if it exists."""
+def run_demo(folder: Path) -> tuple[Path, Path]:
+    """Make `folder` with a tiny checkpoint and its grown twin, and give the paths of both.
+
+    Raises MoegrowError where the folder exists.
+    """
     try:
         folder.mkdir()
     except FileExistsError:
@@ -29,19 +34,20 @@ def run_demo(folder: Path) -> None:
     small, grown = folder / "tiny-moe", folder / "tiny-moe-depth2x-width2x"
     make_checkpoint(small)
     say.print(f"made {small}, a checkpoint with random weights")
-    deeper = f"moegrow depth --mode interpose {small} --plan"
-    wider = f"moegrow width --experts 2x --noise 0.01 -o {grown}"
-    say.print(f"\n$ {deeper} | {wider}", style="bold", markup=False)
+    old, new = shlex.quote(str(small)), shlex.quote(str(grown))
+    deeper = f"moegrow depth --mode interpose {old} --plan"
+    wider = f"| moegrow width --experts 2x --noise 0.01 --max-shard-size {SHARD} -o {new}"
+    say.print(f"\n$ {deeper} {wider}", style="bold", markup=False)
     plan = depth(small, mode="interpose", command=deeper)
     plan = width(plan, experts="2x", noise=0.01, command=wider)
     show.summary(plan, opened.load(plan)[1], grown)
-    apply(plan, grown, max_shard_size="500KB")
+    apply(plan, grown, max_shard_size=SHARD)
     say.print(f"\n$ moegrow verify {grown}", style="bold", markup=False)
     found = verify(grown)
     show.verified(found, str(grown))
     if not found.ok:
         raise MoegrowError("the demo's own result is not as planned", "please report it")
-    print(grown)
+    return small, grown
 
 
 def make_checkpoint(folder: Path) -> None:

@@ -68,7 +68,7 @@ def diff(a: AnySource, b: AnySource, *, contents: bool = True) -> Difference:
             else:
                 same += 1
     return Difference(
-        tuple(_config_changes(left.config, right.config)),
+        tuple(config_changes(left.config, right.config)),
         only_a, only_b, tuple(other_shape), tuple(other_contents), same, contents,
     )  # fmt: skip
 
@@ -133,12 +133,13 @@ def _is_same(
     return all(np.array_equal(x, y) for x, y in zip(*chunks, strict=True))
 
 
-def _config_changes(
+def config_changes(
     a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = ""
 ) -> Iterator[tuple[str, Any, Any]]:
+    """Each key whose value is not the same, as a path with dots, with the values of both."""
     for key in [*a, *(key for key in b if key not in a)]:
         old, new = a.get(key), b.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            yield from _config_changes(old, new, f"{prefix}{key}.")
+            yield from config_changes(old, new, f"{prefix}{key}.")
         elif old != new or (key in a) != (key in b):
             yield prefix + key, old, new

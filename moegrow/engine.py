@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
@@ -14,6 +14,8 @@ from moegrow.arithmetic import Bytes, Scratch, compiled_loops
 from moegrow.checkpoint import Checkpoint
 from moegrow.header import nbytes
 from moegrow.ranges import BLOCK, copy_range, share_range, write_all
+from moegrow.realised import Realised, add_all
+from moegrow.rounding import note
 from moegrow.schedule import Copy, Job, Whole, jobs, moves
 from moegrow.shards import Shard
 from moegrow.stream import READ, Source, blocks, change, sigma
@@ -30,6 +32,8 @@ Task = TypeVar("Task")
 class Moved:
     """How many bytes of tensors the filesystem shared, and how many were copied and computed.
 
+    `realised` is the noise that was found in each kind of tensor.
+
     `read` are those that were read from the source, by moegrow or by the kernel, for all tensors
     but the few that are joined along a later axis. What the kernel copies to several places, one
     right after the other, counts once: it is read from the disk once.
@@ -39,6 +43,7 @@ class Moved:
     copied: int = 0
     computed: int = 0
     read: int = 0
+    realised: dict[str, Realised] = field(default_factory=dict, compare=False)
 
 
 def fill(
@@ -120,8 +125,10 @@ class _Engine:
                     with self._lock:
                         task = next(waiting, None)
                     if task is None:
-                        return
+                        break
                     work(task, worker)
+                with self._lock:
+                    add_all(self.moved.realised, worker.scratch.realised)
             except BaseException as error:
                 failures.append(error)
                 self._stop.set()
@@ -227,8 +234,9 @@ class _Engine:
                 self._write(copy.shard, block, copy.offset + at)
             for wish, made in changes:
                 for first, part in _parts(block, WRITE):
-                    new = worker.new[: part.size]
-                    made.apply(part, (at + first) // width, new)
+                    new, start = worker.new[: part.size], (at + first) // width
+                    made.apply(part, start, new)
+                    note(scratch, wish.output.name, made, start, part, new)
                     self._write(wish.shard, new, wish.offset + at + first, computed=True)
 
     def _read(self, file: str, start: int, view: Bytes) -> None:

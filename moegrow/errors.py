@@ -1,6 +1,6 @@
 """The one kind of error that a person sees: a message, and a hint with the next thing to type."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 SHOWN = 10
 
@@ -32,6 +32,28 @@ def printable(text: str) -> str:
         mark if mark.isprintable() or mark in "\n\t" else mark.encode("unicode_escape").decode()
         for mark in text
     )
+
+
+def meant(word: object, known: Iterable[str]) -> str:
+    """The word of those known that is most like `word`, or "" where none is.
+
+    >>> meant("interpos", ["interpose", "stack"])
+    'interpose'
+    """
+    from difflib import get_close_matches
+
+    return next(iter(get_close_matches(str(word)[:100], list(known), 1)), "")
+
+
+def choose(word: object, known: Iterable[str], ask: str = "") -> str:
+    """The hint for a word that is none of those known: what was probably meant, and what to do.
+
+    >>> choose("interpos", ["interpose", "stack"])
+    'did you mean interpose? known: interpose, stack'
+    """
+    names = list(known)
+    guess = meant(word, names)
+    return (f"did you mean {guess}? " if guess else "") + (ask or f"known: {', '.join(names)}")
 
 
 def raise_all(what: str, problems: Sequence[str], hint: str = "") -> None:

@@ -1,34 +1,41 @@
 """The commands that grow a checkpoint, and the one that writes what they planned."""
 
+import shlex
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import moegrow
+from moegrow.checkpoint import user_path
 from moegrow.errors import MoegrowError, UsageError
 from moegrow.options import (
     Mode,
     NewLayers,
     Order,
-    PlanOption,
+    Planning,
     Preset,
     Reading,
     RouterCopies,
     Source,
     Writing,
 )  # fmt: skip
-from moegrow.terminal import command_line, print_lines, read_source
+from moegrow.progress import phase
+from moegrow.terminal import command_line, print_json, print_lines, read_source
 
 if TYPE_CHECKING:
     from moegrow.layout import Layout
+    from moegrow.opened import Opened
     from moegrow.plans import Plan
 
 
 def depth(
     source: Source = None,
-    mode: Annotated[Mode, typer.Option(help="How layers are repeated.")] = Mode.interpose,
+    mode: Annotated[
+        Mode | None, typer.Option(show_default="interpose", help="How layers are repeated.")
+    ] = None,
     times: Annotated[
         str | None, typer.Option(metavar="2x", show_default="2x", help="How many times deeper.")
     ] = None,
@@ -64,19 +71,21 @@ def depth(
     ] = None,
     *,
     reading: Reading,
-    plan: PlanOption = False,
+    planning: Planning,
     writing: Writing,
 ) -> None:
     """Make the model deeper: repeat layers."""
-    from moegrow import opened, verbs
+    from moegrow import verbs
 
-    old = opened.begin(read_source(source), reading.family)
-    grown = verbs.depth(
-        old, mode=mode.value, times=times, to=to, keep_first=keep_first, keep_last=keep_last,
-        group=group, every=every, drop=drop, layers=layers,
-        new_layers=new_layers and new_layers.value, command=command_line(),
-    )  # fmt: skip
-    _finish(grown, old.layout, writing, as_plan=plan)
+    read = read_source(source)
+    with phase("planning", quiet=writing.quiet or planning.plan):
+        old = begin(read, reading.family)
+        grown = verbs.depth(
+            old, mode=mode and mode.value, times=times, to=to, keep_first=keep_first,
+            keep_last=keep_last, group=group, every=every, drop=drop, layers=layers,
+            new_layers=new_layers and new_layers.value, command=command_line(source, read),
+        )  # fmt: skip
+    finish(grown, old.layout, writing, planning, family=reading.family)
 
 
 def width(
@@ -95,7 +104,7 @@ def width(
     top_k: Annotated[
         str | None,
         typer.Option(
-            metavar="scale|keep|N", show_default="scale",
+            metavar="scale|keep|N", show_default="scale", autocompletion=lambda: ["scale", "keep"],
             help="Experts per token: grow with the experts, keep, or a number.",
         ),
     ] = None,
@@ -112,18 +121,21 @@ def width(
     ] = Preset.orthogonal,
     *,
     reading: Reading,
-    plan: PlanOption = False,
+    planning: Planning,
     writing: Writing,
 ) -> None:  # fmt: skip
     """Make the model wider: duplicate experts."""
-    from moegrow import opened, verbs
+    from moegrow import verbs
 
-    old = opened.begin(read_source(source), reading.family)
-    grown = verbs.width(
-        old, experts=experts, noise=noise, seed=seed, top_k=top_k, order=order and order.value,
-        router=router and router.value, preset=preset.value, command=command_line(),
-    )  # fmt: skip
-    _finish(grown, old.layout, writing, as_plan=plan)
+    read = read_source(source)
+    with phase("planning", quiet=writing.quiet or planning.plan):
+        old = begin(read, reading.family)
+        grown = verbs.width(
+            old, experts=experts, noise=noise, seed=seed, top_k=top_k,
+            order=order and order.value, router=router and router.value, preset=preset.value,
+            command=command_line(source, read),
+        )  # fmt: skip
+    finish(grown, old.layout, writing, planning, family=reading.family)
 
 
 def apply(
@@ -137,47 +149,159 @@ def apply(
     from moegrow import opened
     from moegrow.planfile import is_plan
 
-    plan = read_source(source)
-    if isinstance(plan, str) and not is_plan(Path(plan)):
-        raise MoegrowError(f"{plan} is not a plan", "make one with moegrow depth … --plan")
-    grown, layout = opened.load(plan)
-    _finish(grown, layout, writing)
+    read = read_source(source)
+    if isinstance(read, str) and not is_plan(Path(read)):
+        raise MoegrowError(f"{read} is not a plan", "make one with moegrow depth … --plan")
+    with phase("planning", quiet=writing.quiet):
+        plan, layout = _kept(opened.load(read), read)
+    finish(_noted(plan, command_line(source, read)), layout, writing)
 
 
-def _finish(grown: "Plan", layout: "Layout", writing: Writing, *, as_plan: bool = False) -> None:
+def begin(read: Any, family: str | None) -> "Opened":
+    """The source of a growth, opened."""
+    from moegrow import opened
+
+    return _kept(opened.begin(read, family), read)
+
+
+def _kept(old: "Opened", read: object) -> "Opened":
+    """The plan as opened, noting in which file it lay: its last command printed it there."""
+    commands = old.plan.commands
+    if not isinstance(read, str) or not commands or " --plan" not in commands[-1]:
+        return old
+    last = f"{commands[-1]} > {shlex.quote(read)}"
+    return old._replace(plan=replace(old.plan, commands=(*commands[:-1], last)))
+
+
+def _noted(plan: "Plan", command: str) -> "Plan":
+    return replace(plan, commands=(*plan.commands, command))
+
+
+def finish(
+    grown: "Plan",
+    layout: "Layout",
+    writing: Writing,
+    planning: Planning | None = None,
+    *,
+    family: str | None = None,
+) -> None:
     """Print the plan, show it, or write what it describes and print where.
 
-    `layout` is that of the plan's source.
+    `layout` is that of the plan's source, `family` the file by which it was read.
     """
-    if as_plan:
-        if writing.output is not None or writing.dry_run:
-            other = "--output" if writing.output is not None else "--dry-run"
-            raise UsageError(f"--plan writes nothing, so {other} does not go with it")
+    saved = _recipe_to_save(grown, writing, planning.save_recipe, family) if planning else None
+    if planning and planning.plan:
+        _check_alone(writing)
         from moegrow.planfile import to_lines
 
+        save(saved)
         print_lines(to_lines(grown))
         return
-    from moegrow import show
+    from moegrow import documents, explain, show
     from moegrow.check import check_plan
-    from moegrow.shards import parse_size
+    from moegrow.shards import DEFAULT_SIZE, parse_size, split
     from moegrow.writer import check_target, default_name
 
-    parse_size(writing.max_shard_size)
+    size, quiet = writing.max_shard_size or DEFAULT_SIZE, writing.quiet
+    parse_size(size)
     target = Path(default_name(grown) if writing.output is None else writing.output)
     check_target(target, grown.source.path, force=writing.force)
     check_plan(grown, layout.checkpoint)
-    if writing.dry_run or not writing.quiet:
+    if writing.verbose:
+        show.told(explain.source_sentences(layout, own_family=bool(grown.family_text)))
+        show.told(explain.growth_sentences(grown, layout))
+        files = split(grown, layout.checkpoint, size)
+        show.told(explain.writing_sentences(files, layout))
+    if writing.dry_run or not quiet:
         show.summary(grown, layout, target)
     if writing.dry_run:
         show.dry_run(grown, target)
+        if writing.as_json:
+            print_json(documents.growth(grown, layout, target))
         return
     began = time.perf_counter()
-    with show.progress("writing", grown.nbytes, quiet=writing.quiet) as progress:
+    with phase("writing", grown.nbytes, quiet=quiet) as progress:
         result = moegrow.apply(
             grown, target, force=writing.force, threads=writing.threads,
-            max_shard_size=writing.max_shard_size, reflink=not writing.no_reflink,
+            max_shard_size=size, reflink=not writing.no_reflink,
             progress=progress, checked=layout.checkpoint,
         )  # fmt: skip
-    if not writing.quiet:
-        show.written(result, time.perf_counter() - began)
-    print(target)
+    seconds = time.perf_counter() - began
+    if not quiet:
+        show.written(result, seconds)
+    save(saved)
+    verified = verify_result(target, None, writing.threads, quiet=quiet) if writing.verify else None
+    if writing.as_json:
+        print_json(documents.growth(grown, layout, target, result, seconds, verified))
+    else:
+        print(target)
+    if verified and not verified["ok"]:
+        raise typer.Exit(1)
+
+
+def verify_result(
+    folder: Path, source: str | None, threads: int | None, *, quiet: bool, noise: bool = False
+) -> dict[str, Any]:
+    """Hold a folder against its plan, say what was found, and give that as a document."""
+    from moegrow import documents, show
+
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    began = time.perf_counter()
+    with phase("verifying", size, quiet=quiet) as progress:
+        found = moegrow.verify(folder, source, threads=threads, progress=progress)
+    if not quiet or not found.ok:
+        show.verified(found, str(folder))
+    if noise:
+        show.noise(found.realised)
+    return documents.verification(found, folder, time.perf_counter() - began)
+
+
+def _check_alone(writing: Writing) -> None:
+    """With --plan nothing is written and no document printed: a plan is one."""
+    for other, given in (
+        ("--output", writing.output is not None), ("--dry-run", writing.dry_run),
+        ("--verify", writing.verify), ("--json", writing.as_json),
+    ):  # fmt: skip
+        if given:
+            raise UsageError(
+                f"--plan writes nothing but the plan, so {other} does not go with it",
+                f"leave out --plan or {other}",
+            )
+
+
+def _recipe_to_save(
+    grown: "Plan", writing: Writing, file: str | None, family: str | None
+) -> tuple[Path, str] | None:
+    """Where the recipe goes and its text; refused before anything is written."""
+    if file is None:
+        return None
+    from moegrow.recipe import Recipe, is_below, to_toml
+
+    if writing.dry_run:
+        raise UsageError("--dry-run writes nothing, so --save-recipe does not go with it")
+    path = user_path(file)
+    if path.exists() or not path.absolute().parent.is_dir():
+        what = "exists already" if path.exists() else "is in no folder that exists"
+        raise MoegrowError(f"--save-recipe {path} {what}", "give another file")
+    if not grown.recipe:
+        raise MoegrowError(
+            "the plan does not say by which steps it came about", "make it again from its source"
+        )
+    here, source = Path.cwd(), grown.source.location
+    if source.is_relative_to(here):
+        source = source.relative_to(here)
+    recipe = Recipe(
+        steps=grown.recipe, source=str(source), family=family,
+        output=writing.output if is_below(writing.output or "") else None,
+        max_shard_size=writing.max_shard_size,
+    )  # fmt: skip
+    return path, to_toml(recipe)
+
+
+def save(recipe: tuple[Path, str] | None) -> None:
+    """Write a recipe whole, or not at all."""
+    if recipe:
+        path, text = recipe
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text(text, "utf-8")
+        temporary.rename(path)

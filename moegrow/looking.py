@@ -1,22 +1,43 @@
 """The commands that look at checkpoints and write none."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import moegrow
+from moegrow import growing
 from moegrow.errors import UsageError
-from moegrow.options import JsonOption, QuietOption, Reading, Source, ThreadsOption
-from moegrow.terminal import read_source
+from moegrow.options import (
+    JsonOption,
+    QuietOption,
+    Reading,
+    Source,
+    ThreadsOption,
+    VerboseOption,
+)  # fmt: skip
+from moegrow.terminal import print_json, read_source
 
 
-def inspect(source: Source = None, as_json: JsonOption = False, *, reading: Reading) -> None:
+def inspect(
+    source: Source = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+    *,
+    reading: Reading,
+) -> None:
     """Show what a checkpoint is: layers, experts, parameters, bytes."""
-    facts = moegrow.inspect(read_source(source), family=reading.family)
+    from moegrow import opened
+
+    old = opened.load(read_source(source), reading.family)
+    if verbose:
+        from moegrow import explain, show
+
+        own_family = bool(old.plan.family_text)
+        show.told(explain.source_sentences(old.layout, own_family=own_family))
+    facts = moegrow.inspect(old)
     if as_json:
-        print(json.dumps(facts, indent=2))
+        print_json(facts)
         return
     from moegrow import show
 
@@ -31,20 +52,21 @@ def verify(
         str | None,
         typer.Option(metavar="DIR", show_default=False, help="The source, if it has moved."),
     ] = None,
+    noise: Annotated[
+        bool, typer.Option("--noise", help="Show what rounding has left of the noise.")
+    ] = False,
     threads: ThreadsOption = None,
     quiet: QuietOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Hold a grown checkpoint against its plan and its source, byte for byte."""
-    from moegrow import show
-
     folder = read_source(grown)
     if not isinstance(folder, str):
         raise UsageError("verify takes the folder of a grown checkpoint, not a plan")
-    with show.progress("verifying", _bytes_in(folder), quiet=quiet) as progress:
-        found = moegrow.verify(folder, source, threads=threads, progress=progress)
-    if not quiet or not found.ok:
-        show.verified(found, folder)
-    if not found.ok:
+    found = growing.verify_result(Path(folder), source, threads, quiet=quiet, noise=noise)
+    if as_json:
+        print_json(found)
+    if not found["ok"]:
         raise typer.Exit(1)
 
 
@@ -59,13 +81,8 @@ def diff(
     """Show what differs between two checkpoints or plans."""
     found = moegrow.diff(read_source(a), read_source(b) if b != a else a, contents=not headers)
     if as_json:
-        print(json.dumps(found.__dict__, indent=2))
+        print_json(found.__dict__)
         return
     from moegrow import show
 
     print(show.difference(found))
-
-
-def _bytes_in(folder: str) -> int:
-    path = Path(folder)
-    return sum(file.stat().st_size for file in path.glob("*.safetensors")) if path.is_dir() else 0

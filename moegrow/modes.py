@@ -3,8 +3,9 @@
 from typing import Any
 
 from moegrow import maps
-from moegrow.errors import UsageError
+from moegrow.errors import UsageError, choose
 from moegrow.maps import Map
+from moegrow.recipe import Step
 
 MODES = ("interpose", "stack", "expand", "overlap")
 
@@ -16,20 +17,22 @@ _FLAGS = {
 }
 
 
-def expands(mode: str, layers: str | None) -> bool:
-    return mode == "expand" and layers is None
-
-
-def layer_map(mode: str, count: int, given: dict[str, Any]) -> Map:
-    """The layer map that the flags ask for; flags that the mode does not know are refused."""
-    flags = {key: value for key, value in given.items() if value is not None}
+def layer_map(count: int, step: Step) -> Map:
+    """The layer map that a step asks for; flags that its mode does not know are refused."""
+    flags = {key.replace("_", "-"): value for key, value in step.items()}
+    for key in ("grow", "new-layers"):
+        flags.pop(key, None)
     if "layers" in flags:
         if len(flags) > 1:
             other = next(key for key in flags if key != "layers")
-            raise UsageError(f"--layers is the whole map: --{other} does not go with it")
+            raise UsageError(
+                f"--layers is the whole map: --{other} does not go with it",
+                f"leave out --layers or --{other}",
+            )
         return maps.free(flags["layers"], count)
+    mode = flags.pop("mode", MODES[0])
     if mode not in MODES:
-        raise UsageError(f"--mode {mode} is not known", f"use one of {', '.join(MODES)}")
+        raise UsageError(f"--mode {mode} is not known", choose(mode, MODES))
     for key in flags:
         if key not in _FLAGS[mode]:
             fitting = " or ".join(name for name in MODES if key in _FLAGS[name])

@@ -42,14 +42,12 @@ Source = Annotated[
         show_default=False,
     ),
 ]
-PlanOption = Annotated[
-    bool, typer.Option("--plan", help="Print the plan as JSON lines and write nothing.")
-]
 ThreadsOption = Annotated[
     int | None,
     typer.Option(min=1, show_default="all cores", help="How many threads to use."),
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Say what is done and why.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
@@ -64,6 +62,22 @@ class Reading:
         typer.Option(
             metavar="FILE.toml", show_default=False,
             help="How to read a model that moegrow does not know (docs/adding-a-family.md).",
+        ),
+    ] = None  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planning:
+    """What becomes of a plan beside a result."""
+
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print the plan as JSON lines and write nothing.")
+    ] = False
+    save_recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.toml", show_default=False,
+            help="Write down what is done as a recipe for moegrow run.",
         ),
     ] = None  # fmt: skip
 
@@ -87,8 +101,11 @@ class Writing:
     ] = False
     threads: ThreadsOption = None
     max_shard_size: Annotated[
-        str, typer.Option(metavar="SIZE", help="The largest file to write, such as 5GB or 500MB.")
-    ] = "5GB"
+        str | None,
+        typer.Option(
+            metavar="SIZE", show_default="5GB", help="The largest file to write, such as 500MB."
+        ),
+    ] = None
     no_reflink: Annotated[
         bool,
         typer.Option(
@@ -96,3 +113,8 @@ class Writing:
         ),
     ] = False
     quiet: QuietOption = False
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Verify the result once it is written.")
+    ] = False
+    verbose: VerboseOption = False
+    as_json: JsonOption = False

@@ -16,6 +16,7 @@ from moegrow.errors import MoegrowError
 from moegrow.header import BITS
 from moegrow.maps import NULL
 from moegrow.plans import ONE, ZERO, Growth, Noise, Output, Piece, Plan, Source
+from moegrow.recipe import MOST_STEPS, Step, read_step
 
 FORMAT = 1  # goes up when an older reader would misunderstand a plan
 
@@ -35,6 +36,7 @@ def to_lines(plan: Plan) -> Iterator[str]:
             "growth": _growth_table(plan.growth),
             "steps": plan.steps,
             "commands": plan.commands,
+            **({} if plan.recipe is None else {"recipe": plan.recipe}),
             "outputs": len(plan.outputs),
             "config": plan.config,
         }
@@ -106,6 +108,7 @@ def take_lines(lines: Iterable[str]) -> Lines:
             outputs=(),
             commands=tuple(map(_text, header["commands"])),
             family_text=_text(header.get("family_text", "")),
+            recipe=_recipe(header),
         )
     except _WRONG_KINDS as error:
         raise _malformed(1, error) from None
@@ -253,6 +256,16 @@ def _step(table: dict[str, Any]) -> dict[str, Any]:
         if not before:
             raise ValueError(f"{key} {before} makes no sense")
     return step
+
+
+def _recipe(header: dict[str, Any]) -> tuple[Step, ...] | None:
+    """The steps that a plan notes; None where an older moegrow noted none of those it took."""
+    if "recipe" not in header:
+        return None if header["steps"] else ()
+    steps = header["recipe"]
+    if not isinstance(steps, list) or len(steps) > MOST_STEPS:
+        raise ValueError("the recipe makes no sense")
+    return tuple(read_step(step, "the recipe in line 1 of the plan") for step in steps)
 
 
 def _output(table: dict[str, Any]) -> Output:

@@ -12,6 +12,7 @@ from moegrow import maps
 from moegrow.checkpoint import INDEX, SourceFile
 from moegrow.header import nbytes
 from moegrow.maps import NULL, Map
+from moegrow.recipe import Step
 
 ONE, ZERO = Fraction(1), Fraction(0)
 
@@ -153,8 +154,9 @@ class Plan:
 
     `family` is the model type by which the source was read, and `family_text` the family file
     that a user gave for it, or "". `config` is the text of its config.json, `steps` say what was
-    done along each axis and what was compensated. `commands` are how the plan came about; two
-    plans that reach the same result by other commands are equal.
+    done along each axis and what was compensated. `commands` are how the plan came about, and
+    `recipe` the steps that do so again (None where that is not known); two plans that reach the
+    same result by other commands are equal.
     """
 
     source: Source
@@ -165,6 +167,7 @@ class Plan:
     outputs: tuple[Output, ...]
     commands: tuple[str, ...] = field(default=(), compare=False)
     family_text: str = ""
+    recipe: tuple[Step, ...] | None = field(default=(), compare=False)
 
     @cached_property
     def shapes(self) -> Mapping[tuple[str, tuple[int, ...]], int]:

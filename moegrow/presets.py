@@ -6,7 +6,7 @@ from typing import Any
 
 from moegrow import maps
 from moegrow.compensation import group_size
-from moegrow.errors import UsageError
+from moegrow.errors import UsageError, choose
 from moegrow.layout import Layout
 from moegrow.maps import Map
 from moegrow.plans import Noise
@@ -17,6 +17,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # arXiv 2604.19835: exact copies, k unchanged, a uniform bias of 1e-3 on the copies' routing
     "upcycling": {"noise": 0.0, "top_k": "keep", "router": "uniform", "order": "append"},
 }
+ROUTERS = ("noise", "copy")
 UPCYCLING_BIAS = 1e-3
 
 
@@ -31,6 +32,7 @@ def expert_map(layout: Layout, count: int, wanted: int, order: str) -> Map:
 
 
 def expert_count(text: str, count: int, kind: str) -> int:
+    """How many experts "2x" or "12" asks for, where there are `count`."""
     if re.fullmatch(r"\s*[0-9]{1,9}\s*", text):
         wanted = Fraction(int(text))
     else:
@@ -57,7 +59,10 @@ def top_k(text: str | int, top_k: int, experts: int, old_experts: int) -> int:
     if text == "scale":
         return max(1, round(Fraction(top_k * experts, old_experts)))
     if not re.fullmatch(r"[0-9]{1,9}", str(text)):
-        raise UsageError(f"--top-k {text} is not known", "use scale, keep or a number")
+        raise UsageError(
+            f"--top-k {text} is not known",
+            choose(text, ("scale", "keep"), "use scale, keep or a number"),
+        )
     if not 1 <= int(text) <= experts:
         raise UsageError(
             f"--top-k {text} does not fit {experts} experts", f"use a number from 1 to {experts}"
@@ -66,10 +71,7 @@ def top_k(text: str | int, top_k: int, experts: int, old_experts: int) -> int:
 
 
 def router_noise(router: str, noise: float, seed: int) -> Noise | None:
+    """The noise on the copies' router rows: as on experts, upcycling's jitter, or none."""
     if router == "uniform":
         return Noise("uniform", UPCYCLING_BIAS, seed)
-    if router == "noise":
-        return Noise("normal", noise, seed) if noise else None
-    if router == "copy":
-        return None
-    raise UsageError(f"--router {router} is not known", "use noise or copy")
+    return Noise("normal", noise, seed) if router == "noise" and noise else None

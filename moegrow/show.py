@@ -1,29 +1,22 @@
-"""What a person sees: summaries and progress, always on standard error."""
+"""What a person sees: summaries on standard error, and what inspect and diff print."""
 
 import resource
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 from rich.table import Table
+from rich.text import Text
 
-from moegrow import report, serving
+from moegrow import report, rounding, serving
 from moegrow.difference import Difference, groups
 from moegrow.errors import printable
 from moegrow.layout import Layout
 from moegrow.plans import Plan
+from moegrow.realised import Realised
 from moegrow.verifier import Verified
 from moegrow.writer import Written
 
@@ -51,9 +44,18 @@ def summary(plan: Plan, layout: Layout, target: Path) -> None:
             person.print(f"{step['axis']}: {sentence}", style=style, markup=False)
     for warning in serving.warnings(before, after):
         person.print(f"serving: {warning}", style="yellow", markup=False)
+    for warning in rounding.warnings(plan):
+        person.print(f"width: {warning}", style="yellow", markup=False)
     if not plan.steps:
         person.print("nothing changes: the result is a copy")
     person.print(f"from {layout.checkpoint.folder}\nto   {target.absolute()}", markup=False)
+
+
+def told(sentences: Iterable[str]) -> None:
+    """What --verbose tells, a line each, less bright than the rest."""
+    person = _person()
+    for sentence in sentences:
+        person.print(printable(sentence), style="dim", markup=False)
 
 
 def dry_run(plan: Plan, target: Path) -> None:
@@ -86,6 +88,22 @@ def written(result: Written, seconds: float) -> None:
         f"{', '.join(ways) or 'no bytes'}; peak memory {report.size(peak_memory())}",
         markup=False,
     )
+    noise(moved.realised)
+
+
+def noise(found: dict[str, Realised]) -> None:
+    """What rounding has left of the noise, for each kind of tensor."""
+    if not found:
+        return
+    table = Table(box=None, pad_edge=False)
+    table.add_column("noise after rounding")
+    table.add_column("unchanged", justify="right")
+    table.add_column("realised ÷ asked", justify="right")
+    for kind, realised in sorted(found.items()):
+        style = "yellow" if realised.is_swallowed else ""
+        unchanged = f"{100 * realised.share_unchanged:.1f} %"
+        table.add_row(Text(printable(kind)), unchanged, f"{realised.ratio:.2f}", style=style)
+    _person().print(table)
 
 
 def peak_memory() -> int:
@@ -109,26 +127,6 @@ def verified(result: Verified, folder: str) -> None:
         person.print(printable(problem), markup=False)
     if len(result.problems) > SHOWN:
         person.print(f"and {len(result.problems) - SHOWN} more")
-
-
-@contextmanager
-def progress(what: str, total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """A bar for a person at a terminal; nothing for a log file or with `quiet`."""
-    person = _person()
-    if quiet or not person.is_terminal:
-        yield lambda count: None
-        return
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=person,
-        transient=True,
-    ) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda count: bar.advance(task, count)
 
 
 def inspection(facts: dict[str, Any]) -> str:

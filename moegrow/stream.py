@@ -8,7 +8,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from moegrow import arithmetic
+from moegrow import arithmetic, rounding
 from moegrow.arithmetic import Bytes, Change, Scratch
 from moegrow.checkpoint import Checkpoint
 from moegrow.errors import MoegrowError
@@ -179,6 +179,7 @@ def _changed(
     for block in stored():
         new = np.empty_like(block)
         made.apply(block, first, new)
+        rounding.note(scratch, output.name, made, first, block, new)
         first += block.size // width
         yield new
 
@@ -209,6 +210,7 @@ def _joined(source: Source, output: Output, scratch: Scratch) -> Iterator[Bytes]
         for block in columns(piece):
             new = np.empty_like(block)
             made.apply(block.ravel(), done, new.ravel())
+            rounding.note(scratch, output.name, made, done, block.ravel(), new.ravel())
             done += block.size // width
             yield new
 

@@ -1,13 +1,15 @@
 """What stands between the command line and the terminal: input, piped output, complaints."""
 
+import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterable
 from itertools import chain
 from typing import Any
 
-from moegrow.errors import MoegrowError, UsageError, printable
+from moegrow.errors import MoegrowError, UsageError, choose, printable
 
 
 def print_lines(lines: Iterable[str]) -> None:
@@ -43,17 +45,37 @@ def read_source(source: str | None) -> Any:
     return first.rstrip("\n")
 
 
-def command_line() -> str:
-    return shlex.join(["moegrow", *sys.argv[1:]])
+def command_line(source: str | None, read: Any) -> str:
+    """The command as it was typed, so that it can be typed again: `| moegrow …` behind a pipe.
+
+    A path that came in on standard input is named like any other.
+    """
+    typed = sys.argv[1:]
+    if source in (None, "-") and isinstance(read, str):
+        typed = [word for word in typed if word != "-"] + [read]
+    piped = "" if isinstance(read, str) else "| "
+    return piped + shlex.join(["moegrow", *typed])
 
 
-def usage_message(error: Any) -> str:
-    return str(error.format_message())
+def print_json(document: Any) -> None:
+    print_lines([json.dumps(document, indent=2)])
 
 
-def help_for(error: Any) -> str:
-    context = getattr(error, "ctx", None)
-    return f"{context.command_path} --help" if context else "moegrow --help"
+def usage_problem(error: Any) -> tuple[str, str]:
+    """Message and hint for what the parser of the command line refuses."""
+    message = str(error.format_message()).partition(" (Possible options")[0]
+    message = message.partition(". Did you mean")[0]
+    message = message.replace("Value error, ", "")
+    context: Any = getattr(error, "ctx", None)
+    see = f"see {context.command_path if context else 'moegrow'} --help"
+    if found := re.search(r"No such option: (\S+)", message):
+        known = [name for param in context.command.params for name in param.opts]
+        return message, choose(found[1], known, see)
+    if found := re.search(r"No such command '(.*)'", message):
+        return message, choose(found[1], context.command.commands, see)
+    if found := re.search(r"'([^']*)' is not one of (.*?)\.?$", message):
+        return message, choose(found[1], re.findall(r"'([^']*)'", found[2]), see)
+    return message, see
 
 
 def complain(message: str, hint: str) -> None:

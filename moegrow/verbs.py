@@ -4,22 +4,26 @@ import os
 from dataclasses import replace
 from typing import Any
 
-from moegrow import grow, maps, modes, presets, report
+from moegrow import cookbook, grow, maps, modes, presets, report
 from moegrow.check import check_noise
-from moegrow.errors import UsageError
-from moegrow.opened import AnySource, begin, check_unedited, load
+from moegrow.errors import UsageError, choose
+from moegrow.opened import AnySource, Opened, begin, check_unedited, load
 from moegrow.plans import Noise, Plan
+from moegrow.recipe import Recipe, Step
+
+NEW_LAYERS = ("copy", "identity")
+ORDERS = ("append", "interleave")
 
 
 def depth(
     source: AnySource,
     *,
-    mode: str = "interpose",
+    mode: str | None = None,
     times: str | int | None = None,
     to: int | None = None,
-    keep_first: int = 0,
-    keep_last: int = 0,
-    group: int = 1,
+    keep_first: int | None = None,
+    keep_last: int | None = None,
+    group: int | None = None,
     every: int | None = None,
     drop: int | None = None,
     layers: str | None = None,
@@ -29,25 +33,25 @@ def depth(
 ) -> Plan:
     """The plan of `source` with more layers; nothing is written.
 
-    mode: "interpose" repeats layers in place, "stack" the whole block (both `times` as many
-    layers, 2 unless given, or `to` layers), "expand" adds one after `every` layers, "overlap"
-    joins the model without its last and without its first `drop` layers. `layers` is a free map
-    such as "0,0,1-3" instead. new_layers: "copy", or "identity" for repeated layers that begin
-    as the identity (the rule for "expand"). family: a family file of your own. `command` is
-    noted in the plan as what made it.
+    mode: "interpose" (the rule) repeats layers in place, in groups of `group`, "stack" the whole
+    block (both `times` as many layers, 2 unless given, or `to` layers), "expand" adds one after
+    `every` layers, "overlap" joins the model without its last and without its first `drop`
+    layers. `keep_first` and `keep_last` layers stay single. `layers` is a free map such as
+    "0,0,1-3" instead. new_layers: "copy", or "identity" for repeated layers that begin as the
+    identity (the rule for "expand"). family: a family file of your own. `command` is noted in
+    the plan as what made it.
     """
-    old, layout = begin(source, family)
-    check_unedited(old)
-    given = {"times": times, "to": to, "every": every, "drop": drop, "layers": layers}
-    given |= {"keep-first": keep_first or None, "keep-last": keep_last or None}
-    given |= {"group": None if group == 1 else group}
-    noted = {"new_layers": new_layers, "family": family and str(family)}
-    command = command or _call("depth", mode=mode, **given, **noted)
-    layer_map = modes.layer_map(mode, len(old.growth.layers), given)
-    if new_layers not in (None, "copy", "identity"):
-        raise UsageError(f"--new-layers {new_layers} is not known", "use copy or identity")
-    identity = new_layers == "identity" or (new_layers is None and modes.expands(mode, layers))
-    return _noted(grow.deepen(old, layout, layer_map, identity=identity), command)
+    # Spelled out, so that a recipe says what a later version might choose otherwise.
+    if mode is None and layers is None:
+        mode = modes.MODES[0]
+    if mode in ("interpose", "stack") and layers is None and times is None and to is None:
+        times = "2x"
+    step = _step(
+        "depth", mode=mode, times=times, to=to, keep_first=keep_first or None,
+        keep_last=keep_last or None, group=None if group == 1 else group, every=every, drop=drop,
+        layers=layers, new_layers=new_layers,
+    )  # fmt: skip
+    return _noted(_grown(begin(source, family), step), command or _call(step, family))
 
 
 def width(
@@ -71,41 +75,42 @@ def width(
     "copy" for the copies' router rows. What is not given comes from `preset`. family: a family
     file of your own.
     """
-    old, layout = begin(source, family)
-    check_unedited(old)
-    command = command or _call(
+    step = _step(
         "width", experts=experts, noise=noise, seed=seed, top_k=top_k, order=order, router=router,
-        preset=preset, family=family and str(family),
+        preset=preset,
     )  # fmt: skip
-    if preset not in presets.PRESETS:
-        raise UsageError(f"--preset {preset} is not known", f"use {' or '.join(presets.PRESETS)}")
-    chosen = presets.PRESETS[preset]
-    noise = chosen["noise"] if noise is None else noise
-    router = chosen["router"] if router is None else router
-    order = chosen["order"] if order is None else order
-    if order not in ("append", "interleave"):
-        raise UsageError(f"--order {order} is not known", "use append or interleave")
-    if not 0 <= noise < 1e6:
-        raise UsageError(f"--noise {noise} makes no sense", "use a number from 0 up, such as 0.01")
-    if not 0 <= seed < 2**63:
-        raise UsageError(f"--seed {seed} is out of range", "use a number from 0 up")
-    count = len(old.growth.experts)
-    kind = layout.family.router.kind
-    wanted = presets.expert_count(str(experts), count, kind)
-    maps.check_size(wanted, "experts")
-    asked = chosen["top_k"] if top_k is None else top_k
-    if kind == "skip" and asked == "scale":
-        asked = "keep"
-    new = grow.widen(
-        old,
-        layout,
-        presets.expert_map(layout, count, wanted, order),
-        top_k=presets.top_k(asked, old.growth.top_k, wanted, count),
-        weight_noise=Noise("normal", noise, seed) if noise else None,
-        router_noise=presets.router_noise(router, noise, seed),
-    )
-    check_noise(new)
-    return _noted(new, command)
+    return _noted(_grown(begin(source, family), step), command or _call(step, family))
+
+
+def run(
+    source: AnySource,
+    recipe: str | os.PathLike[str] | Recipe,
+    *,
+    seed: int | None = None,
+    family: str | os.PathLike[str] | None = None,
+    command: str = "",
+) -> Plan:
+    """The plan of `source` after every step of a recipe; nothing is written.
+
+    recipe: a file, the name of one that ships with moegrow (`moegrow recipes` lists them), or
+    one that was read. seed: for all steps, instead of those that the recipe says. family: a
+    family file of your own. The plan is that of the same calls of `depth` and `width`.
+    """
+    read = recipe if isinstance(recipe, Recipe) else cookbook.open_recipe(recipe)
+    chosen = read.family if family is None else family
+    old = begin(source, chosen)
+    for step in read.steps:
+        old = old._replace(plan=_grown(old, seeded(step, read, seed)))
+    called = _spelled(recipe=recipe if isinstance(recipe, Recipe) else str(recipe), seed=seed)
+    return _noted(old.plan, command or f"moegrow.run(source, {called})")
+
+
+def seeded(step: Step, recipe: Recipe, seed: int | None) -> Step:
+    """A step with the seed that counts: the one asked for, its own, or that of its recipe."""
+    if step["grow"] != "width":
+        return step
+    own = step.get("seed", recipe.seed)
+    return {**step, "seed": (own or 0) if seed is None else seed}
 
 
 def inspect(source: AnySource, *, family: str | os.PathLike[str] | None = None) -> dict[str, Any]:
@@ -113,15 +118,74 @@ def inspect(source: AnySource, *, family: str | os.PathLike[str] | None = None) 
     return report.inspection(*load(source, family))
 
 
+def _step(grow: str, **options: Any) -> Step:
+    return {"grow": grow, **{key: value for key, value in options.items() if value is not None}}
+
+
+def _grown(old: Opened, step: Step) -> Plan:
+    """The plan after one more step, which is noted in it."""
+    check_unedited(old.plan)
+    new = _deepened(old, step) if step["grow"] == "depth" else _widened(old, step)
+    done = old.plan.recipe
+    return replace(new, recipe=None if done is None else (*done, step))
+
+
+def _deepened(old: Opened, step: Step) -> Plan:
+    layer_map = modes.layer_map(len(old.plan.growth.layers), step)
+    expands = step.get("mode") == "expand"
+    new_layers = step.get("new_layers", "identity" if expands else "copy")
+    if new_layers not in NEW_LAYERS:
+        raise UsageError(f"--new-layers {new_layers} is not known", choose(new_layers, NEW_LAYERS))
+    return grow.deepen(old.plan, old.layout, layer_map, identity=new_layers == "identity")
+
+
+def _widened(old: Opened, step: Step) -> Plan:
+    plan, layout = old
+    preset = step.get("preset", "orthogonal")
+    if preset not in presets.PRESETS:
+        raise UsageError(f"--preset {preset} is not known", choose(preset, presets.PRESETS))
+    chosen = {**presets.PRESETS[preset], **step}
+    noise, seed, order = chosen["noise"], chosen.get("seed", 0), chosen["order"]
+    if order not in ORDERS:
+        raise UsageError(f"--order {order} is not known", choose(order, ORDERS))
+    if not 0 <= noise < 1e6:
+        raise UsageError(f"--noise {noise} makes no sense", "use a number from 0 up, such as 0.01")
+    if not 0 <= seed < 2**63:
+        raise UsageError(f"--seed {seed} is out of range", "use a number from 0 up")
+    # The jitter of upcycling is a preset's alone: no option spells it.
+    router = step.get("router")
+    if router is not None and router not in presets.ROUTERS:
+        raise UsageError(f"--router {router} is not known", choose(router, presets.ROUTERS))
+    count = len(plan.growth.experts)
+    kind = layout.family.router.kind
+    experts = str(step.get("experts", "2x"))
+    wanted = presets.expert_count(experts, count, kind)
+    maps.check_size(wanted, "experts")
+    asked = chosen["top_k"]
+    if kind == "skip" and asked == "scale":
+        asked = "keep"
+    new = grow.widen(
+        plan,
+        layout,
+        presets.expert_map(layout, count, wanted, order),
+        top_k=presets.top_k(asked, plan.growth.top_k, wanted, count),
+        weight_noise=Noise("normal", noise, seed) if noise else None,
+        router_noise=presets.router_noise(chosen["router"], noise, seed),
+    )
+    check_noise(new)
+    return new
+
+
 def _noted(new: Plan, command: str) -> Plan:
     return replace(new, commands=(*new.commands, command))
 
 
-def _call(verb: str, **arguments: Any) -> str:
+def _call(step: Step, family: str | os.PathLike[str] | None) -> str:
     """The Python call that a plan notes where no command line made it."""
-    given = [
-        f"{key.replace('-', '_')}={value!r}"
-        for key, value in arguments.items()
-        if value is not None
-    ]
-    return f"moegrow.{verb}(source, {', '.join(given)})"
+    options = {key: value for key, value in step.items() if key != "grow"}
+    spelled = _spelled(**options, family=None if family is None else str(family))
+    return f"moegrow.{step['grow']}(source{', ' if spelled else ''}{spelled})"
+
+
+def _spelled(**arguments: Any) -> str:
+    return ", ".join(f"{key}={value!r}" for key, value in arguments.items() if value is not None)

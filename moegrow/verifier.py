@@ -5,7 +5,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 
 import numpy as np
@@ -20,17 +20,22 @@ from moegrow.layout import parameters, read_layout
 from moegrow.planfile import read_plan
 from moegrow.plans import Output, Plan
 from moegrow.ranges import BLOCK, cores
+from moegrow.realised import Realised, add_all
 from moegrow.stream import READ, Source, segments
 
 
 @dataclass(frozen=True)
 class Verified:
-    """What was found: every problem, and how much was compared in which way."""
+    """What was found: every problem, and how much was compared in which way.
+
+    `realised` is the noise in each kind of tensor, as it was drawn again.
+    """
 
     problems: tuple[str, ...]
     tensors: int
     copied: int
     drawn: int
+    realised: dict[str, Realised] = field(default_factory=dict, compare=False)
 
     @property
     def ok(self) -> bool:
@@ -77,7 +82,9 @@ def verify(
     with ThreadPoolExecutor(max_workers=threads or cores()) as pool:
         for found in pool.map(comparison.compare, _by_file(same, written)):
             problems += found
-    return Verified(tuple(problems), len(plan.outputs), comparison.copied, comparison.drawn)
+    return Verified(
+        tuple(problems), len(plan.outputs), comparison.copied, comparison.drawn, comparison.realised
+    )
 
 
 def _name_problems(plan: Plan, written: Checkpoint) -> Iterator[str]:
@@ -161,6 +168,7 @@ class _Comparison:
     ) -> None:
         self.copied = 0
         self.drawn = 0
+        self.realised: dict[str, Realised] = {}
         self._origin = origin
         self._written = written
         self._progress = progress
@@ -178,6 +186,8 @@ class _Comparison:
                         f"{output.name} differs from its plan at byte {byte} of its {output.nbytes}"
                         f" ({spec.file}, byte {spec.start + byte})"
                     )
+        with self._lock:
+            add_all(self.realised, scratch.realised)
         return problems
 
     def _first_difference(

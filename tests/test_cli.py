@@ -18,7 +18,7 @@ from moegrow import cli, planfile
 from moegrow.checkpoint import CONFIG, INDEX, PLAN
 from moegrow.errors import MoegrowError
 
-COMMANDS = ["depth", "width", "apply", "inspect", "verify", "diff", "demo"]
+COMMANDS = ["depth", "width", "apply", "run", "recipes", "inspect", "verify", "diff", "demo"]
 
 
 @pytest.fixture
@@ -198,6 +198,15 @@ def test_the_demo_grows_and_verifies(run, tmp_path):
     done = run("demo")
     assert done.stdout == "moegrow-demo/tiny-moe-depth2x-width2x\n"
     assert "is as planned" in done.stderr
+    (growth,) = (line for line in done.stderr.splitlines() if line.startswith("$ moegrow depth"))
+    grown = tmp_path / "moegrow-demo" / "tiny-moe-depth2x-width2x"
+    made = alter.contents(grown)
+    shutil.rmtree(grown)
+    typed = growth[2:].replace("moegrow ", f"{' '.join(MOEGROW)} ")
+    subprocess.run(typed, shell=True, check=True, cwd=tmp_path, capture_output=True)
+    again = alter.contents(grown)
+    assert all(again[name] == made[name] for name in made if name not in ("README.md", PLAN))
+    assert again.keys() == made.keys()
     assert len(list((tmp_path / "moegrow-demo" / "tiny-moe").glob("*.safetensors"))) > 1
     run("demo", code=1)
 
@@ -243,6 +252,7 @@ def test_an_odd_key_in_a_config_can_be_printed(run, source, checkpoint):
         (["depth", "--mode", "overlap"], "needs --drop"),
         (["depth", "--layers", "0,9"], "outside the model's layers 0 to 3"),
         (["depth", "--layers", "0", "--times", "2x"], "--times does not go with it"),
+        (["depth", "--layers", "0", "--mode", "stack"], "--mode does not go with it"),
         (["depth", "--keep-first", "4"], "leave nothing to repeat"),
         (["width", "--experts", "0x"], "makes the model smaller"),
         (["width", "--experts", "-1"], "is not a factor"),

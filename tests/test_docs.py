@@ -23,7 +23,7 @@ import pytest
 import shapes
 
 import moegrow
-from moegrow import catalogue, family, perlayer, planfile
+from moegrow import catalogue, family, perlayer, planfile, recipe
 from moegrow.demo import make_checkpoint
 
 ROOT = Path(__file__).parent.parent
@@ -228,7 +228,7 @@ def test_the_table_of_the_design_lists_the_files_and_imports_go_upwards():
         for path in PACKAGE.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    assert {re.sub(r"/\w+\.toml$", "/*.toml", file) for file in files} == set(names)
+    assert {re.sub(r"/[\w-]+\.toml$", "/*.toml", file) for file in files} == set(names)
     assert len(names) == len(set(names))
     modules = [name for name in names if (PACKAGE / f"{name}.py").exists()]
     for position, name in enumerate(modules[1:], 1):
@@ -284,7 +284,8 @@ def test_every_key_of_a_plan_is_explained(tmp_path):
     make_checkpoint(tmp_path / "ckpt")
     plan = moegrow.depth(tmp_path / "ckpt", new_layers="identity")
     lines = [json.loads(line) for line in planfile.to_lines(moegrow.width(plan))]
-    keys: set[str] = set()
+    assert lines[0].pop("recipe")  # its steps are those of docs/recipes.md
+    keys: set[str] = {"recipe"}
 
     def collect(value: object) -> None:
         if isinstance(value, dict):
@@ -298,6 +299,15 @@ def test_every_key_of_a_plan_is_explained(tmp_path):
     keys |= {"axis", "shift", "family_text"}  # those that this plan has no use for
     words = set(re.findall(r"[a-z_]+", " ".join(re.findall(r"`.*?`", PLAN_PAGE.read_text()))))
     assert keys <= words
+
+
+def test_every_key_of_a_recipe_is_explained():
+    page = section(DOCS / "recipes.md", "One of your own")
+    told = {row[0].strip("`"): row[1] for row in rows(page)}
+    top = {field for field in recipe.Recipe.__dataclass_fields__ if field != "steps"}
+    assert told.keys() == {"moegrow_recipe", "step", *top, *recipe.STEP_KEYS}
+    for grow, keys in recipe.STEP_KEYS.items():
+        assert re.findall(r"`(\w+)`", told[grow]) == list(keys)
 
 
 PLAN_PAGE = DOCS / "plan-format.md"

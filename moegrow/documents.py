@@ -1,0 +1,72 @@
+"""The JSON documents that commands print with --json; docs/json.md describes them."""
+
+from pathlib import Path
+from typing import Any
+
+from moegrow import report, rounding, serving
+from moegrow.engine import Moved
+from moegrow.layout import Layout
+from moegrow.plans import Plan
+from moegrow.realised import Realised
+from moegrow.verifier import Verified
+from moegrow.writer import Written
+
+Document = dict[str, Any]
+
+
+def growth(
+    plan: Plan,
+    layout: Layout,
+    target: Path,
+    written: Written | None = None,
+    seconds: float | None = None,
+    verified: Document | None = None,
+) -> Document:
+    """What a command that grows did, or would do where nothing was written."""
+    before, after = report.numbers(layout), report.grown_numbers(plan, layout)
+    return {
+        "path": str(target.absolute()),
+        "source": str(layout.checkpoint.folder),
+        "family": layout.family.name,
+        "before": before.table(),
+        "after": after.table(),
+        "steps": list(plan.steps),
+        "warnings": [*serving.warnings(before, after), *rounding.warnings(plan)],
+        "tensors": len(plan.outputs),
+        "files": written.files if written else None,
+        "moved": _moved(written.moved) if written else None,
+        "noise": _noise(written.moved.realised) if written else None,
+        "seconds": seconds,
+        "verified": verified,
+    }
+
+
+def verification(found: Verified, folder: Path, seconds: float) -> Document:
+    """What `verify` found."""
+    return {
+        "path": str(folder.absolute()),
+        "ok": found.ok,
+        "problems": list(found.problems),
+        "tensors": found.tensors,
+        "copied": found.copied,
+        "drawn": found.drawn,
+        "noise": _noise(found.realised),
+        "seconds": seconds,
+    }
+
+
+def _moved(moved: Moved) -> Document:
+    return {way: getattr(moved, way) for way in ("shared", "copied", "computed", "read")}
+
+
+def _noise(found: dict[str, Realised]) -> list[Document]:
+    """What rounding has left of the noise in each kind of tensor."""
+    return [
+        {
+            "tensors": kind,
+            "values": realised.values,
+            "unchanged": realised.unchanged,
+            "ratio": realised.ratio,
+        }
+        for kind, realised in sorted(found.items())
+    ]

@@ -1,0 +1,158 @@
+"""A growth that is written down: the value of a recipe, from its TOML text and back to it."""
+
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from moegrow.errors import MoegrowError, choose
+
+FORMAT = 1  # goes up when an older reader would misunderstand a recipe
+LARGEST = 64 << 10  # bytes of a recipe
+MOST_STEPS = 16
+LONGEST = 4096  # characters of one text
+
+Step = Mapping[str, Any]
+Kinds = Mapping[str, tuple[type, ...]]
+
+_TEXT, _NUMBER = (str,), (int,)
+# What a step can say, by the axis along which it grows: the options of the command of that name.
+STEP_KEYS: Mapping[str, Kinds] = {
+    "depth": {
+        "mode": _TEXT, "times": (str, int), "to": _NUMBER, "keep_first": _NUMBER,
+        "keep_last": _NUMBER, "group": _NUMBER, "every": _NUMBER, "drop": _NUMBER,
+        "layers": _TEXT, "new_layers": _TEXT,
+    },
+    "width": {
+        "experts": (str, int), "noise": (float, int), "seed": _NUMBER, "top_k": (str, int),
+        "order": _TEXT, "router": _TEXT, "preset": _TEXT,
+    },
+}  # fmt: skip
+_KEYS: Kinds = {
+    "about": _TEXT, "paper": _TEXT, "source": _TEXT, "output": _TEXT, "seed": _NUMBER,
+    "family": _TEXT, "max_shard_size": _TEXT,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Steps of growth in their order, each with the options of its command; None is left open.
+
+    `seed` is for steps that have none of their own. `source`, `output` and `family` are paths
+    from where the command runs.
+    """
+
+    steps: tuple[Step, ...]
+    about: str | None = None
+    paper: str | None = None
+    source: str | None = None
+    output: str | None = None
+    seed: int | None = None
+    family: str | None = None
+    max_shard_size: str | None = None
+
+
+def read_recipe(text: str, name: str) -> Recipe:
+    """The recipe that a TOML text spells out; `name` is what errors call it.
+
+    Raises MoegrowError where a key is not known, a value is of another kind, or there are no
+    steps or too many. Whether the values make sense is for the commands to say.
+    """
+    if len(text.encode("utf-8", "replace")) > LARGEST:
+        raise MoegrowError(f"{name} has more than {LARGEST} bytes, which no recipe needs")
+    try:
+        table = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise MoegrowError(f"{name} is not valid TOML: {error or 'it nests too deeply'}") from None
+    version = table.pop("moegrow_recipe", None)
+    if version != FORMAT or type(version) is not int:
+        raise MoegrowError(
+            f"{name} is not a recipe that moegrow can read: moegrow_recipe is {version!r},"
+            f" not {FORMAT}",
+            f"a recipe begins with moegrow_recipe = {FORMAT}",
+        )
+    steps = table.pop("step", None)
+    if not isinstance(steps, list) or not 1 <= len(steps) <= MOST_STEPS:
+        count = len(steps) if isinstance(steps, list) else "no list of"
+        raise MoegrowError(
+            f"{name} has {count} steps, and needs 1 to {MOST_STEPS}",
+            'each begins with [[step]] and says grow = "depth" or grow = "width"',
+        )
+    values = _checked(table, _KEYS, name)
+    output = values.get("output")
+    if output is not None and not is_below(output):
+        raise MoegrowError(
+            f"{name}: the output {output[:60]!r} leads out of the folder where the command runs",
+            "a recipe writes below that folder; -o writes anywhere",
+        )
+    numbered = enumerate(steps, 1)
+    read = tuple(read_step(step, f"{name}, step {number}") for number, step in numbered)
+    return Recipe(steps=read, **values)
+
+
+def read_step(table: Any, name: str) -> Step:
+    """A step from a table, strictly."""
+    if not isinstance(table, dict):
+        raise MoegrowError(f"{name} is {repr(table)[:60]}, not a table")
+    rest = dict(table)
+    axis = rest.pop("grow", None)
+    if not isinstance(axis, str) or axis not in STEP_KEYS:
+        raise MoegrowError(
+            f"{name}: grow is {repr(axis)[:60]}",
+            choose(axis, STEP_KEYS, 'say grow = "depth" or grow = "width"'),
+        )
+    return {"grow": axis, **_checked(rest, STEP_KEYS[axis], name)}
+
+
+def _checked(table: Mapping[str, Any], kinds: Kinds, name: str) -> dict[str, Any]:
+    for key, value in table.items():
+        if key not in kinds:
+            raise MoegrowError(
+                f"{name}: the key {key[:60]!r} is not known",
+                choose(key, kinds),
+            )
+        if type(value) not in kinds[key]:
+            wanted = " or ".join(_KINDS[kind] for kind in kinds[key])
+            raise MoegrowError(f"{name}: {key} is {repr(value)[:60]}, not {wanted}")
+        if isinstance(value, str) and len(value) > LONGEST:
+            raise MoegrowError(f"{name}: {key} has {len(value)} characters, more than {LONGEST}")
+    return dict(table)
+
+
+_KINDS = {str: "a text", int: "a whole number", float: "a number"}
+
+
+def is_below(path: str) -> bool:
+    """Whether a path stays below the folder that it begins in, by its text alone.
+
+    >>> [is_below(path) for path in ("grown", "runs/grown", "../grown", "/grown", "~/grown", ".")]
+    [True, True, False, False, False, False]
+    """
+    parts = path.split("/")
+    names = [part for part in parts if part not in ("", ".")]
+    return bool(names) and parts[0] != "" and ".." not in parts and not path.startswith("~")
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The text of a recipe: what `read_recipe` reads as an equal one."""
+    lines = [f"moegrow_recipe = {FORMAT}"]
+    lines += _lines((key, getattr(recipe, key)) for key in _KEYS)
+    for step in recipe.steps:
+        lines += ["", "[[step]]", *_lines(step.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _lines(entries: Iterable[tuple[str, Any]]) -> list[str]:
+    return [f"{key} = {_spelled(value)}" for key, value in entries if value is not None]
+
+
+def _spelled(value: str | int | float) -> str:
+    r"""A value as TOML spells it; JSON does so too, but for one mark that it does not escape.
+
+    >>> _spelled('a "b"'), _spelled(3), _spelled(1e-05), _spelled("\x7f")
+    ('"a \\"b\\""', '3', '1e-05', '"\\u007f"')
+    """
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)

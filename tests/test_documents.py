@@ -1,0 +1,147 @@
+"""Every document that a command prints is as docs/json.md describes it, key by key."""
+
+import json
+import re
+
+import alter
+import pytest
+from test_docs import DOCS, rows, section
+
+PAGE = DOCS / "json.md"
+KINDS = {
+    "text": str, "whole number": int, "number": float, "true or false": bool, "list": list,
+    "table": dict, "nothing": type(None), "any": object,
+}  # fmt: skip
+
+
+def described(title):
+    """Each key of a section, as a pattern of its path, with the kinds that it may have."""
+    found = {}
+    for cell, kind, _ in rows(section(PAGE, title)):
+        words = [kind] if kind == "true or false" else kind.split(" or ")
+        for key in re.findall(r"`([^`]+)`", cell):
+            found[key] = tuple(KINDS[word] for word in words)
+    return found
+
+
+def entries(value, path=""):
+    """Every value of a document with its path."""
+    if path:
+        yield path, value
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from entries(inner, f"{path}.{key}" if path else key)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from entries(inner, f"{path}[]")
+
+
+def matches(pattern, path):
+    words = re.escape(pattern).replace(r"\*", "[^\\[]+" if pattern.endswith("*") else "[^.\\[]+")
+    return re.fullmatch(words, path) or (pattern.endswith(".*") and path.startswith(pattern[:-1]))
+
+
+def hold(title, *documents):
+    """Every value is described and of its kind, and every description is of some value."""
+    keys, met = described(title), set()
+    for document in documents:
+        for path, value in entries(document):
+            fitting = [key for key in keys if matches(key, path)]
+            exact = [key for key in fitting if key == path] or fitting
+            assert exact, f"{path} is not described"
+            assert any(
+                type(value) in keys[key]
+                or object in keys[key]
+                or (type(value) is int and float in keys[key])
+                for key in exact
+            ), f"{path} is {value!r}"
+            met.update(exact)
+    assert met == keys.keys(), keys.keys() - met
+
+
+@pytest.fixture
+def source(checkpoint, tmp_path):
+    return alter.copy(checkpoint(), tmp_path)
+
+
+def document(done):
+    found = json.loads(done.stdout)
+    assert isinstance(found, dict)
+    return found
+
+
+def test_growth(run, source, checkpoint, tmp_path):
+    documents = [
+        document(run("width", source, "--experts", "6", "-o", "wide", "--json", "--verify")),
+        document(run("depth", source, "--json", "--dry-run")),
+        document(run("run", "orthogonal", source, "-o", "both", "--json", "-q")),
+        document(run("width", checkpoint("deepseek_v3"), "--json", "-o", "compensated")),
+    ]
+    (tmp_path / "plan.jsonl").write_text(run("depth", source, "--plan").stdout)
+    documents.append(document(run("apply", "plan.jsonl", "-o", "applied", "--json")))
+    hold("depth, width, apply, run", *documents)
+    wide, dry, *_ = documents
+    assert wide["path"] == str(tmp_path / "wide")
+    assert (wide["before"]["experts"], wide["after"]["experts"]) == (4, 6)
+    assert wide["after"] == {
+        key: value if key != "moe_layers" else len(value)
+        for key, value in document(run("inspect", "wide", "--json")).items()
+        if key in wide["after"]
+    }
+    assert (
+        sum(wide["moved"][way] for way in ("shared", "copied", "computed"))
+        == (wide["after"]["nbytes"])
+    )
+    assert wide["warnings"]
+    assert wide["verified"]["ok"]
+    assert (dry["files"], dry["moved"], dry["seconds"]) == (None, None, None)
+    assert not (tmp_path / "qwen3_moe-depth2x").exists()
+
+
+def test_verify(run, source, tmp_path):
+    run("width", source, "-o", "wide", "-q")
+    well = run("verify", "wide", "--json", "-q")
+    assert well.stderr == ""
+    file = next((tmp_path / "wide").glob("*.safetensors"))
+    alter.flip(file, file.stat().st_size - 1)
+    ill = run("verify", "wide", "--json", code=1)
+    assert "differs from its plan" in ill.stderr
+    hold("verify", document(well), document(ill))
+    assert document(well)["ok"]
+    assert not document(ill)["ok"]
+
+
+def test_inspect(run, source):
+    hold("inspect", document(run("inspect", source, "--json")))
+
+
+def test_diff(run, source, checkpoint, tmp_path):
+    run("depth", source, "-o", "deep", "-q")
+    deep = document(run("diff", source, "deep", "--json"))
+    back = document(run("diff", "deep", source, "--json", "--headers"))
+    with alter.weights(source) as tensors:
+        tensors["lm_head.weight"] += 1
+        tensors["model.norm.weight"] = tensors["model.norm.weight"].half()
+    changed = document(run("diff", checkpoint(), source, "--json"))
+    hold("diff", deep, back, changed)
+
+
+def test_recipes(run):
+    hold("recipes", document(run("recipes", "--json")))
+
+
+def test_demo(run):
+    hold("demo", document(run("demo", "--json")))
+
+
+def test_a_command_that_fails_prints_no_document(run, source):
+    assert run("depth", "nothing", "--json", code=1).stdout == ""
+    assert run("depth", source, "--json", "--plan", code=2).stdout == ""
+
+
+def test_every_command_has_a_document(run):
+    commands = re.findall(r"^  (\w+) ", run("--help").stdout.partition("Commands:")[2], re.M)
+    titles = re.findall(r"^## (.*)$", PAGE.read_text(), re.M)
+    assert {word for title in titles for word in title.split(", ")} == set(commands)
+    for command in commands:
+        assert "--json" in run(command, "--help").stdout

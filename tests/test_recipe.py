@@ -1,0 +1,72 @@
+"""A recipe's text is read strictly, and what is written is read as the same."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moegrow.errors import MoegrowError
+from moegrow.recipe import LARGEST, MOST_STEPS, Recipe, is_below, read_recipe, to_toml
+
+STEP = '[[step]]\ngrow = "depth"\n'
+WHOLE = f"moegrow_recipe = 1\n{STEP}"
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+DEPTHS = st.fixed_dictionaries(
+    {"grow": st.just("depth")},
+    optional={"mode": TEXTS, "times": TEXTS | st.integers(0, 9), "every": st.integers(0, 9)},
+)
+WIDTHS = st.fixed_dictionaries(
+    {"grow": st.just("width")},
+    optional={"noise": st.floats(0, 1), "seed": st.integers(0, 2**62), "top_k": TEXTS},
+)
+
+
+@given(
+    st.lists(DEPTHS | WIDTHS, min_size=1, max_size=4),
+    TEXTS | st.none(),
+    TEXTS.filter(is_below) | st.none(),
+    st.integers(0, 2**62) | st.none(),
+)
+def test_what_is_written_is_read_as_the_same(steps, source, output, seed):
+    recipe = Recipe(steps=tuple(steps), source=source, output=output, seed=seed)
+    assert read_recipe(to_toml(recipe), "it") == recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "says", "hint"),
+    [
+        ("", "moegrow_recipe is None, not 1", "moegrow_recipe = 1"),
+        ("moegrow_recipe = true", "moegrow_recipe is True", ""),
+        ("moegrow_recipe = 2", "moegrow_recipe is 2", ""),
+        ("x = ", "not valid TOML", ""),
+        ("a" * (LARGEST + 1), "bytes", ""),
+        ("x = " + "[" * 20000, "not valid TOML", ""),
+        ("x = " + "9" * 5000, "not valid TOML", ""),
+        ("moegrow_recipe = 1", "no list of steps", "[[step]]"),
+        ("moegrow_recipe = 1\nstep = []", "0 steps", "[[step]]"),
+        ("moegrow_recipe = 1\n" + STEP * (MOST_STEPS + 1), "17 steps", ""),
+        ("moegrow_recipe = 1\nstep = [1]", "step 1 is 1", ""),
+        ("moegrow_recipe = 1\n[[step]]\nmode = 'stack'", "grow is None", 'grow = "depth"'),
+        ("moegrow_recipe = 1\n[[step]]\ngrow = 'dept'", "grow is 'dept'", "did you mean depth?"),
+        (f"{WHOLE}time = '2x'", "step 1: the key 'time' is not known", "did you mean times?"),
+        (f"{WHOLE}keep-first = 1", "'keep-first' is not known", "did you mean keep_first?"),
+        (f"{WHOLE}experts = 2", "'experts' is not known", "known: mode, times"),
+        (f"{WHOLE}mode = 3", "mode is 3, not a text", ""),
+        (f"{WHOLE}to = 2.0", "to is 2.0, not a whole number", ""),
+        (f"{WHOLE}to = true", "to is True, not a whole number", ""),
+        (f"{WHOLE}layers = '{'0,' * 3000}'", "layers has 6000 characters", ""),
+        (f"sead = 1\n{WHOLE}", "the key 'sead' is not known", "did you mean seed?"),
+        (f"output = '../x'\n{WHOLE}", "leads out of the folder", "-o writes anywhere"),
+        (f"output = '/x'\n{WHOLE}", "leads out of the folder", ""),
+        (f"output = 'a/../../x'\n{WHOLE}", "leads out of the folder", ""),
+        (f"output = '~/x'\n{WHOLE}", "leads out of the folder", ""),
+        (f"output = ''\n{WHOLE}", "leads out of the folder", ""),
+    ],
+)
+def test_a_slip_is_refused_with_the_word_that_was_meant(text, says, hint):
+    with pytest.raises(MoegrowError) as refused:
+        read_recipe(text, "recipe.toml")
+    assert refused.value.message.startswith("recipe.toml")
+    assert says in refused.value.message
+    assert hint in refused.value.hint
+    assert len(refused.value.message) < 300

@@ -1,0 +1,162 @@
+"""What is said of noise after rounding, held against the files and against torch."""
+
+import subprocess
+import sys
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+import moegrow
+from moegrow import rounding
+from moegrow.arithmetic import Change, Scratch
+from moegrow.noise import CHUNK, Draw
+from moegrow.plans import Noise, Piece
+from moegrow.realised import Realised, kind_of
+from moegrow.rounding import SAMPLE, foretell, measure, note
+
+EXPERT = "model.layers.*.mlp.experts.*.up_proj.weight"
+
+
+def grown(source, tmp_path, **settings):
+    plan = moegrow.width(source, **settings)
+    return plan, moegrow.apply(plan, tmp_path / "grown", threads=2)
+
+
+def by_hand(plan, source, folder, kind, amount):
+    """The share unchanged and the ratio of all copies of a kind, by torch from the files."""
+    old, new = tiny.tensors(source), tiny.tensors(folder)
+    unchanged = values = found = asked = 0
+    for output in plan.outputs:
+        if kind_of(output.name) != kind:
+            continue
+        row = 0
+        for piece in output.pieces:
+            size = piece.stop - piece.start
+            if piece.noise:
+                before = old[piece.source][piece.start : piece.stop].double()
+                after = new[output.name][row : row + size].double()
+                values += before.numel()
+                unchanged += int((before == after).sum())
+                found += float(((after - before) ** 2).sum())
+                asked += before.numel() * float(amount * before.std(correction=0)) ** 2
+            row += size
+    return unchanged / values, (found / asked) ** 0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [
+        ("qwen3_moe", EXPERT),
+        ("qwen3_moe", "model.layers.*.mlp.gate.weight"),
+        ("gpt_oss", "model.layers.*.mlp.experts.down_proj"),
+    ],
+)
+def test_what_is_measured_is_what_stands_in_the_files(checkpoint, tmp_path, dtype, family, kind):
+    source = checkpoint(family, dtype=dtype)
+    plan, written = grown(source, tmp_path, noise=0.01)
+    measured = written.moved.realised[kind]
+    share, ratio = by_hand(plan, source, tmp_path / "grown", kind, 0.01)
+    assert measured.share_unchanged == pytest.approx(share, abs=1e-12)
+    assert measured.ratio == pytest.approx(ratio, rel=1e-5)
+    again = moegrow.verify(tmp_path / "grown").realised[kind]
+    assert (again.values, again.unchanged) == (measured.values, measured.unchanged)
+    assert again.ratio == pytest.approx(measured.ratio)
+
+
+@pytest.mark.parametrize("family", ["granitemoe", "llama4_text", "dbrx"])
+def test_joined_scaled_and_uniform_pieces_are_measured_too(checkpoint, tmp_path, family):
+    plan, written = grown(checkpoint(family, dtype=torch.bfloat16), tmp_path, noise=0.05)
+    noised = {
+        kind_of(output.name)
+        for output in plan.outputs
+        if any(piece.noise and piece.noise.amount for piece in output.pieces)
+    }
+    assert noised == written.moved.realised.keys()
+    for realised in written.moved.realised.values():
+        assert realised.values > 0
+        assert realised.ratio == pytest.approx(1, abs=0.2)
+
+
+def test_uniform_noise_is_compared_with_its_own_size(checkpoint, tmp_path):
+    _, written = grown(checkpoint("qwen3_moe"), tmp_path, preset="upcycling")
+    ratio = written.moved.realised["model.layers.*.mlp.gate.weight"].ratio
+    assert ratio == pytest.approx(1, abs=0.15)
+
+
+def test_nothing_is_said_where_there_is_no_noise(checkpoint, tmp_path):
+    _, written = grown(checkpoint("qwen3_moe"), tmp_path, noise=0, router="copy")
+    assert written.moved.realised == {}
+
+
+def test_only_the_first_values_of_a_piece_are_counted():
+    noise = Noise("normal", 0.01, 0)
+    old = torch.randn(2 * CHUNK).to(torch.bfloat16).view(torch.uint8).numpy().copy()
+    new, scratch = np.empty_like(old), Scratch()
+    made = Change("BF16", Piece("", 0, 1, noise), Draw(noise, "a", 0), 0.01, scratch)
+    made.apply(old, 0, new)
+    note(scratch, "a.1.b", made, CHUNK, old, new)
+    assert scratch.realised == {}
+    note(scratch, "a.1.b", made, 0, old, new)
+    note(scratch, "a.2.b", made, 0, old[:100], new[:100])
+    assert scratch.realised["a.*.b"].values == SAMPLE + 50
+
+
+def test_the_scale_that_compensates_is_no_noise():
+    noise = Noise("normal", 0.01, 0)
+    old = torch.randn(SAMPLE).view(torch.uint8).numpy().copy()
+    piece = Piece("", 0, 1, noise, Fraction(1, 2))
+    new, scratch = np.empty_like(old), Scratch()
+    made = Change("F32", piece, Draw(noise, "a", 0), 0.01, scratch)
+    made.apply(old, 0, new)
+    assert measure(made, old, new, scratch).ratio == pytest.approx(1, abs=0.03)
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
+@pytest.mark.parametrize("amount", [1e-4, 1e-3, 1e-2, 5e-2])
+def test_what_is_foretold_is_what_torch_finds(dtype, amount):
+    kind = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}[dtype]
+    generator = torch.Generator().manual_seed(1)
+    weights = (torch.randn(1 << 18, generator=generator) * 0.02).to(kind)
+    asked = torch.randn(weights.shape, generator=generator) * amount * 0.02
+    moved = (weights.float() + asked).to(kind)
+    found = foretell(dtype, amount)
+    assert found.share_unchanged == pytest.approx(
+        float((moved == weights).double().mean()), abs=0.02
+    )
+    ratio = float((moved.double() - weights.double()).std() / (amount * 0.02))
+    assert found.ratio == pytest.approx(ratio, rel=0.06)
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "moegrow", *map(str, arguments)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+
+def test_a_person_is_warned_of_noise_that_will_be_lost_and_sees_that_it_was(checkpoint, tmp_path):
+    source = checkpoint("qwen3_moe", dtype=torch.bfloat16)
+    said = run("width", source, "--noise", "1e-4", "-o", tmp_path / "lost").stderr
+    assert "noise of 0.0001 sigma is mostly lost in BF16: 98% of the values will stay" in said
+    shown = [line.split() for line in said.splitlines() if line.startswith(EXPERT)]
+    assert len(shown) == 1
+    _, share, percent, ratio = shown[0]
+    assert percent == "%"
+    assert float(share) > 90
+    assert float(ratio) < 0.6
+    assert f"{EXPERT} " in run("verify", "--noise", tmp_path / "lost").stderr
+    assert EXPERT not in run("verify", tmp_path / "lost").stderr
+
+
+def test_noise_that_is_kept_is_no_reason_for_a_warning(checkpoint):
+    bf16 = checkpoint("qwen3_moe", dtype=torch.bfloat16)
+    assert [*rounding.warnings(moegrow.width(bf16, noise=0.01))] == []
+    assert [*rounding.warnings(moegrow.width(checkpoint("qwen3_moe"), noise=1e-5))] == []
+
+
+def test_nothing_found_is_no_share_of_anything():
+    assert Realised().share_unchanged == Realised().ratio == 0
