@@ -6,14 +6,17 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 import moegrow
-from moegrow.errors import MoegrowError, UsageError
+from moegrow.errors import InterruptedRun, MoegrowError, UsageError
 from moegrow.options import (
+    DigestsOption,
     DryRunOption,
     FamilyOption,
     ForceOption,
@@ -26,6 +29,7 @@ from moegrow.options import (
     PlanOption,
     Preset,
     QuietOption,
+    ResumeOption,
     RouterCopies,
     ShardOption,
     Source,
@@ -37,6 +41,7 @@ from moegrow.terminal import (
     help_for,
     print_lines,
     read_source,
+    resume_command,
     usage_message,
 )  # fmt: skip
 
@@ -105,6 +110,8 @@ def depth(
     plan: PlanOption = False,
     dry_run: DryRunOption = False,
     force: ForceOption = False,
+    resume: ResumeOption = False,
+    digests: DigestsOption = False,
     threads: ThreadsOption = None,
     max_shard_size: ShardOption = "5GB",
     no_reflink: NoReflinkOption = False,
@@ -120,8 +127,8 @@ def depth(
         new_layers=new_layers and new_layers.value, command=command_line(),
     )  # fmt: skip
     _finish(
-        grown, old.layout, output, plan, dry_run, force,
-        threads, max_shard_size, not no_reflink, quiet,
+        grown, old.layout, output, plan, dry_run, force, resume, digests,
+        threads, max_shard_size, not no_reflink, quiet, piped=source in (None, "-"),
     )  # fmt: skip
 
 
@@ -162,6 +169,8 @@ def width(
     plan: PlanOption = False,
     dry_run: DryRunOption = False,
     force: ForceOption = False,
+    resume: ResumeOption = False,
+    digests: DigestsOption = False,
     threads: ThreadsOption = None,
     max_shard_size: ShardOption = "5GB",
     no_reflink: NoReflinkOption = False,
@@ -176,8 +185,8 @@ def width(
         router=router and router.value, preset=preset.value, command=command_line(),
     )  # fmt: skip
     _finish(
-        grown, old.layout, output, plan, dry_run, force,
-        threads, max_shard_size, not no_reflink, quiet,
+        grown, old.layout, output, plan, dry_run, force, resume, digests,
+        threads, max_shard_size, not no_reflink, quiet, piped=source in (None, "-"),
     )  # fmt: skip
 
 
@@ -189,6 +198,8 @@ def apply(
     output: OutputOption = None,
     dry_run: DryRunOption = False,
     force: ForceOption = False,
+    resume: ResumeOption = False,
+    digests: DigestsOption = False,
     threads: ThreadsOption = None,
     max_shard_size: ShardOption = "5GB",
     no_reflink: NoReflinkOption = False,
@@ -203,8 +214,8 @@ def apply(
         raise MoegrowError(f"{plan} is not a plan", "make one with moegrow depth … --plan")
     grown, layout = verbs.load(plan)
     _finish(
-        grown, layout, output, False, dry_run, force,
-        threads, max_shard_size, not no_reflink, quiet,
+        grown, layout, output, False, dry_run, force, resume, digests,
+        threads, max_shard_size, not no_reflink, quiet, piped=source in (None, "-"),
     )  # fmt: skip
 
 
@@ -286,18 +297,25 @@ def _finish(
     as_plan: bool,
     dry_run: bool,
     force: bool,
+    resume: bool,
+    digests: bool,
     threads: int | None,
     max_shard_size: str,
     reflink: bool,
     quiet: bool,
+    *,
+    piped: bool,
 ) -> None:
     """Print the plan, show it, or write what it describes and print where.
 
     `layout` is that of the plan's source.
     """
     if as_plan:
-        if output is not None or dry_run:
-            other = "--output" if output is not None else "--dry-run"
+        given = {
+            "--output": output is not None, "--dry-run": dry_run, "--resume": resume,
+            "--digests": digests,
+        }  # fmt: skip
+        if other := next((option for option, is_given in given.items() if is_given), None):
             raise UsageError(f"--plan writes nothing, so {other} does not go with it")
         from moegrow.planfile import to_lines
 
@@ -305,12 +323,14 @@ def _finish(
         return
     from moegrow import show
     from moegrow.check import check_plan
+    from moegrow.resume import is_written
     from moegrow.shards import parse_size
     from moegrow.writer import check_target, default_name
 
     parse_size(max_shard_size)
     target = Path(output if output is not None else default_name(grown))
-    check_target(target, grown.source.path, force=force)
+    is_there = resume and is_written(grown, target)
+    check_target(target, grown.source.path, force=force or is_there)
     check_plan(grown, layout.checkpoint)
     if dry_run or not quiet:
         show.summary(grown, layout, target)
@@ -318,14 +338,35 @@ def _finish(
         show.dry_run(grown, target)
         return
     began = time.perf_counter()
-    with show.progress("writing", grown.nbytes, quiet=quiet) as progress:
+    with _going_on(target, piped), show.progress("writing", grown.nbytes, quiet=quiet) as progress:
         result = moegrow.apply(
-            grown, target, force=force, threads=threads, max_shard_size=max_shard_size,
-            reflink=reflink, progress=progress, checked=layout.checkpoint,
+            grown, target, force=force, resume=resume, digests=digests, threads=threads,
+            max_shard_size=max_shard_size, reflink=reflink, progress=progress,
+            say=show.say(quiet=quiet), checked=layout.checkpoint,
         )  # fmt: skip
     if not quiet:
         show.written(result, time.perf_counter() - began)
     print(target)
+
+
+@contextmanager
+def _going_on(target: Path, piped: bool) -> Iterator[None]:
+    """Name the command that goes on with a run that was stopped, or that failed."""
+    from moegrow.partial import kept_of
+    from moegrow.resume import UnfinishedError
+
+    try:
+        yield
+    except (KeyboardInterrupt, UnfinishedError) as error:
+        kept = kept_of(target)
+        shards = f"{kept} finished shard{'s' * (kept != 1)}"
+        go_on = f"{shards} kept; go on with: {resume_command(target, piped=piped)}"
+        if isinstance(error, UnfinishedError):
+            raise MoegrowError(
+                error.message, f"{error.hint}; {go_on}" if kept else error.hint
+            ) from None
+        hint = go_on if kept else "run the command again"
+        raise InterruptedRun("interrupted; nothing was published", hint) from None
 
 
 def _bytes_in(folder: str) -> int:
@@ -354,7 +395,8 @@ def main() -> NoReturn:
             raise KeyboardInterrupt
     except MoegrowError as error:
         complain(error.message, error.hint)
-        code = 2 if isinstance(error, UsageError) else 1
+        codes = {UsageError: 2, InterruptedRun: INTERRUPTED}
+        code = codes.get(type(error), 1)
     except click_error as error:
         complain(usage_message(error), f"see {help_for(error)}")
         code = 2

@@ -64,6 +64,14 @@ DryRunOption = Annotated[
 ForceOption = Annotated[
     bool, typer.Option("--force", help="Replace an output that moegrow has written before.")
 ]
+ResumeOption = Annotated[
+    bool,
+    typer.Option("--resume", help="Go on with a run that did not end: keep its finished shards."),
+]
+DigestsOption = Annotated[
+    bool,
+    typer.Option("--digests", help="Keep digests of all bytes, to verify without the source."),
+]
 ThreadsOption = Annotated[
     int | None,
     typer.Option(min=1, show_default="all cores", help="How many threads to use."),

@@ -4,9 +4,11 @@ import os
 import shlex
 import sys
 from collections.abc import Iterable
-from itertools import chain
+from itertools import chain, pairwise
+from pathlib import Path
 from typing import Any
 
+from moegrow.checkpoint import PLAN
 from moegrow.errors import MoegrowError, UsageError, printable
 
 
@@ -44,7 +46,33 @@ def read_source(source: str | None) -> Any:
 
 
 def command_line() -> str:
-    return shlex.join(["moegrow", *sys.argv[1:]])
+    """This command, for the plan: whether it was gone on with makes no difference to that."""
+    return shlex.join(["moegrow", *(word for word in sys.argv[1:] if word != "--resume")])
+
+
+def resume_command(target: Path, *, piped: bool) -> str:
+    """What to type to go on with this very command, whose source was `piped` in or not.
+
+    What was piped in is gone: the plan that it was lies in the working folder.
+    """
+    from moegrow.partial import RESULT, partial_of
+
+    words = [word for word in sys.argv[1:] if word != "--resume"]
+    if piped:
+        kept = [word for word in words if word in ("--force", "--digests", "--no-reflink")]
+        words = ["apply", str(partial_of(target) / RESULT / PLAN), "-o", str(target), *kept]
+        words += _given("--max-shard-size")
+    return shlex.join(["moegrow", *words, "--resume"])
+
+
+def _given(option: str) -> list[str]:
+    """An option of this command with its value, as it was typed, or nothing."""
+    for word, behind in pairwise([*sys.argv[1:], ""]):
+        if word == option:
+            return [word, behind]
+        if word.startswith(f"{option}="):
+            return [word]
+    return []
 
 
 def usage_message(error: Any) -> str:

@@ -11,7 +11,7 @@ import moegrow
 
 FLOORS = [
     {"errors"},
-    {"maps", "jsontext", "family", "ranges", "options"},
+    {"maps", "jsontext", "family", "ranges", "options", "durable"},
     {"header", "places", "catalogue"},
     {"checkpoint"},
     {"perlayer"},
@@ -21,8 +21,10 @@ FLOORS = [
     {"config", "serving", "arithmetic"},
     {"compensation", "stream"},
     {"experts", "steps", "shards"},
-    {"outputs", "schedule", "targets"},
-    {"grow", "engine"},
+    {"outputs", "schedule", "digests"},
+    {"grow", "targets", "partial"},
+    {"engine", "resume", "integrity"},
+    {"space"},
     {"writer", "verifier", "difference"},
     {"verbs"},
     {"show"},
