@@ -16,13 +16,12 @@ from moegrow.checkpoint import CONFIG, INDEX, PLAN, Checkpoint, open_checkpoint,
 from moegrow.digests import Digests
 from moegrow.errors import MoegrowError
 from moegrow.header import read_header, write_header
-from moegrow.integrity import file_problems, hold, is_as_written, kept_digests
+from moegrow.integrity import Held, file_problems, hold, is_as_written, kept_digests
 from moegrow.layout import parameters, read_layout
 from moegrow.planfile import read_plan
 from moegrow.plans import Output, Plan
 from moegrow.ranges import BLOCK, cores
 from moegrow.stream import READ, Source, segments
-
 
 Progress = Callable[[int], None]
 
@@ -118,9 +117,8 @@ def _hold(
     plan: Plan, written: Checkpoint, kept: Digests | None, threads: int, progress: Progress
 ) -> Verified:
     """The tensors held against their digests, as far as there are any: the source is gone."""
-    problems, held = [], 0
-    if kept:
-        problems, held = hold(written, kept, threads=threads, progress=progress)
+    nothing = Held([], 0)
+    problems, held = hold(written, kept, threads=threads, progress=progress) if kept else nothing
     return Verified(
         tuple(problems), len(plan.outputs), held=held, unchecked=max(0, plan.nbytes - held),
         gone=plan.source.path,
