@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from moegrow import jsontext
+from moegrow.checkpoint import PLAN
 from moegrow.digests import Entry, damage, entry
 from moegrow.durable import TEMPORARY, durable, sync
 from moegrow.errors import MoegrowError
@@ -90,8 +91,13 @@ class Partial:
     ) -> frozenset[int]:
         """The numbers of the shards that are finished and as they were noted.
 
-        One that is not is told to `say`, and loses its name and its entry.
+        One that is not is told to `say`, and loses its name and its entry. Nothing else stays in the
+        result but the plan.
         """
+        names = {PLAN, *(shard.name for shard in shards)}
+        for path in [*self.result.iterdir()]:
+            if path.name not in names:
+                _remove(path)
 
         def is_good(shard: Shard) -> bool:
             kept = self.entry(shard)
@@ -118,10 +124,8 @@ class Partial:
         # What makes the folder one to go on with goes first.
         (self.folder / BEGUN).unlink(missing_ok=True)
         for path in [*self.folder.iterdir()]:
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            elif path.name not in (LOCK, OWNER):
-                path.unlink()
+            if path.name not in (LOCK, OWNER):
+                _remove(path)
 
     def remove(self) -> None:
         """Remove the folder, its lock last, so that it is known as moegrow's to the end."""
@@ -132,6 +136,13 @@ class Partial:
 
     def _entry_path(self, name: str) -> Path:
         return self.folder / JOURNAL / f"{name}.json"
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def partial_of(target: Path) -> Path:
