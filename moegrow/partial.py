@@ -91,8 +91,8 @@ class Partial:
     ) -> frozenset[int]:
         """The numbers of the shards that are finished and as they were noted.
 
-        One that is not is told to `say`, and loses its name and its entry. Nothing else stays in the
-        result but the plan.
+        One that is not is told to `say`, and loses its name and its entry. Nothing else stays in
+        the result but the plan.
         """
         names = {PLAN, *(shard.name for shard in shards)}
         for path in [*self.result.iterdir()]:
