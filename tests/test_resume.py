@@ -153,10 +153,14 @@ def cut_off(source, tmp_path):
         moegrow.apply(plan, tmp_path / "whole" / "grown", **settings)
         process = os.fork()
         if not process:
+            counts = []
 
             def progress(count):
-                if partial.kept_of(tmp_path / "grown") > 3:
-                    os._exit(0)
+                counts.append(count)
+                while sum(counts) > 0.7 * plan.nbytes:  # what is complete is synced meanwhile
+                    if partial.kept_of(tmp_path / "grown") > 3:
+                        os._exit(0)
+                    time.sleep(0.01)
 
             moegrow.apply(plan, tmp_path / "grown", threads=1, progress=progress, **settings)
             os._exit(1)

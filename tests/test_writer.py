@@ -233,6 +233,76 @@ def test_a_source_cut_short_while_it_is_read_leaves_nothing_behind(source, tmp_p
     assert [path.name for path in tmp_path.iterdir()] == [source.name]
 
 
+def rewritten(source):
+    """Trained on in place: the same size, header and samples, only the time tells."""
+    path = sorted(source.glob("*.safetensors"))[-1]
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+
+
+def gone(source):
+    sorted(source.glob("*.safetensors"))[-1].unlink()
+
+
+def another_config(source):
+    (source / "config.json").write_text((source / "config.json").read_text() + "\n")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (rewritten, "was written in the meantime"),
+        (another_config, "config.json was written in the meantime"),
+        (gone, "No such file"),
+    ],
+)
+def test_a_source_that_changes_under_the_run_ends_it_and_nothing_is_kept(
+    source, plan, tmp_path, change, says
+):
+    """What is finished may be of the old bytes and the rest of the new."""
+    changed = []
+
+    def progress(count):
+        if not changed:
+            changed.append(change(source))
+
+    with pytest.raises(MoegrowError, match=says):
+        moegrow.apply(plan, tmp_path / "grown", progress=progress, threads=1)
+    assert [path.name for path in tmp_path.iterdir()] == [source.name]
+
+
+@pytest.mark.parametrize("call", ["preadv", "pwrite", "copy_file_range"])
+def test_an_error_of_the_disk_is_one_message_that_names_the_file(
+    source, plan, tmp_path, monkeypatch, call
+):
+    """Here in the middle, when some shards are finished: those are kept."""
+    real, calls = getattr(os, call), []
+
+    def broken(*arguments):
+        calls.append(1)
+        if len(calls) > 20:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(*arguments)
+
+    def no(*arguments):
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    monkeypatch.setattr(os, "copy_file_range", no)
+    monkeypatch.setattr(os, call, broken)
+    size = {"max_shard_size": "20KB", "reflink": call == "copy_file_range"}
+    if call == "copy_file_range":
+        # Which of the two files it was the kernel does not say: reading by hand does.
+        monkeypatch.setattr(os, "preadv", lambda *a: (_ for _ in ()).throw(OSError(5, "EIO")))
+    with pytest.raises(MoegrowError, match=r"EIO|Input/output error") as failed:
+        moegrow.apply(plan, tmp_path / "grown", threads=2, **size)
+    reading = call != "pwrite"
+    where = f"{source}/model-0" if reading else f"{tmp_path / 'grown.partial'}"
+    assert f"writing {tmp_path / 'grown'} failed: {where}" in failed.value.message
+    monkeypatch.undo()
+    assert not [*tmp_path.rglob("*.tmp")]
+    moegrow.apply(plan, tmp_path / "grown", resume=True, **size)
+    assert moegrow.verify(tmp_path / "grown").ok
+
+
 def test_every_file_and_both_folders_are_on_the_disk_before_the_command_ends(
     plan, tmp_path, monkeypatch
 ):
