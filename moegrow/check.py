@@ -1,10 +1,11 @@
 """Every problem of a plan, found before a byte is written."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from operator import attrgetter
+from pathlib import Path
 
 from moegrow import jsontext, maps
-from moegrow.checkpoint import Checkpoint
+from moegrow.checkpoint import CONFIG, Checkpoint, sampled_digest
 from moegrow.errors import MoegrowError, raise_all
 from moegrow.header import nbytes
 from moegrow.layout import Layout
@@ -42,6 +43,56 @@ def check_source(plan: Plan, checkpoint: Checkpoint) -> None:
         f"{checkpoint.folder} has changed since the plan was made",
         problems,
         "make the plan again with --plan",
+    )
+
+
+# Of each file its size, when it was last written in nanoseconds, and a digest or "".
+Witness = Mapping[str, list[int | str]]
+
+
+def witness(checkpoint: Checkpoint) -> Witness:
+    """What the files of a source are now, to tell later whether one has been written since.
+
+    The digest of a weight file covers header and samples, so no weights are read for it.
+    """
+    weights = {file.name for file in checkpoint.files}
+    return {
+        name: _now(checkpoint.folder / name, is_weights=name in weights)
+        for name in (CONFIG, *checkpoint.side_files, *sorted(weights))
+    }
+
+
+def _now(path: Path, *, is_weights: bool) -> list[int | str]:
+    told = path.stat()
+    return [told.st_size, told.st_mtime_ns, sampled_digest(path) if is_weights else ""]
+
+
+def check_witness(plan: Plan, seen: Witness, checkpoint: Checkpoint) -> None:
+    """Raise MoegrowError where the weights are others than when the plan was made."""
+    digests = {file.name: file.digest for file in plan.source.files}
+    others = [name for name, told in seen.items() if told[2] and told[2] != digests.get(name)]
+    raise_all(
+        f"{checkpoint.folder} has changed since the plan was made",
+        [f"{name} holds other tensors or other weights" for name in others],
+        "make the plan again with --plan",
+    )
+
+
+def check_unchanged(before: Witness, checkpoint: Checkpoint) -> None:
+    """Raise MoegrowError where a file of the source has been written, or has gone, since."""
+    problems = []
+    for name, then in before.items():
+        try:
+            now = _now(checkpoint.folder / name, is_weights=bool(then[2]))
+        except OSError as error:
+            problems.append(f"{name}: {error.strerror}")
+        else:
+            if now != then:
+                problems.append(f"{name} was written in the meantime")
+    raise_all(
+        f"{checkpoint.folder} was changed while it was read",
+        problems,
+        "nothing was published; run the command again when nothing writes there",
     )
 
 

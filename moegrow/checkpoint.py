@@ -12,11 +12,12 @@ from typing import Any
 
 from moegrow import jsontext
 from moegrow.errors import MoegrowError, raise_all
-from moegrow.header import Header, TensorSpec, read_header
+from moegrow.header import LARGEST_HEADER, Header, TensorSpec, read_header
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 PLAN = "moegrow-plan.jsonl"
+DIGESTS = "moegrow-digests.jsonl"
 
 # Weights in any format, and what a training run leaves beside them: none of it fits the new model.
 _WEIGHTS = re.compile(
@@ -104,7 +105,7 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
     if not tensors:
         raise MoegrowError(f"{folder.name} holds no tensors")
     files = tuple(
-        SourceFile(name, header.size, _digest(folder / name, header))
+        SourceFile(name, header.size, sampled_digest(folder / name))
         for name, header in sorted(headers.items())
     )
     return Checkpoint(
@@ -221,7 +222,7 @@ def _side_files(folder: Path) -> Iterator[str]:
     """What travels with the weights unchanged: tokenizer, chat template, code, licence and so on.
 
     Hidden files and folders stay behind, and so do weights, the index, the model card (the new
-    checkpoint gets its own), and the plan of an earlier growth.
+    checkpoint gets its own), and plan and digests of an earlier growth.
     """
     for root, folders, files in os.walk(folder):
         # Another checkpoint in a folder of this one, as training runs leave them, is not a part.
@@ -234,7 +235,7 @@ def _side_files(folder: Path) -> Iterator[str]:
             path = Path(root, name).relative_to(folder)
             if name.startswith(".") or _WEIGHTS.fullmatch(name.lower()):
                 continue
-            if str(path) in (CONFIG, "README.md", PLAN):
+            if str(path) in (CONFIG, "README.md", PLAN, DIGESTS):
                 continue
             _check_inside(folder, str(path))
             yield str(path)
@@ -263,18 +264,21 @@ def _check_inside(folder: Path, name: str) -> None:
         raise MoegrowError(f"{path} is not a plain file")
 
 
-def _digest(path: Path, header: Header) -> str:
-    """SHA-256 over size, header and samples of the data.
+def sampled_digest(path: Path) -> str:
+    """SHA-256 over the size of a safetensors file, its header and samples of its data.
 
     The samples tell a file whose weights were trained on in place, under the same header, from
     the one a plan was made of, wherever the file has been copied to in the meantime.
     """
-    digest = hashlib.sha256(f"{header.size} {header.digest}".encode())
-    start = min((tensor.start for tensor in header.tensors), default=header.size)
     with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        length = int.from_bytes(file.read(8), "little")
+        file.seek(0)
+        header = file.read(8 + min(length, LARGEST_HEADER))
+        digest = hashlib.sha256(f"{size} {hashlib.sha256(header).hexdigest()}".encode())
+        room = max(size - len(header) - SAMPLE, 0)
         for number in range(SAMPLES):
-            room = max(header.size - start - SAMPLE, 0)
-            file.seek(start + room * number // (SAMPLES - 1))
+            file.seek(len(header) + room * number // (SAMPLES - 1))
             digest.update(file.read(SAMPLE))
     return digest.hexdigest()
 

@@ -11,7 +11,7 @@ import typer
 
 import moegrow
 from moegrow import growing, looking, repeating
-from moegrow.errors import MoegrowError, UsageError
+from moegrow.errors import InterruptedRun, MoegrowError, UsageError
 from moegrow.options import JsonOption
 from moegrow.spread import spread
 from moegrow.terminal import complain, print_json, usage_problem
@@ -84,7 +84,8 @@ def main() -> NoReturn:
             raise KeyboardInterrupt
     except MoegrowError as error:
         complain(error.message, error.hint)
-        code = 2 if isinstance(error, UsageError) else 1
+        codes = {UsageError: 2, InterruptedRun: INTERRUPTED}
+        code = codes.get(type(error), 1)
     except click_error as error:
         complain(*usage_problem(error))
         code = 2

@@ -19,10 +19,11 @@ from moegrow.rounding import note
 from moegrow.schedule import Copy, Job, Whole, jobs, moves
 from moegrow.shards import Shard
 from moegrow.stream import READ, Source, blocks, change, sigma
-from moegrow.targets import Targets
+from moegrow.targets import Journal, Targets
 
 HELD = 32 << 20  # bytes of a piece that are kept between finding their deviation and adding noise
 WRITE = 4 << 20  # computed bytes written at a time
+NO_JOURNAL = Journal()
 
 Progress = Callable[[int], None]
 Task = TypeVar("Task")
@@ -53,15 +54,16 @@ def fill(
     *,
     threads: int,
     reflink: bool = True,
+    journal: Journal = NO_JOURNAL,
     progress: Progress = lambda count: None,
 ) -> Moved:
-    """Write every shard: complete and durable under its name, or not there.
+    """Write every shard that the journal does not name as done: complete and durable, or not there.
 
     Without `reflink` all bytes are read and written, also where they could be shared. The first
     failure stops all threads and is raised.
     """
-    wanted = moves(shards, checkpoint)
-    with Source(checkpoint) as source, Targets(folder, shards) as targets:
+    wanted = moves(shards, checkpoint, without=journal.done)
+    with Source(checkpoint) as source, Targets(folder, shards, journal) as targets:
         changed = sum(change.stop - change.start for change in wanted.changes)
         engine = _Engine(source, targets, reflink, progress, compiled_loops(changed))
         copies = wanted.copies
@@ -252,6 +254,7 @@ class _Engine:
         with self._targets.file(shard) as target:
             write_all(target, view.data, offset)
         if computed:
+            self._targets.computed(shard, offset, view.data)
             self._wrote(shard, view.size, computed=view.size)
         else:
             self._wrote(shard, view.size, copied=view.size)

@@ -22,6 +22,10 @@ class UsageError(MoegrowError):
     """The command itself is wrong (exit code 2), whatever the checkpoint holds."""
 
 
+class InterruptedRun(MoegrowError):
+    """The person, or the system, stopped the run (exit code 130)."""
+
+
 def printable(text: str) -> str:
     r"""The text with what would steer a terminal spelled out, lines and tabs as they are.
 

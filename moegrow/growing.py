@@ -78,14 +78,15 @@ def depth(
     from moegrow import verbs
 
     read = read_source(source)
+    command = command_line(source, read)
     with phase("planning", quiet=writing.quiet or planning.plan):
         old = begin(read, reading.family)
         grown = verbs.depth(
             old, mode=mode and mode.value, times=times, to=to, keep_first=keep_first,
             keep_last=keep_last, group=group, every=every, drop=drop, layers=layers,
-            new_layers=new_layers and new_layers.value, command=command_line(source, read),
+            new_layers=new_layers and new_layers.value, command=command,
         )  # fmt: skip
-    finish(grown, old.layout, writing, planning, family=reading.family)
+    finish(grown, old.layout, writing, planning, command=command, family=reading.family)
 
 
 def width(
@@ -128,14 +129,15 @@ def width(
     from moegrow import verbs
 
     read = read_source(source)
+    command = command_line(source, read)
     with phase("planning", quiet=writing.quiet or planning.plan):
         old = begin(read, reading.family)
         grown = verbs.width(
             old, experts=experts, noise=noise, seed=seed, top_k=top_k,
             order=order and order.value, router=router and router.value, preset=preset.value,
-            command=command_line(source, read),
+            command=command,
         )  # fmt: skip
-    finish(grown, old.layout, writing, planning, family=reading.family)
+    finish(grown, old.layout, writing, planning, command=command, family=reading.family)
 
 
 def apply(
@@ -152,9 +154,10 @@ def apply(
     read = read_source(source)
     if isinstance(read, str) and not is_plan(Path(read)):
         raise MoegrowError(f"{read} is not a plan", "make one with moegrow depth … --plan")
+    command = command_line(source, read)
     with phase("planning", quiet=writing.quiet):
         plan, layout = _kept(opened.load(read), read)
-    finish(_noted(plan, command_line(source, read)), layout, writing)
+    finish(_noted(plan, command), layout, writing, command=command)
 
 
 def begin(read: Any, family: str | None) -> "Opened":
@@ -183,11 +186,13 @@ def finish(
     writing: Writing,
     planning: Planning | None = None,
     *,
+    command: str,
     family: str | None = None,
 ) -> None:
     """Print the plan, show it, or write what it describes and print where.
 
-    `layout` is that of the plan's source, `family` the file by which it was read.
+    `layout` is that of the plan's source, `family` the file by which it was read, and `command`
+    what was typed.
     """
     saved = _recipe_to_save(grown, writing, planning.save_recipe, family) if planning else None
     if planning and planning.plan:
@@ -199,13 +204,16 @@ def finish(
         return
     from moegrow import documents, explain, show
     from moegrow.check import check_plan
+    from moegrow.interrupted import going_on
+    from moegrow.resume import is_written
     from moegrow.shards import DEFAULT_SIZE, parse_size, split
     from moegrow.writer import check_target, default_name
 
     size, quiet = writing.max_shard_size or DEFAULT_SIZE, writing.quiet
     parse_size(size)
     target = Path(default_name(grown) if writing.output is None else writing.output)
-    check_target(target, grown.source.path, force=writing.force)
+    is_there = writing.resume and is_written(grown, target)
+    check_target(target, grown.source.path, force=writing.force or is_there)
     check_plan(grown, layout.checkpoint)
     if writing.verbose:
         show.told(explain.source_sentences(layout, own_family=bool(grown.family_text)))
@@ -220,11 +228,12 @@ def finish(
             print_json(documents.growth(grown, layout, target))
         return
     began = time.perf_counter()
-    with phase("writing", grown.nbytes, quiet=quiet) as progress:
+    writing_phase = phase("writing", grown.nbytes, quiet=quiet)
+    with going_on(target, command), writing_phase as progress:
         result = moegrow.apply(
-            grown, target, force=writing.force, threads=writing.threads,
-            max_shard_size=size, reflink=not writing.no_reflink,
-            progress=progress, checked=layout.checkpoint,
+            grown, target, force=writing.force, resume=writing.resume, digests=writing.digests,
+            threads=writing.threads, max_shard_size=size, reflink=not writing.no_reflink,
+            progress=progress, say=show.say(quiet=quiet), checked=layout.checkpoint,
         )  # fmt: skip
     seconds = time.perf_counter() - began
     if not quiet:
@@ -260,6 +269,7 @@ def _check_alone(writing: Writing) -> None:
     """With --plan nothing is written and no document printed: a plan is one."""
     for other, given in (
         ("--output", writing.output is not None), ("--dry-run", writing.dry_run),
+        ("--resume", writing.resume), ("--digests", writing.digests),
         ("--verify", writing.verify), ("--json", writing.as_json),
     ):  # fmt: skip
         if given:

@@ -99,6 +99,16 @@ class Writing:
     force: Annotated[
         bool, typer.Option("--force", help="Replace an output that moegrow has written before.")
     ] = False
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on with a run that did not end: keep its finished shards."
+        ),
+    ] = False
+    digests: Annotated[
+        bool,
+        typer.Option("--digests", help="Keep digests of all bytes, to verify without the source."),
+    ] = False
     threads: ThreadsOption = None
     max_shard_size: Annotated[
         str | None,

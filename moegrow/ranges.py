@@ -13,10 +13,11 @@ IN_KERNEL = 64 << 20  # bytes asked for at a time, so that progress shows and ru
 _CLONE_RANGE = struct.Struct("=qQQQ")
 _FICLONERANGE = 0x4020940D
 
-# What kernels and filesystems answer when they will not do it between these two files.
+# What kernels and filesystems answer when they will not do it between these two files. EIO says
+# not which of the two: reading and writing by hand finds out.
 _REFUSALS = {
     errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY, errno.EBADF,
-    errno.EPERM, errno.ETXTBSY, errno.EAGAIN,
+    errno.EPERM, errno.ETXTBSY, errno.EAGAIN, errno.EIO,
 }  # fmt: skip
 
 

@@ -51,7 +51,7 @@ def run(
         writing = replace(writing, output=written.output)
     if writing.max_shard_size is None:
         writing = replace(writing, max_shard_size=written.max_shard_size)
-    growing.finish(grown, old.layout, writing, planning, family=family)
+    growing.finish(grown, old.layout, writing, planning, command=command, family=family)
 
 
 def recipes(

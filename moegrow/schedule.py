@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import pairwise, zip_longest
 from typing import NamedTuple
 
@@ -75,12 +75,19 @@ class Moves(NamedTuple):
     wholes: list[Whole]
 
 
-def moves(shards: Iterable[Shard], checkpoint: Checkpoint) -> Moves:
-    """What is to be copied, changed and made, copies as long as they can be."""
+def moves(
+    shards: Iterable[Shard], checkpoint: Checkpoint, *, without: Collection[int] = ()
+) -> Moves:
+    """What is to be copied, changed and made, copies as long as they can be.
+
+    The shards whose numbers are in `without` are left out.
+    """
     copies: list[Copy] = []
     changes: list[Change] = []
     wholes: list[Whole] = []
     for number, shard in enumerate(shards):
+        if number in without:
+            continue
         for output, offset in shard.positions():
             if output.axis or any(not piece.scale for piece in output.pieces):
                 wholes.append(Whole(number, offset, output))

@@ -3,7 +3,7 @@
 import resource
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,9 @@ def written(result: Written, seconds: float) -> None:
         if count
     ]
     speed = report.size(int(result.nbytes / max(seconds, 1e-9)))
+    if result.kept:
+        plural = "s" * (result.kept != 1)
+        _person().print(f"kept {result.kept} file{plural} that an earlier run had finished")
     _person().print(
         f"wrote {result.tensors} tensors in {result.files} file{'s' * (result.files != 1)},"
         f" {report.size(result.nbytes)} in {seconds:.1f} s ({speed}/s)\n"
@@ -106,6 +109,12 @@ def noise(found: dict[str, Realised]) -> None:
     _person().print(table)
 
 
+def say(*, quiet: bool) -> Callable[[str], None]:
+    """A way to tell a person what goes on beside the tables."""
+    person = _person()
+    return lambda text: None if quiet else person.print(printable(text), markup=False)
+
+
 def peak_memory() -> int:
     """The most memory that this process has used so far, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -115,6 +124,19 @@ def peak_memory() -> int:
 def verified(result: Verified, folder: str) -> None:
     """The outcome of verify: all is well, or the first problems."""
     person = _person()
+    if result.ok and result.gone:
+        person.print(
+            f"{folder} is as planned, as far as that shows without its source: {result.tensors}"
+            f" tensors, headers, index and config, and {report.size(result.held)} by their digests",
+            markup=False,
+        )
+        if result.unchecked:
+            person.print(
+                f"not checked: {report.size(result.unchecked)} that were copied from"
+                f" {result.gone}, which is gone (--source names another place)",
+                markup=False,
+            )
+        return
     if result.ok:
         person.print(
             f"{folder} is as planned: {result.tensors} tensors,"

@@ -54,6 +54,9 @@ class Source:
             read_all(self.file(file), start, view)
         except EOFError as end:
             raise self.cut_short(file, end.args[0]) from None
+        except OSError as error:
+            path = self._checkpoint.folder / file
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
     def read(self, file: str, start: int, stop: int, size: int) -> Iterator[Bytes]:
         """The bytes of a file from `start` to `stop`, exactly `size` at a time.

@@ -2,13 +2,18 @@
 
 import os
 import threading
+import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from moegrow import digests
+from moegrow.digests import Entry, Range
+from moegrow.durable import sync, temporary
 from moegrow.errors import MoegrowError
 from moegrow.ranges import write_all
 from moegrow.shards import Shard
@@ -17,15 +22,34 @@ MOST_OPEN = 32  # files kept open between writes
 SYNCING = 2  # threads that wait for complete files to be on the disk
 
 
+def forget(kept: Entry) -> None:
+    """The note of a run that nobody will go on with."""
+
+
+@dataclass(frozen=True)
+class Journal:
+    """Which shards need not be written, and where the digests of each written one are noted.
+
+    `note` is called just before a shard gets its name. `everything` asks for digests of all bytes,
+    not only of those that were computed; for that the shard is read once more.
+    """
+
+    done: frozenset[int] = frozenset()
+    note: Callable[[Entry], None] = forget
+    everything: bool = False
+
+
 class Targets:
     """The files that are being written, opened as they are needed."""
 
-    def __init__(self, folder: Path, shards: tuple[Shard, ...]) -> None:
+    def __init__(self, folder: Path, shards: tuple[Shard, ...], journal: Journal) -> None:
         self._folder = folder
         self._shards = shards
+        self._journal = journal
         self._left = [shard.nbytes - len(shard.header) for shard in shards]
         self._open: dict[int, int] = {}
-        self._begun: set[int] = set()
+        self._begun: dict[int, Path] = {}
+        self._computed: dict[int, list[Range]] = {}
         self._in_use: Counter[int] = Counter()
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(max_workers=SYNCING)
@@ -39,28 +63,48 @@ class Targets:
         for descriptor in self._open.values():
             os.close(descriptor)
         self._open.clear()
+        for unfinished in self._begun.values():
+            unfinished.unlink(missing_ok=True)
 
     @contextmanager
     def file(self, number: int) -> Iterator[int]:
-        """The open file of a shard, as a descriptor; its header is written."""
+        """The open file of a shard, as a descriptor; its header is written.
+
+        An OSError that does not say where it came from is given the name of this file.
+        """
         with self._lock:
+            new = number not in self._begun
+            if new:
+                self._begun[number] = temporary(self._folder / self._shards[number].name)
             if number not in self._open:
                 if len(self._open) >= MOST_OPEN:
                     for idle in [n for n in self._open if not self._in_use[n]]:
                         os.close(self._open.pop(idle))
-                new = number not in self._begun
                 flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT | os.O_EXCL if new else 0)
-                self._open[number] = os.open(self._temporary(number), flags, 0o666)
-                if new:
-                    self._begun.add(number)
-                    write_all(self._open[number], memoryview(self._shards[number].header), 0)
+                self._open[number] = os.open(self._begun[number], flags, 0o666)
             self._in_use[number] += 1
-            descriptor = self._open[number]
+            descriptor, path = self._open[number], self._begun[number]
+            try:
+                if new:
+                    write_all(descriptor, memoryview(self._shards[number].header), 0)
+            except OSError as error:
+                raise _named(error, path) from error
         try:
             yield descriptor
+        except OSError as error:
+            raise _named(error, path) from error
         finally:
             with self._lock:
                 self._in_use[number] -= 1
+
+    def computed(self, number: int, offset: int, view: memoryview) -> None:
+        """Take note of the digest of computed bytes, which are at `offset` of a shard.
+
+        They may come from any thread, in any order, any number at a time; each byte once.
+        """
+        part = Range(offset, offset + view.nbytes, zlib.crc32(view))
+        with self._lock:
+            self._computed.setdefault(number, []).append(part)
 
     def wrote(self, number: int, count: int) -> None:
         """Take note of bytes written; a file that is complete gets its name when it is durable.
@@ -75,6 +119,8 @@ class Targets:
     def finish(self) -> None:
         """Complete the files that hold no bytes behind their headers, and wait for all."""
         for number, shard in enumerate(self._shards):
+            if number in self._journal.done:
+                continue
             if shard.nbytes == len(shard.header):
                 self.wrote(number, 0)
             elif left := self._left[number]:
@@ -91,10 +137,21 @@ class Targets:
                     f"{shard.name} has {written} bytes and should have {shard.nbytes}"
                 )
             os.fsync(descriptor)
-            self._temporary(number).rename(self._folder / shard.name)
+            if self._journal.everything:
+                ranges = digests.whole(shard, descriptor)
+            else:
+                ranges = digests.merged(shard, self._computed.pop(number, ()))
+            self._journal.note(digests.entry(shard, ranges))
+            self._begun[number].rename(self._folder / shard.name)
         with self._lock:
+            del self._begun[number]
             if number in self._open:
                 os.close(self._open.pop(number))
+        sync(self._folder)
 
-    def _temporary(self, number: int) -> Path:
-        return self._folder / (self._shards[number].name + ".tmp")
+
+def _named(error: OSError, path: Path) -> OSError:
+    """The error with the file where it happened, where it names none."""
+    if error.filename is not None or error.errno is None:
+        return error
+    return OSError(error.errno, error.strerror, str(path))

@@ -48,9 +48,10 @@ def read_source(source: str | None) -> Any:
 def command_line(source: str | None, read: Any) -> str:
     """The command as it was typed, so that it can be typed again: `| moegrow …` behind a pipe.
 
-    A path that came in on standard input is named like any other.
+    A path that came in on standard input is named like any other. Whether an earlier run was gone
+    on with makes no difference to the plan, so that is left out.
     """
-    typed = sys.argv[1:]
+    typed = [word for word in sys.argv[1:] if word != "--resume"]
     if source in (None, "-") and isinstance(read, str):
         typed = [word for word in typed if word != "-"] + [read]
     piped = "" if isinstance(read, str) else "| "

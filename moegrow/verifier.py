@@ -5,7 +5,8 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -14,8 +15,10 @@ from moegrow import jsontext
 from moegrow.arithmetic import Scratch, compiled_loops
 from moegrow.check import check_plan, check_source
 from moegrow.checkpoint import CONFIG, INDEX, PLAN, Checkpoint, open_checkpoint, user_path
+from moegrow.digests import Digests
 from moegrow.errors import MoegrowError
 from moegrow.header import read_header, write_header
+from moegrow.integrity import Held, file_problems, hold, is_as_written, kept_digests
 from moegrow.layout import parameters, read_layout
 from moegrow.planfile import read_plan
 from moegrow.plans import Output, Plan
@@ -23,19 +26,26 @@ from moegrow.ranges import BLOCK, cores
 from moegrow.realised import Realised, add_all
 from moegrow.stream import READ, Source, segments
 
+Progress = Callable[[int], None]
+
 
 @dataclass(frozen=True)
 class Verified:
-    """What was found: every problem, and how much was compared in which way.
+    """What was found: every problem, and how many bytes were compared in which way.
 
-    `realised` is the noise in each kind of tensor, as it was drawn again.
+    `copied` equal the source and `drawn` were computed again; `realised` is the noise in each kind
+    of tensor, as it was drawn. Where the source was `gone`, there are none of these: `held` have
+    the digests that were kept of them, and `unchecked` have none.
     """
 
     problems: tuple[str, ...]
     tensors: int
-    copied: int
-    drawn: int
+    copied: int = 0
+    drawn: int = 0
     realised: dict[str, Realised] = field(default_factory=dict, compare=False)
+    held: int = 0
+    unchecked: int = 0
+    gone: Path | None = None
 
     @property
     def ok(self) -> bool:
@@ -47,14 +57,16 @@ def verify(
     source: str | os.PathLike[str] | None = None,
     *,
     threads: int | None = None,
-    progress: Callable[[int], None] = lambda count: None,
+    progress: Progress = lambda count: None,
 ) -> Verified:
     """Compare the checkpoint in the folder `grown` with the plan that lies in it.
 
     Every tensor of the plan must be there with its dtype and shape, and nothing else; copied
     ranges must equal the source byte for byte; noise is drawn again and compared; the config
-    must be the planned one and agree with the tensors. The source is where the plan says, or in
-    the folder `source`. Raises MoegrowError where there is nothing to compare with.
+    must be the planned one and agree with the tensors; the other files must have their digests.
+    The source is where the plan says, or in the folder `source`. If there is nothing where the plan
+    says, what has a digest is held against that instead. Raises MoegrowError where `grown` is no
+    folder of moegrow's, or the source another than the plan's.
     """
     folder = user_path(grown)
     if not folder.exists():
@@ -63,28 +75,62 @@ def verify(
         raise MoegrowError(
             f"{folder} holds no {PLAN}", "verify takes a folder that moegrow has written"
         )
+    kept, problems = kept_digests(folder)
+    if kept and not is_as_written(folder, kept, PLAN):
+        # Nothing else can be held against a plan that is not the one.
+        return Verified((f"{PLAN} is not as it was written",), 0)
     plan = read_plan(folder / PLAN)
-    origin = open_checkpoint(source if source is not None else plan.source.location)
-    check_source(plan, origin)
-    check_plan(plan, origin)
+    origin = None
+    if source is not None or plan.source.path.exists():
+        origin = open_checkpoint(source if source is not None else plan.source.location)
+        check_source(plan, origin)
+        check_plan(plan, origin)
     try:
         written = open_checkpoint(folder)
     except MoegrowError as error:
-        return Verified((error.message,), len(plan.outputs), 0, 0)
-    problems = [
+        return Verified((error.message,), len(plan.outputs))
+    problems += [
         *_name_problems(plan, written),
         *_config_problems(plan, written),
         *_file_problems(plan, written),
     ]
+    threads = threads or cores()
+    if origin:
+        result = _compare(plan, origin, written, threads, progress)
+    else:
+        result = _hold(plan, written, kept, threads, progress)
+    problems += result.problems
+    told = " ".join(problems)
+    beside = file_problems(folder, kept) if kept else ()
+    problems += [problem for name, problem in beside if name not in told]
+    return replace(result, problems=tuple(problems))
+
+
+def _compare(
+    plan: Plan, origin: Checkpoint, written: Checkpoint, threads: int, progress: Progress
+) -> Verified:
+    """The tensors held against the source, and what is computed against what it should be."""
     same = [output for output in plan.outputs if _is_like(output, written)]
     drawn = sum(output.nbytes for output in same if any(piece.noise for piece in output.pieces))
     comparison = _Comparison(origin, written, progress, compiled_loops(drawn))
-    with ThreadPoolExecutor(max_workers=threads or cores()) as pool:
-        for found in pool.map(comparison.compare, _by_file(same, written)):
-            problems += found
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        each = pool.map(comparison.compare, _by_file(same, written))
+        problems = tuple(problem for found in each for problem in found)
     return Verified(
-        tuple(problems), len(plan.outputs), comparison.copied, comparison.drawn, comparison.realised
+        problems, len(plan.outputs), comparison.copied, comparison.drawn, comparison.realised
     )
+
+
+def _hold(
+    plan: Plan, written: Checkpoint, kept: Digests | None, threads: int, progress: Progress
+) -> Verified:
+    """The tensors held against their digests, as far as there are any: the source is gone."""
+    nothing = Held([], 0)
+    problems, held = hold(written, kept, threads=threads, progress=progress) if kept else nothing
+    return Verified(
+        tuple(problems), len(plan.outputs), held=held, unchecked=max(0, plan.nbytes - held),
+        gone=plan.source.path,
+    )  # fmt: skip
 
 
 def _name_problems(plan: Plan, written: Checkpoint) -> Iterator[str]:
@@ -163,7 +209,7 @@ class _Comparison:
         self,
         origin: Checkpoint,
         written: Checkpoint,
-        progress: Callable[[int], None],
+        progress: Progress,
         compiled: ModuleType | None,
     ) -> None:
         self.copied = 0

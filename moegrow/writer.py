@@ -1,39 +1,46 @@
 """Write a plan as a checkpoint that appears under its name only when it is complete."""
 
-import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-from moegrow import card, engine, planfile, shards
-from moegrow.check import check_plan, check_source
-from moegrow.checkpoint import CONFIG, INDEX, PLAN, Checkpoint, open_checkpoint, user_path
+from moegrow import card, engine, shards
+from moegrow.check import check_plan, check_source, check_unchanged, check_witness, witness
+from moegrow.checkpoint import CONFIG, DIGESTS, INDEX, PLAN, Checkpoint, open_checkpoint, user_path
+from moegrow.digests import Digests, file_digest, text_digest
+from moegrow.durable import durable, sync
 from moegrow.engine import Moved
 from moegrow.errors import MoegrowError
+from moegrow.partial import Partial, locked, partial_of
 from moegrow.plans import Plan
 from moegrow.ranges import cores
+from moegrow.resume import Say, UnfinishedError, begin_anew, facts_of, go_on, is_written
+from moegrow.shards import Shard
+from moegrow.space import check_space
+from moegrow.targets import Journal
 
-LOCK = ".moegrow-lock"
-
-# What stands beside the output while it is written, and for a moment while it is replaced.
-PARTIAL, REPLACED = ".partial", ".replaced"
+CARD = "README.md"
+REPLACED = ".replaced"  # behind the name of a result, for the moment in which it is replaced
 
 Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
 class Written:
-    """What apply wrote: where, how many files and tensors, how many bytes of tensors, and how."""
+    """What apply wrote: where, how many files and tensors, how many bytes of tensors, and how.
+
+    `kept` of the files were there already, finished by an earlier run.
+    """
 
     path: Path
     files: int
     tensors: int
     nbytes: int
     moved: Moved
+    kept: int = 0
 
 
 def apply(
@@ -41,45 +48,57 @@ def apply(
     output: str | os.PathLike[str],
     *,
     force: bool = False,
+    resume: bool = False,
+    digests: bool = False,
     threads: int | None = None,
     max_shard_size: str | int = shards.DEFAULT_SIZE,
     reflink: bool = True,
     progress: Progress = lambda count: None,
+    say: Say = lambda text: None,
     checked: Checkpoint | None = None,
 ) -> Written:
     """Write the checkpoint that the plan describes to the folder `output`.
 
-    `progress` is called with the number of bytes just written, from several threads. `checked` is
-    the plan's source, where it has just been opened and the plan held against it. Raises
-    MoegrowError, with nothing left under the final name, where the plan does not fit its source
-    or the folder may not be written.
+    With `resume`, shards that an earlier run of the same plan has finished are kept. With
+    `digests`, those of all bytes are kept beside the result, not only of the computed ones.
+    `progress` is called with the number of bytes just written, from several threads, and `say`
+    with sentences for a person. `checked` is the plan's source, where it has just been opened and
+    the plan held against it. Raises MoegrowError, with nothing left under the final name, where the
+    plan does not fit its source or the folder may not be written.
     """
     target = user_path(output).absolute()
-    check_target(target, plan.source.path, force=force)
-    for name in (PARTIAL, REPLACED):
-        check_apart(target.with_name(target.name + name), plan.source.path)
+    check_target(target, plan.source.path, force=force or (resume and is_written(plan, target)))
+    for beside in (partial_of(target), target.with_name(target.name + REPLACED)):
+        check_apart(beside, plan.source.path)
     checkpoint = checked or open_checkpoint(plan.source.location)
     if not checked:
         check_source(plan, checkpoint)
         check_plan(plan, checkpoint)
     files = shards.split(plan, checkpoint, max_shard_size)
-    with _partial(target) as partial:
-        moved = engine.fill(
-            files, partial, checkpoint, threads=threads or cores(), reflink=reflink,
-            progress=progress,
-        )  # fmt: skip
-        for name in checkpoint.side_files:
-            copy = partial / name
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            with (checkpoint.folder / name).open("rb") as side, _durable(copy) as file:
-                shutil.copyfileobj(side, file)
-        _write_text(partial / "README.md", card.model_card(plan, target.name))
-        with _durable(partial / PLAN) as file:
-            file.writelines(line.encode() + b"\n" for line in planfile.to_lines(plan))
-        _write_text(partial / INDEX, shards.index(files))
-        _write_text(partial / CONFIG, plan.config)
-        _publish(partial, target)
-    return Written(target, len(files), len(plan.outputs), plan.nbytes, moved)
+    threads = threads or cores()
+    seen = witness(checkpoint)
+    check_witness(plan, seen, checkpoint)
+    with locked(target) as partial:
+        if resume and is_written(plan, target):
+            say(f"{target} is complete already")
+            partial.remove()
+            return Written(target, len(files), len(plan.outputs), plan.nbytes, Moved(), len(files))
+        check_free(target, force=force)
+        facts = facts_of(shards.parse_size(max_shard_size), digests, seen)
+        begun = go_on(partial, plan, facts, resume=resume, force=force, say=say)
+        with _ending(partial, target):
+            plan = begun or begin_anew(partial, plan, facts)
+            done = partial.check(files, threads, say)
+            check_space(files, partial.result, checkpoint, done=done, reflink=reflink)
+            progress(sum(output.nbytes for number in done for output in files[number].outputs))
+            moved = engine.fill(
+                files, partial.result, checkpoint, threads=threads, reflink=reflink,
+                journal=Journal(done, partial.note, everything=digests), progress=progress,
+            )  # fmt: skip
+            _finish(partial, plan, checkpoint, files, target.name, everything=digests)
+            check_unchanged(seen, checkpoint)
+            _publish(partial, target, force=force)
+    return Written(target, len(files), len(plan.outputs), plan.nbytes, moved, len(done))
 
 
 def check_target(target: Path, source: Path, *, force: bool) -> None:
@@ -92,6 +111,11 @@ def check_target(target: Path, source: Path, *, force: bool) -> None:
         raise MoegrowError(
             f"{target.parent} is not a folder", f"make it first: mkdir -p {target.parent}"
         )
+    check_free(target, force=force)
+
+
+def check_free(target: Path, *, force: bool) -> None:
+    """Raise MoegrowError where something stands under the name that may not be replaced."""
     if not os.path.lexists(target):
         return
     if not force:
@@ -131,87 +155,77 @@ def default_name(plan: Plan) -> str:
 
 
 @contextmanager
-def _partial(target: Path) -> Iterator[Path]:
-    """A locked working folder beside the target, gone afterwards unless it became the target."""
-    partial = target.with_name(target.name + PARTIAL)
-    if os.path.lexists(partial) and (partial.is_symlink() or not (partial / LOCK).is_file()):
-        raise MoegrowError(
-            f"{partial} is in the way, and moegrow did not make it",
-            "move it elsewhere, or give another -o",
-        )
+def _ending(partial: Partial, target: Path) -> Iterator[None]:
+    """What becomes of a run that fails: finished shards are kept where they can be of use."""
     try:
-        partial.mkdir(exist_ok=True)
-        lock = os.open(partial / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise MoegrowError(f"cannot write to {partial}: {error.strerror}") from None
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise MoegrowError(
-                f"another moegrow is writing {target}", "wait for it, or give another -o"
-            ) from None
-        # What a run that died left here is complete in no sense: it begins anew.
-        for entry in partial.iterdir():
-            if entry.name != LOCK:
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-        try:
-            yield partial
-        except OSError as error:
-            name = error.filename or partial
-            raise MoegrowError(
-                f"writing {target} failed: {name}: {error.strerror}",
-                "nothing was published; mend it and run the command again",
-            ) from error
-        finally:
-            if partial.exists():
-                shutil.rmtree(partial)
-    finally:
-        os.close(lock)
+        yield
+    except BaseException as error:
+        is_useful = isinstance(error, UnfinishedError) or not isinstance(error, MoegrowError)
+        with suppress(OSError):
+            if is_useful and partial.finished():
+                partial.tidy()
+            else:
+                partial.remove()
+        if not isinstance(error, OSError):
+            raise
+        said = f"writing {target} failed: {error.filename or partial.folder}: {error.strerror}"
+        raise UnfinishedError(
+            said, "nothing was published; mend it and run the command again"
+        ) from error
 
 
-def _publish(partial: Path, target: Path) -> None:
-    """Give the working folder its final name; what stood there goes only after that."""
-    (partial / LOCK).unlink()
-    _sync(partial)
-    old = None
-    if target.exists():
-        old = target.with_name(target.name + REPLACED)
-        if (old / PLAN).is_file() and not old.is_symlink():
+def _finish(
+    partial: Partial,
+    plan: Plan,
+    checkpoint: Checkpoint,
+    files: tuple[Shard, ...],
+    name: str,
+    *,
+    everything: bool,
+) -> None:
+    """Write what stands beside the shards, index and config last."""
+    folder = partial.result
+    texts = {CARD: card.model_card(plan, name), INDEX: shards.index(files), CONFIG: plan.config}
+    for side in checkpoint.side_files:
+        copy = folder / side
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with (checkpoint.folder / side).open("rb") as old, durable(copy) as file:
+            shutil.copyfileobj(old, file)
+        sync(copy.parent)
+    found = {side: file_digest(folder / side) for side in (PLAN, *checkpoint.side_files)}
+    found |= {side: text_digest(text) for side, text in texts.items()}
+    entries = tuple(map(partial.noted, files))
+    texts[DIGESTS] = Digests(everything, found, entries).text()
+    for side in (CARD, DIGESTS, INDEX, CONFIG):
+        with durable(folder / side) as file:
+            file.write(texts[side].encode())
+    sync(folder)
+
+
+def _publish(partial: Partial, target: Path, *, force: bool) -> None:
+    """Give the result its final name; what stood there goes only after that."""
+    old = target.with_name(target.name + REPLACED)
+    has_old = force and _is_result(old)
+    if os.path.lexists(target):
+        check_free(target, force=force)
+        if has_old:
             # An earlier replacement died after its result was in place.
             shutil.rmtree(old)
         target.rename(old)
+        has_old = True
     try:
-        partial.rename(target)
+        partial.result.rename(target)
     except BaseException:
-        if old:
+        if has_old and not target.exists():
             old.rename(target)
         raise
-    _sync(target.parent)
-    if old:
-        shutil.rmtree(old)
+    sync(target.parent)
+    # The result is in place: what goes wrong from here on is no failure of the run.
+    with suppress(OSError):
+        partial.remove()
+        if has_old:
+            shutil.rmtree(old)
 
 
-@contextmanager
-def _durable(path: Path) -> Iterator[BinaryIO]:
-    """A file that gets its name only when all of it is on the disk."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
-
-
-def _write_text(path: Path, text: str) -> None:
-    with _durable(path) as file:
-        file.write(text.encode())
-
-
-def _sync(folder: Path) -> None:
-    """Make the names in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _is_result(folder: Path) -> bool:
+    return (folder / PLAN).is_file() and not folder.is_symlink()

@@ -123,7 +123,7 @@ def test_what_the_filesystem_shares_is_not_read(source, filled, sharing):
 
 @pytest.mark.parametrize("size", ["5KB", "100KB", "5GB"])
 def test_every_byte_of_a_tensor_is_counted_once(source, filled, sharing, size):
-    for plan in (both_ways(source), moegrow.width(source, router="uniform")):
+    for plan in (both_ways(source), moegrow.width(source, preset="upcycling")):
         counts = []
         _, moved = filled(plan, size=size, progress=counts.append)
         assert moved.shared + moved.copied + moved.computed == plan.nbytes == sum(counts)
@@ -139,7 +139,11 @@ WAYS = ["shared", "in the kernel", "by hand", "short", "refused in the middle", 
 @pytest.mark.parametrize("threads", [1, 5])
 def test_the_bytes_do_not_depend_on_the_way_they_take(source, filled, monkeypatch, way, threads):
     monkeypatch.setattr(shards, "SMALLEST_RUN", 0)
-    plans = both_ways(source), moegrow.depth(source, to=6), moegrow.width(source, router="uniform")
+    plans = (
+        both_ways(source),
+        moegrow.depth(source, to=6),
+        moegrow.width(source, preset="upcycling"),
+    )
     monkeypatch.setattr(fcntl, "ioctl", no)
     expected = [filled(plan, reflink=False, threads=1)[0] for plan in plans]
     calls = []

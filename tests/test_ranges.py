@@ -121,7 +121,7 @@ def test_a_platform_without_the_call_copies_nothing(copied, monkeypatch):
     assert copied(5, 10_000) == (b"", [])
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG, errno.EDQUOT])
 def test_a_failure_is_no_refusal(copied, monkeypatch, number):
     refuse(monkeypatch, raising(number))
     with pytest.raises(OSError, match=r".*") as failed:
@@ -192,7 +192,7 @@ def test_a_filesystem_that_does_not_share_changes_nothing(
     assert (tmp_path / "target").read_bytes() == BEFORE
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG, errno.EDQUOT])
 def test_a_failure_to_share_is_no_refusal(source, target, monkeypatch, number):
     monkeypatch.setattr(fcntl, "ioctl", raising(number))
     with pytest.raises(OSError, match=r".*") as failed:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import moegrow
-from moegrow.checkpoint import CONFIG, INDEX, PLAN
+from moegrow.checkpoint import CONFIG, DIGESTS, INDEX, PLAN
 from moegrow.errors import MoegrowError
 
 
@@ -103,7 +103,7 @@ def add(folder, name, file, in_index=True):
 
 def test_a_tensor_that_is_not_in_the_plan_is_found(grown):
     add(grown, "model.extra.weight", "extra.safetensors")
-    assert moegrow.verify(grown).problems == ("model.extra.weight is not in the plan",)
+    assert "model.extra.weight is not in the plan" in moegrow.verify(grown).problems
 
 
 def test_a_weight_file_that_the_index_does_not_name_is_found(grown):
@@ -163,7 +163,7 @@ def test_the_source_may_have_moved(checkpoint, tmp_path):
     moegrow.apply(moegrow.width(source), tmp_path / "grown")
     source.rename(tmp_path / "moved")
     with pytest.raises(MoegrowError, match="does not exist"):
-        moegrow.verify(tmp_path / "grown")
+        moegrow.verify(tmp_path / "grown", tmp_path / "nowhere")
     assert moegrow.verify(tmp_path / "grown", tmp_path / "moved").ok
 
 
@@ -177,11 +177,30 @@ def test_a_folder_that_moegrow_did_not_write_is_refused(checkpoint):
         moegrow.verify(checkpoint())
 
 
-def test_a_plan_that_was_damaged_is_refused(grown):
+def test_a_plan_that_was_damaged_is_told_before_anything_is_held_against_it(grown):
     lines = (grown / PLAN).read_text().splitlines()
     (grown / PLAN).write_text("\n".join(lines[:-1]))
+    assert moegrow.verify(grown).problems == (f"{PLAN} is not as it was written",)
+    (grown / DIGESTS).unlink()
     with pytest.raises(MoegrowError, match="promises"):
         moegrow.verify(grown)
+
+
+def test_every_flipped_byte_in_any_file_is_found_and_the_file_or_tensor_told(pristine, tmp_path):
+    """Also where the source is gone, but for the bytes that only it could tell of."""
+    chance = random.Random(1)
+    grown = alter.copy(pristine, tmp_path)
+    names = sorted(path.name for path in grown.iterdir())
+    assert {"README.md", CONFIG, INDEX, PLAN, DIGESTS} < set(names)
+    for name in names * 4:
+        content = (grown / name).read_bytes()
+        byte = chance.randrange(len(content))
+        alter.flip(grown / name, byte, 1 + chance.randrange(255))
+        done = moegrow.verify(grown)
+        assert not done.ok, (name, byte)
+        assert name in done.problems[0] or INDEX in name, (name, byte, done.problems)
+        (grown / name).write_bytes(content)
+    assert moegrow.verify(grown).ok
 
 
 def test_a_result_can_be_moved_and_verified(pristine, tmp_path):

@@ -5,10 +5,7 @@ import fcntl
 import json
 import os
 import shutil
-import signal
 import stat
-import subprocess
-import sys
 from contextlib import suppress
 
 import alter
@@ -18,8 +15,8 @@ import torch
 from safetensors import safe_open
 
 import moegrow
-from moegrow import shards, writer
-from moegrow.checkpoint import INDEX, PLAN
+from moegrow import partial, shards, writer
+from moegrow.checkpoint import DIGESTS, INDEX, PLAN
 from moegrow.errors import MoegrowError
 
 
@@ -66,7 +63,8 @@ def test_the_seed_alone_decides_what_is_drawn(source, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "answer", [errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, "short", "zero"]
+    "answer",
+    [errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EIO, "short", "zero"],
 )
 def test_the_bytes_do_not_depend_on_the_kernels_copy(plan, tmp_path, monkeypatch, answer):
     for name in "ab":
@@ -132,7 +130,7 @@ def test_side_files_travel_unchanged_and_other_weights_do_not(source, tmp_path):
     moegrow.apply(moegrow.depth(source), tmp_path / "grown")
     old, new = alter.contents(source), alter.contents(tmp_path / "grown")
     assert {name: new[name] for name in TRAVELS} == {name: old[name] for name in TRAVELS}
-    own = {"config.json", "README.md", PLAN, INDEX, "model-00001-of-00001.safetensors"}
+    own = {"config.json", "README.md", PLAN, DIGESTS, INDEX, "model-00001-of-00001.safetensors"}
     assert new.keys() == {*TRAVELS, *own}
 
 
@@ -164,8 +162,12 @@ def test_modes_follow_the_umask(source, tmp_path, umask):
 
 
 def nothing_is_left(tmp_path, source, before):
-    assert [path.name for path in tmp_path.iterdir()] == [source.name]
+    """Neither a result nor anything of a shard that is not finished; the source is as it was."""
     assert alter.contents(source) == before
+    left = {path.name for path in tmp_path.iterdir()} - {source.name}
+    assert left <= {"grown.partial"}
+    assert not [*tmp_path.rglob("*.tmp")]
+    assert bool(left) == bool(partial.kept_of(tmp_path / "grown"))
 
 
 def full(*arguments):
@@ -229,6 +231,76 @@ def test_a_source_cut_short_while_it_is_read_leaves_nothing_behind(source, tmp_p
             progress=lambda count: os.truncate(first, 4000),
         )  # fmt: skip
     assert [path.name for path in tmp_path.iterdir()] == [source.name]
+
+
+def rewritten(source):
+    """Trained on in place: the same size, header and samples, only the time tells."""
+    path = sorted(source.glob("*.safetensors"))[-1]
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+
+
+def gone(source):
+    sorted(source.glob("*.safetensors"))[-1].unlink()
+
+
+def another_config(source):
+    (source / "config.json").write_text((source / "config.json").read_text() + "\n")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (rewritten, "was written in the meantime"),
+        (another_config, "config.json was written in the meantime"),
+        (gone, "No such file"),
+    ],
+)
+def test_a_source_that_changes_under_the_run_ends_it_and_nothing_is_kept(
+    source, plan, tmp_path, change, says
+):
+    """What is finished may be of the old bytes and the rest of the new."""
+    changed = []
+
+    def progress(count):
+        if not changed:
+            changed.append(change(source))
+
+    with pytest.raises(MoegrowError, match=says):
+        moegrow.apply(plan, tmp_path / "grown", progress=progress, threads=1)
+    assert [path.name for path in tmp_path.iterdir()] == [source.name]
+
+
+@pytest.mark.parametrize("call", ["preadv", "pwrite", "copy_file_range"])
+def test_an_error_of_the_disk_is_one_message_that_names_the_file(
+    source, plan, tmp_path, monkeypatch, call
+):
+    """Here in the middle, when some shards are finished: those are kept."""
+    real, calls = getattr(os, call), []
+
+    def broken(*arguments):
+        calls.append(1)
+        if len(calls) > 20:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(*arguments)
+
+    def no(*arguments):
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    monkeypatch.setattr(os, "copy_file_range", no)
+    monkeypatch.setattr(os, call, broken)
+    size = {"max_shard_size": "20KB", "reflink": call == "copy_file_range"}
+    if call == "copy_file_range":
+        # Which of the two files it was the kernel does not say: reading by hand does.
+        monkeypatch.setattr(os, "preadv", lambda *a: (_ for _ in ()).throw(OSError(5, "EIO")))
+    with pytest.raises(MoegrowError, match=r"EIO|Input/output error") as failed:
+        moegrow.apply(plan, tmp_path / "grown", threads=2, **size)
+    reading = call != "pwrite"
+    where = f"{source}/model-0" if reading else f"{tmp_path / 'grown.partial'}"
+    assert f"writing {tmp_path / 'grown'} failed: {where}" in failed.value.message
+    monkeypatch.undo()
+    assert not [*tmp_path.rglob("*.tmp")]
+    moegrow.apply(plan, tmp_path / "grown", resume=True, **size)
+    assert moegrow.verify(tmp_path / "grown").ok
 
 
 def test_every_file_and_both_folders_are_on_the_disk_before_the_command_ends(
@@ -338,29 +410,6 @@ def test_a_strangers_folder_under_the_working_name_is_not_emptied(plan, tmp_path
     assert (tmp_path / "grown.partial" / "precious").read_text() == "x"
 
 
-def test_what_a_dead_run_left_is_cleaned_away(plan, tmp_path):
-    partial = tmp_path / "grown.partial"
-    (partial / "sub").mkdir(parents=True)
-    for name in (writer.LOCK, "model-00001-of-00009.safetensors", "sub/x", "stale.txt"):
-        (partial / name).write_text("x")
-    moegrow.apply(plan, tmp_path / "grown")
-    assert moegrow.verify(tmp_path / "grown").ok
-    assert not partial.exists()
-    assert not (tmp_path / "grown" / "stale.txt").exists()
-    assert not (tmp_path / "grown" / writer.LOCK).exists()
-
-
-def test_a_folder_that_another_run_is_writing_is_left_alone(plan, tmp_path):
-    partial = tmp_path / "grown.partial"
-    partial.mkdir()
-    (partial / "model-00001-of-00009.safetensors").write_text("x")
-    with (partial / writer.LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(MoegrowError, match="another moegrow is writing"):
-            moegrow.apply(plan, tmp_path / "grown")
-    assert (partial / "model-00001-of-00009.safetensors").read_text() == "x"
-
-
 def test_what_a_dead_replacement_left_does_not_stop_the_next(source, tmp_path):
     moegrow.apply(moegrow.depth(source), tmp_path / "grown")
     shutil.copytree(tmp_path / "grown", tmp_path / "grown.replaced")
@@ -391,22 +440,3 @@ def test_results_are_named_after_what_was_done(checkpoint):
 def test_what_was_planned_is_kept_beside_the_weights(plan, tmp_path):
     moegrow.apply(plan, tmp_path / "grown")
     assert moegrow.plan(tmp_path / "grown" / PLAN) == plan
-
-
-@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_that_is_stopped_leaves_nothing_and_says_so(checkpoint, tmp_path, signal_number):
-    script = (
-        "import os, sys, moegrow.writer\n"
-        "number = int(sys.argv.pop())\n"
-        "moegrow.writer.shards.index = lambda files: os.kill(os.getpid(), number)\n"
-        "from moegrow.cli import main\n"
-        "main()\n"
-    )
-    arguments = ["depth", checkpoint(), "-o", "grown", str(int(signal_number))]
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 130
-    assert "error: interrupted; nothing was published" in done.stderr
-    assert not list(tmp_path.iterdir())

@@ -1,0 +1,53 @@
+"""What to type to go on with a run that was stopped, or that failed."""
+
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+from moegrow.checkpoint import PLAN
+from moegrow.errors import InterruptedRun, MoegrowError
+from moegrow.partial import RESULT, kept_of, partial_of
+from moegrow.resume import UnfinishedError
+
+
+@contextmanager
+def going_on(target: Path, command: str) -> Iterator[None]:
+    """Name the command that goes on with one that is stopped, or that fails."""
+    try:
+        yield
+    except (KeyboardInterrupt, UnfinishedError) as error:
+        kept = kept_of(target)
+        shards = f"{kept} finished shard{'s' * (kept != 1)}"
+        go_on = f"{shards} kept; go on with: {resume_command(target, command)}"
+        if isinstance(error, UnfinishedError):
+            raise MoegrowError(
+                error.message, f"{error.hint}; {go_on}" if kept else error.hint
+            ) from None
+        hint = go_on if kept else "run the command again"
+        raise InterruptedRun("interrupted; nothing was published", hint) from None
+
+
+def resume_command(target: Path, command: str) -> str:
+    """What to type to go on with a command, which may be the end of a pipe (`| moegrow …`).
+
+    What was piped in is gone: the plan that it was lies in the working folder.
+    """
+    if not command.startswith("| "):
+        return f"{command} --resume"
+    words = ["moegrow", "apply", str(partial_of(target) / RESULT / PLAN), "-o", str(target)]
+    words += [word for word in sys.argv[1:] if word in ("--force", "--digests", "--no-reflink")]
+    words += _given("--max-shard-size")
+    return shlex.join([*words, "--resume"])
+
+
+def _given(option: str) -> list[str]:
+    """An option of this command with its value, as it was typed, or nothing."""
+    for word, behind in pairwise([*sys.argv[1:], ""]):
+        if word == option:
+            return [word, behind]
+        if word.startswith(f"{option}="):
+            return [word]
+    return []
