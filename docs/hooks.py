@@ -27,15 +27,20 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def moved(markdown: str, source: str) -> str:
-    """Text of the file `source` of the repository with its links as they are in the site."""
+    """Text of the file `source` of the repository with its links as they are in the site.
+
+    A link to a file of the repository that is no page leaves its words behind. One to a file that
+    is not there stays, for mkdocs to complain about.
+    """
     place = posixpath.dirname(source)
     here = posixpath.dirname(OUTSIDE.get(source, source.removeprefix("docs/")))
 
     def link(found: re.Match[str]) -> str:
-        target = posixpath.normpath(posixpath.join(place, found[1]))
-        if target not in OUTSIDE and not target.startswith("docs/"):
-            return found[0]
-        page = OUTSIDE.get(target, target.removeprefix("docs/"))
-        return f"]({posixpath.relpath(page, here or '.')}{found[2] or ''})"
+        words, path, anchor = found.groups()
+        target = posixpath.normpath(posixpath.join(place, path))
+        if target in OUTSIDE or target.startswith("docs/"):
+            page = OUTSIDE.get(target, target.removeprefix("docs/"))
+            return f"[{words}]({posixpath.relpath(page, here or '.')}{anchor or ''})"
+        return words if not target.startswith("..") and (ROOT / target).exists() else found[0]
 
-    return re.sub(r"\]\((?![a-z]+:)([^)#\s]+)(#[^)\s]*)?\)", link, markdown)
+    return re.sub(r"\[([^\]\n]*)\]\((?![a-z]+:)([^)#\s]+)(#[^)\s]*)?\)", link, markdown)

@@ -165,11 +165,21 @@ def test_a_broken_link_fails_the_build(tmp_path, line, says):
     assert says in done.stderr
 
 
-def test_a_page_without_a_place_in_the_navigation_fails_the_build(tmp_path):
-    for name in ("mkdocs.yml", "README.md", "CHANGELOG.md"):
-        shutil.copy(ROOT / name, tmp_path)
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("new.md", 'not included in the "nav"'), ("faq.md", "../tests/nothing.py")],
+)
+def test_a_page_without_a_place_and_a_link_out_of_the_repository_fail_the_build(
+    tmp_path, name, says
+):
+    for file in ("mkdocs.yml", "README.md", "CHANGELOG.md"):
+        shutil.copy(ROOT / file, tmp_path)
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
-    (tmp_path / "docs" / "new.md").write_text("# New\n")
+    shutil.copytree(ROOT / "tests", tmp_path / "tests", ignore=lambda *_: ["__pycache__"])
+    with (tmp_path / "docs" / name).open("a") as page:
+        page.write("\n[a test](../tests/test_site.py), [none](../tests/nothing.py)\n")
     done = build(tmp_path, tmp_path / "site")
     assert done.returncode != 0
-    assert "new.md" in done.stderr
+    assert name in done.stderr
+    assert says in done.stderr
+    assert "test_site.py" not in done.stderr
