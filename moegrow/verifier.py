@@ -6,19 +6,22 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from html import escape
 
 import numpy as np
 
-from moegrow import jsontext
+from moegrow import jsontext, report
 from moegrow.check import check_plan, check_source
 from moegrow.checkpoint import CONFIG, INDEX, PLAN, Checkpoint, open_checkpoint, user_path
-from moegrow.errors import MoegrowError
+from moegrow.errors import MoegrowError, printable
 from moegrow.header import read_header, write_header
 from moegrow.layout import parameters, read_layout
 from moegrow.planfile import read_plan
 from moegrow.plans import Output, Plan
 from moegrow.ranges import BLOCK, cores
 from moegrow.stream import READ, Source, segments
+
+SHOWN = 20  # problems that are printed
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,20 @@ class Verified:
     @property
     def ok(self) -> bool:
         return not self.problems
+
+    def __str__(self) -> str:
+        if self.ok:
+            return (
+                f"as planned: {self.tensors} tensors, {report.size(self.copied)} equal to the"
+                f" source, {report.size(self.drawn)} drawn again and equal"
+            )
+        lines = [*self.problems[:SHOWN]]
+        if len(self.problems) > SHOWN:
+            lines.append(f"and {len(self.problems) - SHOWN} more")
+        return printable("\n".join(lines))
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
 
 
 def verify(

@@ -6,16 +6,18 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import BinaryIO
 
-from moegrow import card, engine, planfile, shards
+from moegrow import card, engine, planfile, report, shards, verifier
 from moegrow.check import check_plan, check_source
 from moegrow.checkpoint import CONFIG, INDEX, PLAN, Checkpoint, open_checkpoint, user_path
 from moegrow.engine import Moved
 from moegrow.errors import MoegrowError
 from moegrow.plans import Plan
 from moegrow.ranges import cores
+from moegrow.verifier import Verified
 
 LOCK = ".moegrow-lock"
 
@@ -34,6 +36,28 @@ class Written:
     tensors: int
     nbytes: int
     moved: Moved
+
+    def verify(
+        self, *, threads: int | None = None, progress: Progress = lambda count: None
+    ) -> Verified:
+        """Hold what was written against its plan and its source, byte for byte."""
+        return verifier.verify(self.path, threads=threads, progress=progress)
+
+    def __str__(self) -> str:
+        moved = self.moved
+        ways = (
+            ("shared with the source", moved.shared),
+            ("copied", moved.copied),
+            ("computed", moved.computed),
+        )
+        came = ", ".join(f"{report.size(count)} {way}" for way, count in ways if count)
+        return (
+            f"{self.path}: {self.tensors} tensors in {self.files} file{'s' * (self.files != 1)},"
+            f" {report.size(self.nbytes)} ({came or 'no bytes'})"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
 
 
 def apply(

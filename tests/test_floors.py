@@ -11,7 +11,7 @@ import moegrow
 
 FLOORS = [
     {"errors"},
-    {"maps", "jsontext", "family", "ranges", "options", "spread", "recipe", "progress"},
+    {"maps", "jsontext", "family", "ranges", "options", "spread", "recipe", "progress", "tables"},
     {"header", "places", "catalogue"},
     {"checkpoint"},
     {"perlayer"},
@@ -23,9 +23,10 @@ FLOORS = [
     {"experts", "steps", "shards", "presets"},
     {"outputs", "schedule", "targets"},
     {"grow", "engine"},
-    {"writer", "verifier", "difference", "opened"},
+    {"verifier", "difference", "opened"},
+    {"writer"},
     {"verbs"},
-    {"show", "explain", "documents"},
+    {"show", "explain", "documents", "model"},
     {"demo", "terminal"},
     {"growing"},
     {"looking", "repeating"},
