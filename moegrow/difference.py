@@ -5,6 +5,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from html import escape
 from itertools import zip_longest
 from typing import Any
 
@@ -14,6 +15,7 @@ from moegrow import jsontext, maps, planfile
 from moegrow.arithmetic import Scratch
 from moegrow.check import check_plan, check_source
 from moegrow.checkpoint import Checkpoint, open_checkpoint, user_path
+from moegrow.errors import printable
 from moegrow.planfile import Lines
 from moegrow.plans import Output, Piece, Plan
 from moegrow.stream import READ, Source, blocks, rechunked
@@ -39,6 +41,22 @@ class Difference:
         return not (
             self.config or self.only_a or self.only_b or self.other_shape or self.other_contents
         )
+
+    def __str__(self) -> str:
+        lines = [f"config  {key}: {_short(old)} -> {_short(new)}" for key, old, new in self.config]
+        for sign, names in (
+            ("-", self.only_a),
+            ("+", self.only_b),
+            ("shape", self.other_shape),
+            ("data", self.other_contents),
+        ):
+            lines += [f"{sign:<7} {pattern}  ({count})" for pattern, count in groups(names)]
+        compared = "" if self.contents_compared else " (contents not compared)"
+        lines.append(f"{self.same} tensors are the same{compared}")
+        return printable("\n".join(lines))
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
 
 
 @dataclass(frozen=True)
@@ -89,6 +107,11 @@ def groups(names: Iterable[str]) -> list[tuple[str, int]]:
         words = zip_longest(template.split("\0"), ranges, fillvalue="")
         patterns.append(("".join(word for pair in words for word in pair), len(numbers)))
     return patterns
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
 
 
 def _ranges(numbers: list[int]) -> str:

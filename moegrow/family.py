@@ -125,7 +125,8 @@ class ConfigKeys:
 
     `nested` are the tables of multimodal configs that describe the language model. `layers` may
     be missing from a config that has one of `layers_lists`, with one entry a layer;
-    `doubled_layers` count every layer twice. `spellings`: other name of a key → the name that
+    `doubled_layers` count every layer twice. `shared_experts` count those of a layer.
+    `spellings`: other name of a key → the name that
     the family file uses, for keys of the router. Keys of `per_layer` are looked up in the table
     that is nested, and from the root of the config where they begin with a slash. `not_per_layer`
     are lists that are about something else, however long they are.
@@ -138,6 +139,7 @@ class ConfigKeys:
     layers_lists: Names = ()
     doubled_layers: Names = ()
     prediction_layers: Names = ()
+    shared_experts: Names = ()
     spellings: Mapping[str, str] = field(default_factory=dict)
     per_layer: Mapping[str, PerLayer] = field(default_factory=dict)
     not_per_layer: Names = ()

@@ -39,9 +39,7 @@ def inspect(
     if as_json:
         print_json(facts)
         return
-    from moegrow import show
-
-    print(show.inspection(facts))
+    print(facts)
 
 
 def verify(
@@ -83,6 +81,4 @@ def diff(
     if as_json:
         print_json(found.__dict__)
         return
-    from moegrow import show
-
-    print(show.difference(found))
+    print(found)

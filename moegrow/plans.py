@@ -148,7 +148,7 @@ class Source:
         return self.path
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """Everything a new checkpoint will hold.
 
@@ -168,6 +168,18 @@ class Plan:
     commands: tuple[str, ...] = field(default=(), compare=False)
     family_text: str = ""
     recipe: tuple[Step, ...] | None = field(default=(), compare=False)
+
+    def __repr__(self) -> str:
+        """One line, where the values themselves could fill a book."""
+        numbers = [
+            f"{key} {before} -> {after}"
+            for step in self.steps
+            for key in ("layers", "experts", "top_k")
+            if key in step
+            for before, after in [step[key]]
+        ]
+        what = ", ".join([*numbers, f"{len(self.outputs)} tensors"])
+        return f"<plan of {self.family} from {str(self.source.path)!r}: {what}>"
 
     @cached_property
     def shapes(self) -> Mapping[tuple[str, tuple[int, ...]], int]:

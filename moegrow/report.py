@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any
 
+from moegrow import maps, tables
+from moegrow.family import lookup
 from moegrow.header import nbytes
-from moegrow.layout import Layout, parameters
+from moegrow.layout import Layout, parameters, present
 from moegrow.plans import Plan
 
 Row = tuple[str, str, str]
@@ -88,20 +90,67 @@ def dtypes(plan: Plan) -> Mapping[str, int]:
     return dict(shares.most_common())
 
 
-def inspection(plan: Plan, layout: Layout) -> dict[str, Any]:
-    """What `moegrow inspect --json` prints of a plan and the layout of its source."""
+def shared_experts(layout: Layout) -> int:
+    """How many shared experts a layer has: as the config counts them, else one where there are any.
+
+    A layer whose shared experts are joined in one tensor cannot be asked.
+    """
+    if not shared_parameters(layout):
+        return 0
+    keys = present(layout.config, layout.family.config.shared_experts)
+    return next((count for key in keys if type(count := lookup(layout.config, key)) is int), 1)
+
+
+class Inspection(dict[str, Any]):
+    """What a checkpoint is, by the keys that docs/json.md describes; it prints as a table."""
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name:<11} {value}" for name, value in self.rows())
+
+    def __repr__(self) -> str:
+        return f"Inspection({dict.__repr__(self)})"
+
+    def _repr_html_(self) -> str:
+        return tables.html(self.rows())
+
+    def rows(self) -> list[tuple[str, str]]:
+        """What `moegrow inspect` prints, as names and values."""
+        layers, moe = self["layers"], self["moe_layers"]
+        shared, experts = self["shared_parameters"], self["shared_experts"]
+        which = "all" if len(moe) == layers else maps.spell(moe) or "none"
+        each = f"{experts} expert{'s' * (experts != 1)} per layer, {count(shared)} parameters"
+        rows = [
+            ("family", self["family"]),
+            ("layers", f"{layers}, with experts: {which}"),
+            ("experts", f"{self['experts']}, top-{self['top_k']} by {self['router']}"),
+            ("shared", each if shared else "none"),
+            ("dtype", ", ".join(f"{k} {size(v)}" for k, v in self["dtypes"].items())),
+            ("parameters", count(self["parameters"])),
+            ("active", count(self["active_parameters"])),
+            ("size", f"{size(self['nbytes'])} in {self['tensors']} tensors"),
+        ]
+        if self["prediction_layers"]:
+            rows.insert(2, ("prediction", f"{self['prediction_layers']} layers behind the last"))
+        return rows
+
+
+def inspection(plan: Plan, layout: Layout) -> Inspection:
+    """What a plan and the layout of its source say of the checkpoint that there is, or will be."""
     layers = plan.growth.layers
-    return {
-        "source": str(layout.checkpoint.folder),
-        "family": layout.family.name,
-        **grown_numbers(plan, layout).table(),
-        "moe_layers": [new for new, old in enumerate(layers) if old in layout.moe_layers],
-        "prediction_layers": layout.prediction_layers,
-        "shared_parameters": sum(shared_parameters(layout)[old] for old in layers),
-        "router": layout.family.router.scores_by(layout.config),
-        "dtypes": dict(dtypes(plan)),
-        "tensors": len(plan.outputs),
-    }
+    return Inspection(
+        {
+            "source": str(layout.checkpoint.folder),
+            "family": layout.family.name,
+            **grown_numbers(plan, layout).table(),
+            "moe_layers": [new for new, old in enumerate(layers) if old in layout.moe_layers],
+            "prediction_layers": layout.prediction_layers,
+            "shared_experts": shared_experts(layout),
+            "shared_parameters": sum(shared_parameters(layout)[old] for old in layers),
+            "router": layout.family.router.scores_by(layout.config),
+            "dtypes": dict(dtypes(plan)),
+            "tensors": len(plan.outputs),
+        }
+    )
 
 
 def comparison(before: Numbers, after: Numbers) -> list[Row]:

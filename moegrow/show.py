@@ -1,26 +1,22 @@
-"""What a person sees: summaries on standard error, and what inspect and diff print."""
+"""What a person sees on standard error: summaries before and after."""
 
 import resource
 import shutil
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from moegrow import report, rounding, serving
-from moegrow.difference import Difference, groups
 from moegrow.errors import printable
 from moegrow.layout import Layout
 from moegrow.plans import Plan
 from moegrow.realised import Realised
 from moegrow.verifier import Verified
 from moegrow.writer import Written
-
-SHOWN = 20
 
 
 def _person() -> Console:
@@ -123,74 +119,4 @@ def peak_memory() -> int:
 
 def verified(result: Verified, folder: str) -> None:
     """The outcome of verify: all is well, or the first problems."""
-    person = _person()
-    if result.ok and result.gone:
-        person.print(
-            f"{folder} is as planned, as far as that shows without its source: {result.tensors}"
-            f" tensors, headers, index and config, and {report.size(result.held)} by their digests",
-            markup=False,
-        )
-        if result.unchecked:
-            person.print(
-                f"not checked: {report.size(result.unchecked)} that were copied from"
-                f" {result.gone}, which is gone (--source names another place)",
-                markup=False,
-            )
-        return
-    if result.ok:
-        person.print(
-            f"{folder} is as planned: {result.tensors} tensors,"
-            f" {report.size(result.copied)} equal to the source,"
-            f" {report.size(result.drawn)} drawn again and equal",
-            markup=False,
-        )
-        return
-    for problem in result.problems[:SHOWN]:
-        person.print(printable(problem), markup=False)
-    if len(result.problems) > SHOWN:
-        person.print(f"and {len(result.problems) - SHOWN} more")
-
-
-def inspection(facts: dict[str, Any]) -> str:
-    """The text that `moegrow inspect` prints."""
-    layers, moe = facts["layers"], facts["moe_layers"]
-    shared = facts["shared_parameters"]
-    which = "all" if len(moe) == layers else _ranges(moe)
-    rows = [
-        ("family", facts["family"]),
-        ("layers", f"{layers}, with experts: {which}"),
-        ("experts", f"{facts['experts']}, top-{facts['top_k']} by {facts['router']}"),
-        ("shared", f"{report.count(shared)} parameters" if shared else "none"),
-        ("dtype", ", ".join(f"{k} {report.size(v)}" for k, v in facts["dtypes"].items())),
-        ("parameters", report.count(facts["parameters"])),
-        ("active", report.count(facts["active_parameters"])),
-        ("size", f"{report.size(facts['nbytes'])} in {facts['tensors']} tensors"),
-    ]
-    if facts["prediction_layers"]:
-        rows.insert(2, ("prediction", f"{facts['prediction_layers']} layers behind the last"))
-    return "\n".join(f"{name:<11} {value}" for name, value in rows)
-
-
-def difference(found: Difference) -> str:
-    """The text that `moegrow diff` prints: config first, then tensors in groups."""
-    lines = [f"config  {key}: {_short(old)} -> {_short(new)}" for key, old, new in found.config]
-    for sign, names in (
-        ("-", found.only_a),
-        ("+", found.only_b),
-        ("shape", found.other_shape),
-        ("data", found.other_contents),
-    ):
-        lines += [f"{sign:<7} {pattern}  ({count})" for pattern, count in groups(names)]
-    compared = "" if found.contents_compared else " (contents not compared)"
-    lines.append(f"{found.same} tensors are the same{compared}")
-    return printable("\n".join(lines))
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
-
-
-def _ranges(numbers: list[int]) -> str:
-    ((pattern, _),) = groups(f"x.{number}" for number in numbers) or [("x.none", 0)]
-    return pattern.removeprefix("x.").strip("{}")
+    _person().print(f"{folder} is {result}" if result.ok else str(result), markup=False)

@@ -10,6 +10,7 @@ from moegrow.errors import UsageError, choose
 from moegrow.opened import AnySource, Opened, begin, check_unedited, load
 from moegrow.plans import Noise, Plan
 from moegrow.recipe import Recipe, Step
+from moegrow.report import Inspection
 
 NEW_LAYERS = ("copy", "identity")
 ORDERS = ("append", "interleave")
@@ -113,8 +114,11 @@ def seeded(step: Step, recipe: Recipe, seed: int | None) -> Step:
     return {**step, "seed": (own or 0) if seed is None else seed}
 
 
-def inspect(source: AnySource, *, family: str | os.PathLike[str] | None = None) -> dict[str, Any]:
-    """What a checkpoint is, or what a plan makes: family, layers, experts, parameters, bytes."""
+def inspect(source: AnySource, *, family: str | os.PathLike[str] | None = None) -> Inspection:
+    """What a checkpoint is, or what a plan makes: family, layers, experts, parameters, bytes.
+
+    docs/json.md describes the keys; printed, it is a table.
+    """
     return report.inspection(*load(source, family))
 
 

@@ -6,17 +6,18 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from html import escape
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 
-from moegrow import jsontext
+from moegrow import jsontext, report
 from moegrow.arithmetic import Scratch, compiled_loops
 from moegrow.check import check_plan, check_source
 from moegrow.checkpoint import CONFIG, INDEX, PLAN, Checkpoint, open_checkpoint, user_path
 from moegrow.digests import Digests
-from moegrow.errors import MoegrowError
+from moegrow.errors import MoegrowError, printable
 from moegrow.header import read_header, write_header
 from moegrow.integrity import Held, file_problems, hold, is_as_written, kept_digests
 from moegrow.layout import parameters, read_layout
@@ -25,6 +26,8 @@ from moegrow.plans import Output, Plan
 from moegrow.ranges import BLOCK, cores
 from moegrow.realised import Realised, add_all
 from moegrow.stream import READ, Source, segments
+
+SHOWN = 20  # problems that are printed
 
 Progress = Callable[[int], None]
 
@@ -50,6 +53,31 @@ class Verified:
     @property
     def ok(self) -> bool:
         return not self.problems
+
+    def __str__(self) -> str:
+        if self.ok and self.gone:
+            told = (
+                f"as planned, as far as that shows without its source: {self.tensors} tensors,"
+                f" headers, index and config, and {report.size(self.held)} by their digests"
+            )
+            if self.unchecked:
+                told += (
+                    f"\nnot checked: {report.size(self.unchecked)} that were copied from"
+                    f" {self.gone}, which is gone (--source names another place)"
+                )
+            return printable(told)
+        if self.ok:
+            return (
+                f"as planned: {self.tensors} tensors, {report.size(self.copied)} equal to the"
+                f" source, {report.size(self.drawn)} drawn again and equal"
+            )
+        lines = [*self.problems[:SHOWN]]
+        if len(self.problems) > SHOWN:
+            lines.append(f"and {len(self.problems) - SHOWN} more")
+        return printable("\n".join(lines))
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
 
 
 def verify(

@@ -5,9 +5,10 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
-from moegrow import card, engine, shards
+from moegrow import card, engine, report, shards, verifier
 from moegrow.check import check_plan, check_source, check_unchanged, check_witness, witness
 from moegrow.checkpoint import CONFIG, DIGESTS, INDEX, PLAN, Checkpoint, open_checkpoint, user_path
 from moegrow.digests import Digests, file_digest, text_digest
@@ -21,6 +22,7 @@ from moegrow.resume import Say, UnfinishedError, begin_anew, facts_of, go_on, is
 from moegrow.shards import Shard
 from moegrow.space import check_space
 from moegrow.targets import Journal
+from moegrow.verifier import Verified
 
 CARD = "README.md"
 REPLACED = ".replaced"  # behind the name of a result, for the moment in which it is replaced
@@ -41,6 +43,28 @@ class Written:
     nbytes: int
     moved: Moved
     kept: int = 0
+
+    def verify(
+        self, *, threads: int | None = None, progress: Progress = lambda count: None
+    ) -> Verified:
+        """Hold what was written against its plan and its source, byte for byte."""
+        return verifier.verify(self.path, threads=threads, progress=progress)
+
+    def __str__(self) -> str:
+        moved = self.moved
+        ways = (
+            ("shared with the source", moved.shared),
+            ("copied", moved.copied),
+            ("computed", moved.computed),
+        )
+        came = ", ".join(f"{report.size(count)} {way}" for way, count in ways if count)
+        return (
+            f"{self.path}: {self.tensors} tensors in {self.files} file{'s' * (self.files != 1)},"
+            f" {report.size(self.nbytes)} ({came or 'no bytes'})"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
 
 
 def apply(

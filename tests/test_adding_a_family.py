@@ -188,7 +188,7 @@ def test_a_command_with_a_mistaken_file_says_so_and_writes_nothing(source, run, 
     done = run("width", "heron", "--family", "wrong.toml", code=1)
     error, hint = done.stderr.splitlines()
     assert error == "error: family heron_moe.tensors: the key 'output' is not known"
-    assert hint.startswith("hint: known: layers, ")
+    assert hint.startswith("hint: did you mean outputs? known: layers, ")
     assert not done.stdout
     assert {path.name for path in tmp_path.iterdir()} == {"heron", "heron.toml", "wrong.toml"}
 

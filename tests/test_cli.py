@@ -316,6 +316,35 @@ def test_an_unknown_command_exits_with_two(refused):
     refused("verify", "a", "b", says="b", code=2)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message", "meant"),
+    [
+        (["dpeth"], "no such command 'dpeth'", "depth"),
+        (["depth", "--tims", "3x"], "no such option: --tims", "--times"),
+        (
+            ["width", "--max-shardsize", "1GB"],
+            "no such option: --max-shardsize",
+            "--max-shard-size",
+        ),
+        (["depth", "--mode", "stak"], "'stak' is not one of", "stack"),
+        (["depth", "--new-layers", "identiy"], "'identiy' is not one of", "identity"),
+        (["width", "--preset", "upcyling"], "'upcyling' is not one of", "upcycling"),
+        (["width", "--top-k", "kep"], "--top-k kep is not known", "keep"),
+    ],
+)
+def test_a_slip_is_answered_with_the_word_that_was_meant(
+    refused, source, arguments, message, meant
+):
+    done = refused(*arguments, source, says=message, hint=f"did you mean {meant}? ", code=2)
+    assert "Did you mean" not in done.stderr.splitlines()[0]
+
+
+def test_a_model_type_that_is_nearly_known_is_answered_with_that(refused, source):
+    with alter.table(source / CONFIG) as config:
+        config["model_type"] = "qwen3moe"
+    refused("depth", source, says="'qwen3moe' is not known", hint="did you mean qwen3_moe? ")
+
+
 # Bad input
 
 

@@ -1,6 +1,7 @@
 """The documentation is true: transcripts are run, tables and numbers compared with the code."""
 
 import ast
+import doctest
 import hashlib
 import json
 import math
@@ -162,6 +163,25 @@ def test_every_block_of_commands_is_run_or_says_that_it_is_not(page):
             # Whatever else a shell would run; console and python are run, and data is not.
             assert block["language"] in {"python", "json", "toml", "yaml", "text"}, start
     assert text.count("Not run by the tests") == sum(bool(block["mark"]) for block in found)
+
+
+def test_what_the_page_on_python_shows_is_what_python_gives(tmp_path, monkeypatch):
+    make_checkpoint(tmp_path / "ckpt")
+    monkeypatch.chdir(tmp_path)
+    text = "\n".join(blocks(DOCS / "python.md", "pycon"))
+    examples = doctest.DocTestParser().get_doctest(text, {}, "python.md", "python.md", 0)
+    assert len(examples.examples) > 15
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS, verbose=False)
+    said: list[str] = []
+    runner.run(examples, out=said.append)
+    assert not runner.summarize(verbose=False).failed, "".join(said)
+
+
+def test_every_method_of_a_model_is_on_the_page_on_python():
+    told = {row[0] for row in rows((DOCS / "python.md").read_text())}
+    for name in moegrow.Model.__dict__:
+        if not name.startswith("_") and name != "opened":
+            assert any(f"model.{name}" in cell for cell in told), name
 
 
 def test_the_first_screen_of_the_readme_installs_tests_and_shows_the_demo():

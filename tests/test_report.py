@@ -40,6 +40,26 @@ def test_layers_with_experts_and_shared_experts_are_told(checkpoint):
 
 
 @pytest.mark.parametrize(
+    ("model_type", "settings", "number"),
+    [
+        ("qwen3_moe", {}, 0),
+        ("qwen2_moe", {}, 1),
+        ("deepseek_v3", {"n_shared_experts": 2}, 2),
+        ("ernie4_5_moe", {"moe_num_shared_experts": 3}, 3),
+        ("bailing_hybrid", {}, 1),
+        ("exaone_moe", {"num_shared_experts": 2}, 2),
+    ],
+)
+def test_shared_experts_are_counted(checkpoint, run, model_type, settings, number):
+    source = checkpoint(model_type, **settings)
+    facts = moegrow.inspect(source)
+    assert facts["shared_experts"] == number
+    assert bool(facts["shared_parameters"]) == bool(number)
+    line = next(line for line in str(facts).splitlines() if line.startswith("shared"))
+    assert line.split()[1] == (str(number) if number else "none")
+
+
+@pytest.mark.parametrize(
     "model_type", ["qwen3_moe", "deepseek_v3", "gpt_oss", "llama4", "qwen3_5_moe"]
 )
 def test_the_numbers_of_a_plan_are_those_of_what_it_writes(checkpoint, tmp_path, model_type):

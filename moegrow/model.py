@@ -1,0 +1,99 @@
+"""A checkpoint as Python works with it: opened once, grown step by step, written."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Concatenate, ParamSpec
+
+from moegrow import opened, report, tables, verbs, writer
+from moegrow.errors import printable
+from moegrow.opened import AnySource, Opened
+from moegrow.plans import Plan
+from moegrow.report import Inspection
+from moegrow.writer import Written
+
+P = ParamSpec("P")
+
+
+def _growing(
+    verb: Callable[Concatenate[AnySource, P], Plan],
+) -> Callable[Concatenate["Model", P], "Model"]:
+    """The method that does to a model what a verb does to a source."""
+
+    @wraps(verb)
+    def method(self: "Model", /, *arguments: P.args, **options: P.kwargs) -> "Model":
+        return Model(Opened(verb(self.opened, *arguments, **options), self.opened.layout))
+
+    return method
+
+
+@dataclass(frozen=True, repr=False)
+class Model:
+    """A model as it is, or as it will be once it is written: a plan with its open source.
+
+    `deepen`, `widen` and `run` give a new one and write nothing; they take what `moegrow.depth`,
+    `moegrow.width` and `moegrow.run` take behind the source.
+    """
+
+    opened: Opened
+
+    deepen = _growing(verbs.depth)
+    widen = _growing(verbs.width)
+    run = _growing(verbs.run)
+
+    @property
+    def plan(self) -> Plan:
+        """What would be written, as a plan."""
+        return opened.load(self.opened).plan
+
+    def inspect(self) -> Inspection:
+        """What the model is, or would be: family, layers, experts, parameters, bytes."""
+        return verbs.inspect(self.opened)
+
+    def apply(
+        self,
+        output: str | os.PathLike[str],
+        *,
+        force: bool = False,
+        threads: int | None = None,
+        max_shard_size: str | int = "5GB",
+        reflink: bool = True,
+        progress: writer.Progress = lambda count: None,
+    ) -> Written:
+        """Write the model to the folder `output`, as `moegrow.apply` writes a plan."""
+        return writer.apply(
+            self.plan, output, force=force, threads=threads, max_shard_size=max_shard_size,
+            reflink=reflink, progress=progress,
+        )  # fmt: skip
+
+    def __repr__(self) -> str:
+        growth = self.opened.plan.growth
+        return (
+            f"<model of {self.opened.layout.family.name}: {len(growth.layers)} layers,"
+            f" {len(growth.experts)} experts, top-{growth.top_k}>"
+        )
+
+    def __str__(self) -> str:
+        return printable("\n".join([tables.text(self._rows()), *self._sentences()]))
+
+    def _repr_html_(self) -> str:
+        return tables.html(self._rows(), self._sentences(), heading=True)
+
+    def _rows(self) -> list[tuple[str, str, str]]:
+        plan, layout = opened.load(self.opened)
+        before, after = report.numbers(layout), report.grown_numbers(plan, layout)
+        return [(layout.family.name, "before", "after"), *report.comparison(before, after)]
+
+    def _sentences(self) -> list[str]:
+        steps = self.opened.plan.steps
+        return [f"{step['axis']}: {sentence}" for step in steps for sentence in step["says"]]
+
+
+def open_model(source: AnySource, *, family: str | os.PathLike[str] | None = None) -> Model:
+    """The model in a checkpoint's folder or file, or the one that a plan describes.
+
+    family: a family file of your own, for a model that moegrow does not know. Raises MoegrowError
+    where the source is no checkpoint of a known family, or has changed since the plan was made.
+    """
+    return Model(opened.begin(source, family))
