@@ -344,7 +344,7 @@ def _finish(
             max_shard_size=max_shard_size, reflink=reflink, progress=progress,
             say=show.say(quiet=quiet), checked=layout.checkpoint,
         )  # fmt: skip
-    if not quiet:
+    if not quiet and not is_there:
         show.written(result, time.perf_counter() - began)
     print(target)
 
@@ -359,14 +359,13 @@ def _going_on(target: Path, piped: bool) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, UnfinishedError) as error:
         kept = kept_of(target)
-        shards = f"{kept} finished shard{'s' * (kept != 1)}"
-        go_on = f"{shards} kept; go on with: {resume_command(target, piped=piped)}"
+        go_on = "run the command again"
+        if kept:
+            shards = f"{kept} finished shard{'s' * (kept != 1)}"
+            go_on = f"{shards} kept; go on with: {resume_command(target, piped=piped)}"
         if isinstance(error, UnfinishedError):
-            raise MoegrowError(
-                error.message, f"{error.hint}; {go_on}" if kept else error.hint
-            ) from None
-        hint = go_on if kept else "run the command again"
-        raise InterruptedRun("interrupted; nothing was published", hint) from None
+            raise MoegrowError(error.message, f"{error.hint}; {go_on}") from None
+        raise InterruptedRun("interrupted; nothing was published", go_on) from None
 
 
 def _bytes_in(folder: str) -> int:
