@@ -236,7 +236,7 @@ def finish(
             progress=progress, say=show.say(quiet=quiet), checked=layout.checkpoint,
         )  # fmt: skip
     seconds = time.perf_counter() - began
-    if not quiet:
+    if not quiet and not is_there:
         show.written(result, seconds)
     save(saved)
     verified = verify_result(target, None, writing.threads, quiet=quiet) if writing.verify else None

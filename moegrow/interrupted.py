@@ -20,14 +20,13 @@ def going_on(target: Path, command: str) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, UnfinishedError) as error:
         kept = kept_of(target)
-        shards = f"{kept} finished shard{'s' * (kept != 1)}"
-        go_on = f"{shards} kept; go on with: {resume_command(target, command)}"
+        go_on = "run the command again"
+        if kept:
+            shards = f"{kept} finished shard{'s' * (kept != 1)}"
+            go_on = f"{shards} kept; go on with: {resume_command(target, command)}"
         if isinstance(error, UnfinishedError):
-            raise MoegrowError(
-                error.message, f"{error.hint}; {go_on}" if kept else error.hint
-            ) from None
-        hint = go_on if kept else "run the command again"
-        raise InterruptedRun("interrupted; nothing was published", hint) from None
+            raise MoegrowError(error.message, f"{error.hint}; {go_on}") from None
+        raise InterruptedRun("interrupted; nothing was published", go_on) from None
 
 
 def resume_command(target: Path, command: str) -> str:

@@ -106,7 +106,8 @@ def apply(
         if resume and is_written(plan, target):
             say(f"{target} is complete already")
             partial.remove()
-            return Written(target, len(files), len(plan.outputs), plan.nbytes, Moved(), len(files))
+            count = sum(1 for _ in target.glob("*.safetensors"))
+            return Written(target, count, len(plan.outputs), plan.nbytes, Moved(), count)
         check_free(target, force=force)
         facts = facts_of(shards.parse_size(max_shard_size), digests, seen)
         begun = go_on(partial, plan, facts, resume=resume, force=force, say=say)
@@ -193,9 +194,7 @@ def _ending(partial: Partial, target: Path) -> Iterator[None]:
         if not isinstance(error, OSError):
             raise
         said = f"writing {target} failed: {error.filename or partial.folder}: {error.strerror}"
-        raise UnfinishedError(
-            said, "nothing was published; mend it and run the command again"
-        ) from error
+        raise UnfinishedError(said, "nothing was published; mend what is wrong there") from error
 
 
 def _finish(
