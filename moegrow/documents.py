@@ -1,11 +1,13 @@
 """The JSON documents that commands print with --json; docs/json.md describes them."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from moegrow import report, serving
 from moegrow.layout import Layout
 from moegrow.plans import Plan
+from moegrow.realised import Realised
 from moegrow.verifier import Verified
 from moegrow.writer import Written
 
@@ -18,6 +20,7 @@ def growth(
     target: Path,
     written: Written | None = None,
     seconds: float | None = None,
+    noise: Iterable[Realised] = (),
     verified: Document | None = None,
 ) -> Document:
     """What a command that grows did, or would do where nothing was written."""
@@ -34,6 +37,7 @@ def growth(
         "files": written.files if written else None,
         "moved": dict(written.moved.__dict__) if written else None,
         "seconds": seconds,
+        "noise": [found.table() for found in noise],
         "verified": verified,
     }
 

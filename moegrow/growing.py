@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from moegrow.layout import Layout
     from moegrow.opened import Opened
     from moegrow.plans import Plan
+    from moegrow.realised import Realised
 
 
 def depth(
@@ -227,16 +228,27 @@ def finish(
             progress=progress, checked=layout.checkpoint,
         )  # fmt: skip
     seconds = time.perf_counter() - began
+    noise = _realised(grown, layout, target) if writing.as_json or not quiet else ()
     if not quiet:
-        show.written(result, seconds)
+        show.written(result, seconds, noise)
     save(saved)
     verified = verify_result(target, None, writing.threads, quiet) if writing.verify else None
     if writing.as_json:
-        print_json(documents.growth(grown, layout, target, result, seconds, verified))
+        print_json(documents.growth(grown, layout, target, result, seconds, noise, verified))
     else:
         print(target)
     if verified and not verified["ok"]:
         raise typer.Exit(1)
+
+
+def _realised(grown: "Plan", layout: "Layout", target: Path) -> "tuple[Realised, ...]":
+    """What became of the noise; a plan whose weights need none is not measured."""
+    from moegrow.checkpoint import open_checkpoint
+    from moegrow.realised import is_drawn, realised
+
+    if not is_drawn(grown):
+        return ()
+    return realised(grown, layout.checkpoint, open_checkpoint(target))
 
 
 def verify_result(

@@ -13,6 +13,7 @@ from moegrow import report, serving
 from moegrow.errors import printable
 from moegrow.layout import Layout
 from moegrow.plans import Plan
+from moegrow.realised import Realised
 from moegrow.verifier import Verified
 from moegrow.writer import Written
 
@@ -61,8 +62,8 @@ def dry_run(plan: Plan, target: Path) -> None:
     )
 
 
-def written(result: Written, seconds: float) -> None:
-    """What was written, how fast, and by which way its bytes have come."""
+def written(result: Written, seconds: float, noise: Iterable[Realised] = ()) -> None:
+    """What was written, how fast, by which way its bytes have come, and what became of noise."""
     moved = result.moved
     ways = [
         f"{report.size(count)} {way}"
@@ -80,6 +81,8 @@ def written(result: Written, seconds: float) -> None:
         f"{', '.join(ways) or 'no bytes'}; peak memory {report.size(peak_memory())}",
         markup=False,
     )
+    for found in noise:
+        _person().print(str(found), markup=False)
 
 
 def peak_memory() -> int:

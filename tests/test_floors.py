@@ -23,7 +23,7 @@ FLOORS = [
     {"experts", "steps", "shards", "presets"},
     {"outputs", "schedule", "targets"},
     {"grow", "engine"},
-    {"verifier", "difference", "opened"},
+    {"verifier", "difference", "opened", "realised"},
     {"writer"},
     {"verbs"},
     {"show", "explain", "documents", "model"},
