@@ -31,9 +31,14 @@ def test_a_file_has_its_name_only_when_it_is_whole_and_synced(tmp_path, monkeypa
 def test_what_fails_leaves_what_was_there_and_nothing_else(tmp_path, error):
     path = tmp_path / "x"
     path.write_bytes(b"before")
-    with pytest.raises(error), durable(path) as file:
-        file.write(b"half")
-        raise error
+
+    def fail():
+        with durable(path) as file:
+            file.write(b"half")
+            raise error
+
+    with pytest.raises(error):
+        fail()
     assert path.read_bytes() == b"before"
     assert [*tmp_path.iterdir()] == [path]
 
