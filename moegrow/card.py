@@ -6,7 +6,7 @@ from moegrow.plans import Noise, Plan
 
 def model_card(plan: Plan, name: str) -> str:
     """The text of README.md for the result of a plan that is written to a folder `name`."""
-    base = plan.source.path.name
+    base = plan.source.name
     lines = [
         "---",
         "library_name: transformers",

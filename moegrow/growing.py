@@ -1,5 +1,6 @@
 """The commands that grow a checkpoint, and the one that writes what they planned."""
 
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,8 +18,10 @@ from moegrow.options import (
     Reading,
     RouterCopies,
     Source,
+    TokenOption,
     Writing,
 )  # fmt: skip
+from moegrow.origin import Access
 from moegrow.terminal import command_line, print_lines, read_source
 
 if TYPE_CHECKING:
@@ -64,13 +67,14 @@ def depth(
     ] = None,
     *,
     reading: Reading,
+    token: TokenOption = None,
     plan: PlanOption = False,
     writing: Writing,
 ) -> None:
     """Make the model deeper: repeat layers."""
     from moegrow import opened, verbs
 
-    old = opened.begin(read_source(source), reading.family)
+    old = opened.begin(read_source(source), reading.family, Access(token, reading.revision))
     grown = verbs.depth(
         old, mode=mode.value, times=times, to=to, keep_first=keep_first, keep_last=keep_last,
         group=group, every=every, drop=drop, layers=layers,
@@ -112,13 +116,14 @@ def width(
     ] = Preset.orthogonal,
     *,
     reading: Reading,
+    token: TokenOption = None,
     plan: PlanOption = False,
     writing: Writing,
 ) -> None:  # fmt: skip
     """Make the model wider: duplicate experts."""
     from moegrow import opened, verbs
 
-    old = opened.begin(read_source(source), reading.family)
+    old = opened.begin(read_source(source), reading.family, Access(token, reading.revision))
     grown = verbs.width(
         old, experts=experts, noise=noise, seed=seed, top_k=top_k, order=order and order.value,
         router=router and router.value, preset=preset.value, command=command_line(),
@@ -131,6 +136,7 @@ def apply(
         str | None, typer.Argument(metavar="PLAN", help="A plan, or - for standard input.")
     ] = None,
     *,
+    token: TokenOption = None,
     writing: Writing,
 ) -> None:
     """Write the checkpoint that a plan describes."""
@@ -140,7 +146,7 @@ def apply(
     plan = read_source(source)
     if isinstance(plan, str) and not is_plan(Path(plan)):
         raise MoegrowError(f"{plan} is not a plan", "make one with moegrow depth … --plan")
-    grown, layout = opened.load(plan)
+    grown, layout = opened.load(plan, access=Access(token))
     _finish(grown, layout, writing)
 
 
@@ -150,8 +156,11 @@ def _finish(grown: "Plan", layout: "Layout", writing: Writing, *, as_plan: bool 
     `layout` is that of the plan's source.
     """
     if as_plan:
-        if writing.output is not None or writing.dry_run:
-            other = "--output" if writing.output is not None else "--dry-run"
+        given = {
+            "--output": writing.output is not None, "--dry-run": writing.dry_run,
+            "--download": writing.download,
+        }  # fmt: skip
+        if other := next((flag for flag, is_given in given.items() if is_given), ""):
             raise UsageError(f"--plan writes nothing, so {other} does not go with it")
         from moegrow.planfile import to_lines
 
@@ -160,17 +169,19 @@ def _finish(grown: "Plan", layout: "Layout", writing: Writing, *, as_plan: bool 
     from moegrow import show
     from moegrow.check import check_plan
     from moegrow.shards import parse_size
-    from moegrow.writer import check_target, default_name
+    from moegrow.writer import check_target, default_name, fetch
 
     parse_size(writing.max_shard_size)
     target = Path(default_name(grown) if writing.output is None else writing.output)
-    check_target(target, grown.source.path, force=writing.force)
+    check_target(target, grown.source.folder, force=writing.force)
     check_plan(grown, layout.checkpoint)
     if writing.dry_run or not writing.quiet:
         show.summary(grown, layout, target)
     if writing.dry_run:
         show.dry_run(grown, target)
         return
+    if writing.download:
+        fetch(layout.checkpoint, quiet=writing.quiet or not sys.stderr.isatty())
     began = time.perf_counter()
     with show.progress("writing", grown.nbytes, quiet=writing.quiet) as progress:
         result = moegrow.apply(

@@ -8,13 +8,21 @@ import typer
 
 import moegrow
 from moegrow.errors import UsageError
-from moegrow.options import JsonOption, QuietOption, Reading, Source, ThreadsOption
+from moegrow.options import JsonOption, QuietOption, Reading, Source, ThreadsOption, TokenOption
 from moegrow.terminal import read_source
 
 
-def inspect(source: Source = None, as_json: JsonOption = False, *, reading: Reading) -> None:
+def inspect(
+    source: Source = None,
+    as_json: JsonOption = False,
+    *,
+    reading: Reading,
+    token: TokenOption = None,
+) -> None:
     """Show what a checkpoint is: layers, experts, parameters, bytes."""
-    facts = moegrow.inspect(read_source(source), family=reading.family)
+    facts = moegrow.inspect(
+        read_source(source), family=reading.family, revision=reading.revision, token=token
+    )
     if as_json:
         print(json.dumps(facts, indent=2))
         return
@@ -29,8 +37,9 @@ def verify(
     ] = None,
     source: Annotated[
         str | None,
-        typer.Option(metavar="DIR", show_default=False, help="The source, if it has moved."),
+        typer.Option(metavar="SOURCE", show_default=False, help="The source, if it has moved."),
     ] = None,
+    token: TokenOption = None,
     threads: ThreadsOption = None,
     quiet: QuietOption = False,
 ) -> None:
@@ -41,7 +50,7 @@ def verify(
     if not isinstance(folder, str):
         raise UsageError("verify takes the folder of a grown checkpoint, not a plan")
     with show.progress("verifying", _bytes_in(folder), quiet=quiet) as progress:
-        found = moegrow.verify(folder, source, threads=threads, progress=progress)
+        found = moegrow.verify(folder, source, threads=threads, token=token, progress=progress)
     if not quiet or not found.ok:
         show.verified(found, folder)
     if not found.ok:
@@ -55,9 +64,12 @@ def diff(
     headers: Annotated[
         bool, typer.Option("--headers", help="Compare names, dtypes and shapes, not contents.")
     ] = False,
+    token: TokenOption = None,
 ) -> None:
     """Show what differs between two checkpoints or plans."""
-    found = moegrow.diff(read_source(a), read_source(b) if b != a else a, contents=not headers)
+    found = moegrow.diff(
+        read_source(a), read_source(b) if b != a else a, contents=not headers, token=token
+    )
     if as_json:
         print(json.dumps(found.__dict__, indent=2))
         return

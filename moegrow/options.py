@@ -37,8 +37,9 @@ class Preset(StrEnum):
 Source = Annotated[
     str | None,
     typer.Argument(
-        help="A checkpoint's folder, its one .safetensors file, or a plan; left out or -, the"
-        " plan or the path that comes in on standard input.",
+        help="A checkpoint's folder, its one .safetensors file, a repository of the Hub"
+        " (org/name or org/name@revision), or a plan; left out or -, the plan or the path that"
+        " comes in on standard input.",
         show_default=False,
     ),
 ]
@@ -47,8 +48,17 @@ PlanOption = Annotated[
 ]
 ThreadsOption = Annotated[
     int | None,
-    typer.Option(min=1, show_default="all cores", help="How many threads to use."),
+    typer.Option(
+        min=1, show_default="all cores, or 8 connections", help="How many threads to use."
+    ),
 ]
+TokenOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TOKEN", show_default=False,
+        help="A token for the Hub; better given in HF_TOKEN, or by hf auth login.",
+    ),
+]  # fmt: skip
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
@@ -66,6 +76,12 @@ class Reading:
             help="How to read a model that moegrow does not know (docs/adding-a-family.md).",
         ),
     ] = None  # fmt: skip
+    revision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REV", show_default=False, help="A repository's branch, tag or commit."
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,5 +110,9 @@ class Writing:
         typer.Option(
             "--no-reflink", help="Write real copies also where the filesystem can share blocks."
         ),
+    ] = False
+    download: Annotated[
+        bool,
+        typer.Option("--download", help="Put the source into the Hub's cache first, then grow."),
     ] = False
     quiet: QuietOption = False

@@ -92,7 +92,7 @@ def inspection(plan: Plan, layout: Layout) -> dict[str, Any]:
     """What `moegrow inspect --json` prints of a plan and the layout of its source."""
     layers = plan.growth.layers
     return {
-        "source": str(layout.checkpoint.folder),
+        "source": layout.checkpoint.location,
         "family": layout.family.name,
         **grown_numbers(plan, layout).table(),
         "moe_layers": [new for new, old in enumerate(layers) if old in layout.moe_layers],

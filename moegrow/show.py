@@ -53,7 +53,7 @@ def summary(plan: Plan, layout: Layout, target: Path) -> None:
         person.print(f"serving: {warning}", style="yellow", markup=False)
     if not plan.steps:
         person.print("nothing changes: the result is a copy")
-    person.print(f"from {layout.checkpoint.folder}\nto   {target.absolute()}", markup=False)
+    person.print(f"from {layout.checkpoint.location}\nto   {target.absolute()}", markup=False)
 
 
 def dry_run(plan: Plan, target: Path) -> None:

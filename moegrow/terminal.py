@@ -44,7 +44,15 @@ def read_source(source: str | None) -> Any:
 
 
 def command_line() -> str:
-    return shlex.join(["moegrow", *sys.argv[1:]])
+    """The command as it was typed, but for a token, which goes into no plan."""
+    words = iter(sys.argv[1:])
+    kept = []
+    for word in words:
+        if word == "--token":
+            next(words, None)
+        elif not word.startswith("--token="):
+            kept.append(word)
+    return shlex.join(["moegrow", *kept])
 
 
 def usage_message(error: Any) -> str:

@@ -8,6 +8,7 @@ from moegrow import grow, maps, modes, presets, report
 from moegrow.check import check_noise
 from moegrow.errors import UsageError
 from moegrow.opened import AnySource, begin, check_unedited, load
+from moegrow.origin import Access
 from moegrow.plans import Noise, Plan
 
 
@@ -25,6 +26,8 @@ def depth(
     layers: str | None = None,
     new_layers: str | None = None,
     family: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+    token: str | None = None,
     command: str = "",
 ) -> Plan:
     """The plan of `source` with more layers; nothing is written.
@@ -33,15 +36,15 @@ def depth(
     layers, 2 unless given, or `to` layers), "expand" adds one after `every` layers, "overlap"
     joins the model without its last and without its first `drop` layers. `layers` is a free map
     such as "0,0,1-3" instead. new_layers: "copy", or "identity" for repeated layers that begin
-    as the identity (the rule for "expand"). family: a family file of your own. `command` is
-    noted in the plan as what made it.
+    as the identity (the rule for "expand"). family: a family file of your own. revision,
+    token: for a repository of the Hub. `command` is noted in the plan as what made it.
     """
-    old, layout = begin(source, family)
+    old, layout = begin(source, family, Access(token, revision))
     check_unedited(old)
     given = {"times": times, "to": to, "every": every, "drop": drop, "layers": layers}
     given |= {"keep-first": keep_first or None, "keep-last": keep_last or None}
     given |= {"group": None if group == 1 else group}
-    noted = {"new_layers": new_layers, "family": family and str(family)}
+    noted = {"new_layers": new_layers, "family": family and str(family), "revision": revision}
     command = command or _call("depth", mode=mode, **given, **noted)
     layer_map = modes.layer_map(mode, len(old.growth.layers), given)
     if new_layers not in (None, "copy", "identity"):
@@ -61,6 +64,8 @@ def width(
     router: str | None = None,
     preset: str = "orthogonal",
     family: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+    token: str | None = None,
     command: str = "",
 ) -> Plan:
     """The plan of `source` with more experts; nothing is written.
@@ -69,13 +74,13 @@ def width(
     that of what is copied (0.01). top_k: "scale" (grows with the experts), "keep" or a number.
     order: "append" copies behind the originals or "interleave" beside them. router: "noise" or
     "copy" for the copies' router rows. What is not given comes from `preset`. family: a family
-    file of your own.
+    file of your own. revision, token: for a repository of the Hub.
     """
-    old, layout = begin(source, family)
+    old, layout = begin(source, family, Access(token, revision))
     check_unedited(old)
     command = command or _call(
         "width", experts=experts, noise=noise, seed=seed, top_k=top_k, order=order, router=router,
-        preset=preset, family=family and str(family),
+        preset=preset, family=family and str(family), revision=revision,
     )  # fmt: skip
     if preset not in presets.PRESETS:
         raise UsageError(f"--preset {preset} is not known", f"use {' or '.join(presets.PRESETS)}")
@@ -108,9 +113,15 @@ def width(
     return _noted(new, command)
 
 
-def inspect(source: AnySource, *, family: str | os.PathLike[str] | None = None) -> dict[str, Any]:
+def inspect(
+    source: AnySource,
+    *,
+    family: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+) -> dict[str, Any]:
     """What a checkpoint is, or what a plan makes: family, layers, experts, parameters, bytes."""
-    return report.inspection(*load(source, family))
+    return report.inspection(*load(source, family, Access(token, revision)))
 
 
 def _noted(new: Plan, command: str) -> Plan:

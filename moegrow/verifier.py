@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from moegrow.checkpoint import CONFIG, INDEX, PLAN, Checkpoint, open_checkpoint,
 from moegrow.errors import MoegrowError
 from moegrow.header import read_header, write_header
 from moegrow.layout import parameters, read_layout
+from moegrow.origin import Access
 from moegrow.planfile import read_plan
 from moegrow.plans import Output, Plan
 from moegrow.ranges import BLOCK, cores
@@ -40,6 +42,7 @@ def verify(
     source: str | os.PathLike[str] | None = None,
     *,
     threads: int | None = None,
+    token: str | None = None,
     progress: Callable[[int], None] = lambda count: None,
 ) -> Verified:
     """Compare the checkpoint in the folder `grown` with the plan that lies in it.
@@ -47,7 +50,8 @@ def verify(
     Every tensor of the plan must be there with its dtype and shape, and nothing else; copied
     ranges must equal the source byte for byte; noise is drawn again and compared; the config
     must be the planned one and agree with the tensors. The source is where the plan says, or in
-    the folder `source`. Raises MoegrowError where there is nothing to compare with.
+    the folder `source`, or far away, where `token` is for the Hub. Raises
+    MoegrowError where there is nothing to compare with.
     """
     folder = user_path(grown)
     if not folder.exists():
@@ -57,7 +61,7 @@ def verify(
             f"{folder} holds no {PLAN}", "verify takes a folder that moegrow has written"
         )
     plan = read_plan(folder / PLAN)
-    origin = open_checkpoint(source if source is not None else plan.source.location)
+    origin = open_checkpoint(source if source is not None else plan.source.location, Access(token))
     check_source(plan, origin)
     check_plan(plan, origin)
     try:
@@ -66,12 +70,12 @@ def verify(
         return Verified((error.message,), len(plan.outputs), 0, 0)
     problems = [
         *_name_problems(plan, written),
-        *_config_problems(plan, written),
-        *_file_problems(plan, written),
+        *_config_problems(plan, written, folder),
+        *_file_problems(plan, written, folder),
     ]
     same = [output for output in plan.outputs if _is_like(output, written)]
     comparison = _Comparison(origin, written, progress)
-    with ThreadPoolExecutor(max_workers=threads or cores()) as pool:
+    with ThreadPoolExecutor(max_workers=threads or origin.origin.threads or cores()) as pool:
         for found in pool.map(comparison.compare, _by_file(same, written)):
             problems += found
     return Verified(tuple(problems), len(plan.outputs), comparison.copied, comparison.drawn)
@@ -97,7 +101,7 @@ def _is_like(output: Output, written: Checkpoint) -> bool:
     return spec is not None and (spec.dtype, spec.shape) == (output.dtype, output.shape)
 
 
-def _config_problems(plan: Plan, written: Checkpoint) -> Iterator[str]:
+def _config_problems(plan: Plan, written: Checkpoint, folder: Path) -> Iterator[str]:
     """Where config and index say something else than the plan and the tensors."""
     if written.config_text != plan.config:
         yield f"{CONFIG} is not the one that was planned"
@@ -105,10 +109,10 @@ def _config_problems(plan: Plan, written: Checkpoint) -> Iterator[str]:
         read_layout(written, family_text=plan.family_text)
     except MoegrowError as error:
         yield error.message
-    if not (written.folder / INDEX).exists():
+    if not (folder / INDEX).exists():
         yield f"{INDEX} is missing"
         return
-    table = jsontext.loads((written.folder / INDEX).read_text("utf-8", "replace"), INDEX)
+    table = jsontext.loads((folder / INDEX).read_text("utf-8", "replace"), INDEX)
     metadata = table.get("metadata")
     if not isinstance(metadata, dict):
         metadata = {}
@@ -120,11 +124,11 @@ def _config_problems(plan: Plan, written: Checkpoint) -> Iterator[str]:
             yield f"{INDEX} says {key} {metadata.get(key)}, and it is {value}"
 
 
-def _file_problems(plan: Plan, written: Checkpoint) -> Iterator[str]:
+def _file_problems(plan: Plan, written: Checkpoint, folder: Path) -> Iterator[str]:
     """Headers that are not, byte for byte, what moegrow writes, and weights beside the index."""
     shapes = {output.name: (output.name, output.dtype, output.shape) for output in plan.outputs}
     for file in written.files:
-        found = read_header(written.folder / file.name)
+        found = read_header(folder / file.name)
         in_order = sorted(found.tensors, key=lambda spec: (spec.start, spec.stop))
         if not all(spec.name in shapes for spec in in_order):
             continue
@@ -134,7 +138,7 @@ def _file_problems(plan: Plan, written: Checkpoint) -> Iterator[str]:
         if hashlib.sha256(expected).hexdigest() != found.digest:
             yield f"the header of {file.name} is not as it was written"
     named = {file.name for file in written.files}
-    for path in sorted(written.folder.glob("*.safetensors")):
+    for path in sorted(folder.glob("*.safetensors")):
         if path.name not in named:
             yield f"{path.name} is not in {INDEX}"
 

@@ -11,9 +11,11 @@ from typing import BinaryIO
 
 from moegrow import card, engine, planfile, shards
 from moegrow.check import check_plan, check_source
-from moegrow.checkpoint import CONFIG, INDEX, PLAN, Checkpoint, open_checkpoint, user_path
+from moegrow.checkpoint import CARD, CONFIG, INDEX, PLAN, Checkpoint, open_checkpoint, user_path
 from moegrow.engine import Moved
-from moegrow.errors import MoegrowError
+from moegrow.errors import MoegrowError, UsageError
+from moegrow.hub import Repository
+from moegrow.origin import Access, contents
 from moegrow.plans import Plan
 from moegrow.ranges import cores
 
@@ -44,36 +46,42 @@ def apply(
     threads: int | None = None,
     max_shard_size: str | int = shards.DEFAULT_SIZE,
     reflink: bool = True,
+    download: bool = False,
+    token: str | None = None,
     progress: Progress = lambda count: None,
     checked: Checkpoint | None = None,
 ) -> Written:
     """Write the checkpoint that the plan describes to the folder `output`.
 
+    With `download` a source on the Hub is put into the Hub's cache first; `token` is for it.
     `progress` is called with the number of bytes just written, from several threads. `checked` is
     the plan's source, where it has just been opened and the plan held against it. Raises
     MoegrowError, with nothing left under the final name, where the plan does not fit its source
     or the folder may not be written.
     """
     target = user_path(output).absolute()
-    check_target(target, plan.source.path, force=force)
+    check_target(target, plan.source.folder, force=force)
     for name in (PARTIAL, REPLACED):
-        check_apart(target.with_name(target.name + name), plan.source.path)
-    checkpoint = checked or open_checkpoint(plan.source.location)
+        check_apart(target.with_name(target.name + name), plan.source.folder)
+    checkpoint = checked or open_checkpoint(plan.source.location, Access(token))
     if not checked:
         check_source(plan, checkpoint)
         check_plan(plan, checkpoint)
     files = shards.split(plan, checkpoint, max_shard_size)
     with _partial(target) as partial:
+        if download:
+            fetch(checkpoint)
         moved = engine.fill(
-            files, partial, checkpoint, threads=threads or cores(), reflink=reflink,
-            progress=progress,
+            files, partial, checkpoint, threads=threads or checkpoint.origin.threads or cores(),
+            reflink=reflink, progress=progress,
         )  # fmt: skip
         for name in checkpoint.side_files:
             copy = partial / name
             copy.parent.mkdir(parents=True, exist_ok=True)
-            with (checkpoint.folder / name).open("rb") as side, _durable(copy) as file:
-                shutil.copyfileobj(side, file)
-        _write_text(partial / "README.md", card.model_card(plan, target.name))
+            with _durable(copy) as file:
+                for block in contents(checkpoint.origin, name):
+                    file.write(block)
+        _write_text(partial / CARD, card.model_card(plan, target.name))
         with _durable(partial / PLAN) as file:
             file.writelines(line.encode() + b"\n" for line in planfile.to_lines(plan))
         _write_text(partial / INDEX, shards.index(files))
@@ -82,7 +90,22 @@ def apply(
     return Written(target, len(files), len(plan.outputs), plan.nbytes, moved)
 
 
-def check_target(target: Path, source: Path, *, force: bool) -> None:
+def fetch(checkpoint: Checkpoint, *, quiet: bool = True) -> None:
+    """Put all that is read from a source on the Hub into the Hub's cache.
+
+    Raises MoegrowError where the source is elsewhere, or it does not arrive whole.
+    """
+    origin = checkpoint.origin
+    if not isinstance(origin, Repository):
+        raise UsageError(
+            f"--download is for a repository of the Hub, and {origin.location} is none",
+            "leave it out",
+        )
+    names = [CONFIG, INDEX, CARD, *(file.name for file in checkpoint.files), *checkpoint.side_files]
+    origin.download([name for name in names if origin.has(name)], quiet=quiet)
+
+
+def check_target(target: Path, source: Path | None, *, force: bool) -> None:
     """Raise MoegrowError unless `target` may be written: new, or made by moegrow and `force`.
 
     The source, and anything in it or around it, is never written, whatever the flags.
@@ -104,8 +127,10 @@ def check_target(target: Path, source: Path, *, force: bool) -> None:
         )
 
 
-def check_apart(target: Path, source: Path) -> None:
-    """Raise MoegrowError where writing to `target` could touch the source."""
+def check_apart(target: Path, source: Path | None) -> None:
+    """Raise MoegrowError where writing to `target` could touch a source on this machine."""
+    if source is None:
+        return
     real, origin = target.resolve(), source.resolve()
     folder = origin if origin.is_dir() else origin.parent
     if real == folder or real.is_relative_to(folder) or folder.is_relative_to(real):
@@ -118,7 +143,7 @@ def check_apart(target: Path, source: Path) -> None:
 
 def default_name(plan: Plan) -> str:
     """The folder for a result that was given none: `ckpt-depth2x-width2x`."""
-    name = plan.source.path.name
+    name = plan.source.name
     for step in plan.steps:
         if step["axis"] not in ("depth", "width"):
             continue

@@ -12,7 +12,9 @@ import moegrow
 FLOORS = [
     {"errors"},
     {"maps", "jsontext", "family", "ranges", "options", "spread"},
-    {"header", "places", "catalogue"},
+    {"header", "places", "catalogue", "origin"},
+    {"fetch", "stores"},
+    {"hub"},
     {"checkpoint"},
     {"perlayer"},
     {"dense"},

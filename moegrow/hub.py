@@ -1,0 +1,429 @@
+"""A repository of the Hugging Face Hub as a source: listed once, then read by ranges."""
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from moegrow.errors import MoegrowError, UsageError, printable
+from moegrow.origin import CONFIG, Access, read_here
+
+if TYPE_CHECKING:
+    from moegrow.fetch import Fetcher
+
+CONNECTIONS = 8  # at a time, unless --threads says otherwise
+
+_NAME = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
+_REVISION = r"@(?P<revision>refs/[^/@\s]+/[^/@\s]+|[^/@\s]+)"
+_ADDRESS = re.compile(rf"hf://(?P<name>{_NAME})(?:{_REVISION})?(?:/(?P<inside>.*))?", re.ASCII)
+_SHORT = re.compile(rf"(?P<name>{_NAME})(?:{_REVISION})?(?P<inside>)", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_FILES = (".safetensors", ".json", ".jsonl", ".toml")
+
+TOKENS = "https://huggingface.co/settings/tokens"
+
+
+class Entry(NamedTuple):
+    """A file of a repository, as the Hub lists it."""
+
+    size: int
+    sha256: str | None
+
+
+def looks_like_one(text: str) -> bool:
+    """Whether a text reads like org/name or org/name@revision.
+
+    >>> looks_like_one("Qwen/Qwen3-30B-A3B@main"), looks_like_one("./ckpt"), looks_like_one("ckpt")
+    (True, False, False)
+    """
+    found = _SHORT.fullmatch(text)
+    return found is not None and (found["revision"] is not None or not text.endswith(_FILES))
+
+
+def is_name(text: str) -> bool:
+    """Whether a text is the name of a repository alone."""
+    return re.fullmatch(_NAME, text, re.ASCII) is not None
+
+
+class Repository:
+    """The files of a repository at one commit, or of a folder in it."""
+
+    threads = CONNECTIONS
+
+    def __init__(
+        self,
+        name: str,
+        commit: str,
+        inside: str,
+        files: Mapping[str, Entry],
+        *,
+        token: str | None,
+        fetcher: "Fetcher | None",
+        revision: str | None = None,
+    ) -> None:
+        """`files` are those of the whole repository; without `fetcher` only the cache is read.
+
+        `revision` is what the commit was found by, None for the default branch.
+        """
+        prefix = f"{inside}/" if inside else ""
+        self.repository = name
+        self.commit = commit
+        self._revision = revision
+        self._token = token
+        self._prefix = prefix
+        self._files = {
+            file.removeprefix(prefix): entry
+            for file, entry in files.items()
+            if file.startswith(prefix)
+        }
+        self._fetcher = fetcher
+        self._cached: dict[str, Path | None] = {}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Repository) and self.location == other.location
+
+    def __hash__(self) -> int:
+        return hash(self.location)
+
+    @property
+    def location(self) -> str:
+        inside = f"/{self._prefix[:-1]}" if self._prefix else ""
+        return f"hf://{self.repository}@{self.commit}{inside}"
+
+    @property
+    def name(self) -> str:
+        return (self._prefix[:-1] or self.repository).rpartition("/")[2]
+
+    def has(self, name: str) -> bool:
+        return name in self._files
+
+    def top(self) -> list[str]:
+        return sorted(name for name in self._files if "/" not in name)
+
+    def walk(self) -> Iterator[str]:
+        others = {str(PurePosixPath(name).parent) for name in self._files if "/" in name}
+        others = {folder for folder in others if f"{folder}/{CONFIG}" in self._files}
+        for name in sorted(self._files):
+            parts = PurePosixPath(name).parts
+            folders = {"/".join(parts[:count]) for count in range(1, len(parts))}
+            if not folders & others and not any(part.startswith(".") for part in parts):
+                yield name
+
+    def below(self, name: str) -> list[str]:
+        folders = (file.removesuffix("/" + name) for file in self._files if file != name)
+        return sorted(
+            f"{self.location}/{f}" for f in folders if "/" not in f and self.has(f"{f}/{name}")
+        )
+
+    def check(self, name: str) -> None:
+        if self._fetcher is None and self.path(name) is None:
+            raise MoegrowError(
+                f"{name} of {self.repository} is not in the Hub's cache, and HF_HUB_OFFLINE is set",
+                f"fetch it while online: moegrow … {self.repository} --download",
+            )
+
+    def size(self, name: str) -> int:
+        return self._files[name].size
+
+    def sha256(self, name: str) -> str | None:
+        return self._files[name].sha256
+
+    def open(self, name: str) -> int | None:
+        path = self.path(name)
+        return None if path is None else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def path(self, name: str) -> Path | None:
+        """Where a file lies in the Hub's cache, whole."""
+        if name not in self._cached:
+            from huggingface_hub import try_to_load_from_cache
+
+            found = try_to_load_from_cache(
+                self.repository, self._prefix + name, revision=self.commit
+            )
+            path = Path(found) if isinstance(found, str) else None
+            is_whole = path is not None and path.stat().st_size == self.size(name)
+            self._cached[name] = path if is_whole else None
+        return self._cached[name]
+
+    def read_into(self, name: str, start: int, view: memoryview) -> None:
+        if (descriptor := self.open(name)) is not None:
+            read_here(descriptor, start, view)
+            return
+        self.check(name)
+        assert self._fetcher is not None
+        if start + len(view) > self.size(name):
+            raise EOFError(self.size(name))
+        from huggingface_hub import hf_hub_url
+
+        url = hf_hub_url(self.repository, self._prefix + name, revision=self.commit)
+        with explained(self.repository, self.commit, self._token):
+            self._fetcher.read_into(url, self.size(name), start, view)
+
+    def download(self, names: Iterable[str], *, quiet: bool = False) -> None:
+        """Put files into the Hub's cache, from where they are read from now on."""
+        from huggingface_hub import HfApi, snapshot_download
+        from huggingface_hub.utils import disable_progress_bars
+
+        if quiet:
+            disable_progress_bars()
+        self._cached.clear()
+        missing = [name for name in names if self.path(name) is None]
+        if missing:
+            with explained(self.repository, self.commit, self._token):
+                snapshot_download(
+                    self.repository, revision=self.commit, token=self._token or False,
+                    allow_patterns=[_pattern(self._prefix + name) for name in missing],
+                    max_workers=self.threads,
+                )  # fmt: skip
+                # Offline, the revision leads to the commit by what the cache notes of it.
+                HfApi(token=self._token or False).resolve_revision(
+                    self.repository, revision=self._revision
+                )
+            self._cached.clear()
+        for name in missing:
+            if self.path(name) is None:
+                raise MoegrowError(
+                    f"{name} of {self.repository} did not arrive whole in the Hub's cache",
+                    "run the command again",
+                )
+
+
+def find(text: str, access: Access) -> tuple[Repository, str]:
+    """The repository that a text means, at one commit, and the one weight file if it names one.
+
+    Raises MoegrowError where there is none that may be read.
+    """
+    found = _ADDRESS.fullmatch(text) or _SHORT.fullmatch(text)
+    if not found:
+        raise UsageError(
+            f"{text} is no address of a repository", "use hf://org/name or hf://org/name@revision"
+        )
+    name, inside = found["name"], (found["inside"] or "").strip("/")
+    revision = _revision(found["revision"], access.revision)
+    token = token_of(access)
+    is_guess = not text.startswith("hf://")
+    from huggingface_hub import is_offline_mode
+
+    with explained(name, revision, token, is_guess=is_guess):
+        if is_offline_mode():
+            commit, files, fetcher = *_cached_files(name, revision, is_guess), None
+        else:
+            commit, files, fetcher = _listed_files(name, revision, token)
+    only = ""
+    if inside.endswith(".safetensors"):
+        inside, _, only = inside.rpartition("/")
+    repository = Repository(
+        name, commit, inside, files, token=token, fetcher=fetcher, revision=revision
+    )
+    if not repository.top() or (only and not repository.has(only)):
+        raise MoegrowError(f"{name} holds no {inside or only} at {revision or commit}")
+    return repository, only
+
+
+def _revision(first: str | None, second: str | None) -> str | None:
+    if first is not None and second is not None and first != second:
+        raise UsageError(
+            f"the source says @{first} and --revision says {second}", "give one of them"
+        )
+    revision = first if first is not None else second
+    if revision is not None and (
+        not re.fullmatch(r"[\w./+-]+", revision) or ".." in revision or revision.startswith("/")
+    ):
+        raise UsageError(
+            f"{printable(revision)!r} is no name of a revision", "use a branch, a tag or a commit"
+        )
+    return revision
+
+
+def token_of(access: Access) -> str | None:
+    """The token to use: the one given, or that of the environment or of `hf auth login`."""
+    from huggingface_hub import get_token
+
+    token = access.token if access.token is not None else get_token()
+    if token is not None and not re.fullmatch(r"[!-~]+", token):
+        raise MoegrowError(
+            "the token is empty or holds spaces or characters that no token has",
+            f"look at HF_TOKEN or --token; tokens are made at {TOKENS}",
+        )
+    return token
+
+
+def _listed_files(
+    name: str, revision: str | None, token: str | None
+) -> tuple[str, dict[str, Entry], "Fetcher"]:
+    """The commit of a revision and its files, as the Hub lists them, and what reads them."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.utils import build_hf_headers
+
+    from moegrow.fetch import Fetcher, Patience
+
+    patience = Patience()
+    api = HfApi(token=token or False, library_name="moegrow")
+    info = patience.insist(
+        lambda: api.model_info(name, revision=revision, files_metadata=True, timeout=TIMEOUT)
+    )
+    commit = info.sha or ""
+    if not _COMMIT.fullmatch(commit):
+        raise ValueError("no commit")
+    files = {
+        _safe(file.rfilename): Entry(int(file.size), file.lfs.sha256 if file.lfs else None)
+        for file in info.siblings or []
+        if file.size is not None
+    }
+    headers = build_hf_headers(token=token or False, library_name="moegrow")
+    return commit, files, Fetcher(headers, patience)
+
+
+def _cached_files(name: str, revision: str | None, is_guess: bool) -> tuple[str, dict[str, Entry]]:
+    """The commit of a revision and its files, as far as the Hub's cache knows them."""
+    from huggingface_hub import constants, get_cached_repo_tree, try_to_load_from_cache
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError
+
+    for known in (CONFIG, "model.safetensors.index.json", "model.safetensors", "README.md"):
+        path = try_to_load_from_cache(name, known, revision=revision)
+        if isinstance(path, str):
+            break
+    else:
+        at = f" at {revision}" if revision else ""
+        here = f"; nor is there a folder {name} here" if is_guess else ""
+        raise MoegrowError(
+            f"{name}{at} is not in the Hub's cache, and HF_HUB_OFFLINE is set{here}",
+            f"unset HF_HUB_OFFLINE, or fetch it while online: hf download {name}",
+        )
+    folder = Path(path).parent
+    try:
+        listed = get_cached_repo_tree(name, revision=folder.name)
+        return folder.name, {
+            _safe(file.path): Entry(file.size, file.lfs.sha256 if file.lfs else None)
+            for file in listed
+        }
+    except CachedRepoTreeNotFoundError:
+        pass
+    files = {}
+    blobs = Path(constants.HF_HUB_CACHE).resolve()
+    for root, _, names in os.walk(folder):
+        for file in names:
+            blob = Path(root, file).resolve()
+            if blob.is_file() and blob.is_relative_to(blobs):
+                whole = blob.name if re.fullmatch(r"[0-9a-f]{64}", blob.name) else None
+                name_here = Path(root, file).relative_to(folder).as_posix()
+                files[name_here] = Entry(blob.stat().st_size, whole)
+    return folder.name, files
+
+
+TIMEOUT = 30.0  # seconds that the Hub may take to answer
+
+
+def _safe(name: str) -> str:
+    """A name of a stranger's file; raises MoegrowError where it would lead out of a folder."""
+    path = PurePosixPath(name)
+    if (
+        not name.isprintable()
+        or "\\" in name
+        or path.is_absolute()
+        or ".." in path.parts
+        or str(path) != name
+    ):
+        raise MoegrowError(f"the repository lists {name[:200]!r}, which is no name of a file in it")
+    return name
+
+
+def _pattern(name: str) -> str:
+    """A name as a pattern that matches it alone."""
+    return re.sub(r"[*?[]", lambda mark: f"[{mark[0]}]", name)
+
+
+@contextmanager
+def explained(
+    name: str, revision: str | None, token: str | None, *, is_guess: bool = False
+) -> Iterator[None]:
+    """Turn what can go wrong between here and the Hub into messages with something to do.
+
+    `is_guess` says that the name could as well have been meant for a folder on this machine.
+    Of an error's own text nothing is shown: addresses in it may be signed.
+    """
+    import httpx2
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except errors.OfflineModeIsEnabled:
+        raise MoegrowError(
+            f"{name} is needed from the Hub, and HF_HUB_OFFLINE is set",
+            "unset HF_HUB_OFFLINE",
+        ) from None
+    except errors.HfHubHTTPError as error:
+        raise _refusal(error, name, revision, token, is_guess) from None
+    except httpx2.TransportError as error:
+        raise MoegrowError(
+            f"{_endpoint()} cannot be reached ({type(error).__name__})",
+            "check the network and HF_ENDPOINT, or use what is in the cache: HF_HUB_OFFLINE=1",
+        ) from None
+    except (errors.LocalEntryNotFoundError, errors.FileMetadataError):
+        raise MoegrowError(
+            f"{name} could not be fetched from {_endpoint()}", "run the command again; it goes on"
+        ) from None
+    except errors.HFValidationError:
+        raise UsageError(f"{name} cannot be the name of a repository", "check its name") from None
+    except (httpx2.HTTPError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise MoegrowError(
+            f"{_endpoint()} does not answer like the Hub ({type(error).__name__})",
+            "check HF_ENDPOINT" if "HF_ENDPOINT" in os.environ else "try again later",
+        ) from None
+
+
+def _refusal(
+    error: Any, name: str, revision: str | None, token: str | None, is_guess: bool
+) -> MoegrowError:
+    """What an answer of the Hub means for a person."""
+    from huggingface_hub import errors
+
+    page, status = f"{_endpoint()}/{name}", error.response.status_code
+    sign_in = "hf auth login, or HF_TOKEN"
+    if isinstance(error, errors.GatedRepoError):
+        return MoegrowError(
+            f"{name} is gated: its owners ask you to agree to their terms first",
+            f"ask for access at {page}, then give a token of that account: {sign_in}"
+            if token is None
+            else f"ask for access at {page}; the token that was given does not have it",
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return MoegrowError(
+            f"{name} has no revision {revision}", f"see {page}/refs for branches and tags"
+        )
+    if isinstance(error, errors.RemoteEntryNotFoundError):
+        return MoegrowError(f"{name} has lost a file that it lists", "make the plan again")
+    if isinstance(error, errors.DisabledRepoError):
+        return MoegrowError(f"{name} is disabled on the Hub")
+    if isinstance(error, errors.RepositoryNotFoundError):
+        if is_guess:
+            return MoegrowError(
+                f"{name} does not exist: it is neither a folder here nor a repository of the Hub"
+                " that may be seen",
+                f"for a folder check the path; for the Hub check the name at {page}"
+                + ("" if token else f", and sign in if it is private: {sign_in}"),
+            )
+        return MoegrowError(
+            f"{name} is not on the Hub, or is private"
+            + (" and the token may not see it" if token else " and no token was given"),
+            f"check the name at {page}"
+            + ("; for a private repository use a token of its owners" if token else f"; {sign_in}"),
+        )
+    if status == 401:
+        return MoegrowError("the Hub does not know the token", f"make one at {TOKENS}; {sign_in}")
+    if status == 403:
+        return MoegrowError(f"the token may not do this with {name}", f"see its rights at {TOKENS}")
+    return MoegrowError(f"the Hub answers {status} for {name}", "try again later")
+
+
+def _endpoint() -> str:
+    """The Hub that is asked, without credentials that may stand in its address."""
+    from urllib.parse import urlsplit
+
+    from huggingface_hub import constants
+
+    parts = urlsplit(constants.ENDPOINT)
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme}://{parts.hostname}{port}"
