@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from moegrow.errors import MoegrowError
     from moegrow.opened import plan
     from moegrow.plans import Plan
+    from moegrow.uploader import push
     from moegrow.verbs import depth, inspect, width
     from moegrow.verifier import Verified, verify
     from moegrow.writer import Written, apply
@@ -27,12 +28,13 @@ if TYPE_CHECKING:
 _HOMES = {
     "Difference": "difference", "MoegrowError": "errors", "Plan": "plans", "Verified": "verifier",
     "Written": "writer", "apply": "writer", "depth": "verbs", "diff": "difference",
-    "inspect": "verbs", "plan": "opened", "verify": "verifier", "width": "verbs",
+    "inspect": "verbs", "plan": "opened", "push": "uploader", "verify": "verifier",
+    "width": "verbs",
 }  # fmt: skip
 
 __all__ = [
     "Difference", "MoegrowError", "Plan", "Verified", "Written", "__version__", "apply", "depth",
-    "diff", "inspect", "plan", "verify", "width",
+    "diff", "inspect", "plan", "push", "verify", "width",
 ]  # fmt: skip
 
 

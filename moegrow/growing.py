@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -80,7 +81,7 @@ def depth(
         group=group, every=every, drop=drop, layers=layers,
         new_layers=new_layers and new_layers.value, command=command_line(),
     )  # fmt: skip
-    _finish(grown, old.layout, writing, as_plan=plan)
+    _finish(grown, old.layout, writing, token, as_plan=plan)
 
 
 def width(
@@ -128,7 +129,7 @@ def width(
         old, experts=experts, noise=noise, seed=seed, top_k=top_k, order=order and order.value,
         router=router and router.value, preset=preset.value, command=command_line(),
     )  # fmt: skip
-    _finish(grown, old.layout, writing, as_plan=plan)
+    _finish(grown, old.layout, writing, token, as_plan=plan)
 
 
 def apply(
@@ -147,10 +148,12 @@ def apply(
     if isinstance(plan, str) and not is_plan(Path(plan)):
         raise MoegrowError(f"{plan} is not a plan", "make one with moegrow depth … --plan")
     grown, layout = opened.load(plan, access=Access(token))
-    _finish(grown, layout, writing)
+    _finish(grown, layout, writing, token)
 
 
-def _finish(grown: "Plan", layout: "Layout", writing: Writing, *, as_plan: bool = False) -> None:
+def _finish(
+    grown: "Plan", layout: "Layout", writing: Writing, token: str | None, *, as_plan: bool = False
+) -> None:
     """Print the plan, show it, or write what it describes and print where.
 
     `layout` is that of the plan's source.
@@ -158,7 +161,7 @@ def _finish(grown: "Plan", layout: "Layout", writing: Writing, *, as_plan: bool 
     if as_plan:
         given = {
             "--output": writing.output is not None, "--dry-run": writing.dry_run,
-            "--download": writing.download,
+            "--download": writing.download, "--push": writing.push is not None,
         }  # fmt: skip
         if other := next((flag for flag, is_given in given.items() if is_given), ""):
             raise UsageError(f"--plan writes nothing, so {other} does not go with it")
@@ -169,17 +172,34 @@ def _finish(grown: "Plan", layout: "Layout", writing: Writing, *, as_plan: bool 
     from moegrow import show
     from moegrow.check import check_plan
     from moegrow.shards import parse_size
-    from moegrow.writer import check_target, default_name, fetch
+    from moegrow.writer import check_target, default_name, is_written
 
     parse_size(writing.max_shard_size)
     target = Path(default_name(grown) if writing.output is None else writing.output)
-    check_target(target, grown.source.folder, force=writing.force)
+    # What an upload broke off from is not grown again.
+    is_there = writing.push is not None and is_written(grown, target)
+    if not is_there:
+        check_target(target, grown.source.folder, force=writing.force)
     check_plan(grown, layout.checkpoint)
+    upload = _prepared_upload(grown, writing, token)
     if writing.dry_run or not writing.quiet:
         show.summary(grown, layout, target)
     if writing.dry_run:
         show.dry_run(grown, target)
         return
+    if is_there and not writing.quiet:
+        print(f"{target} holds this result already, and is uploaded as it is", file=sys.stderr)
+    if not is_there:
+        _write(grown, layout, writing, target)
+    upload(target)
+    print(target)
+
+
+def _write(grown: "Plan", layout: "Layout", writing: Writing, target: Path) -> None:
+    """Write what a plan describes, with what there is to say of it."""
+    from moegrow import show
+    from moegrow.writer import fetch
+
     if writing.download:
         fetch(layout.checkpoint, quiet=writing.quiet or not sys.stderr.isatty())
     began = time.perf_counter()
@@ -191,4 +211,24 @@ def _finish(grown: "Plan", layout: "Layout", writing: Writing, *, as_plan: bool 
         )  # fmt: skip
     if not writing.quiet:
         show.written(result, time.perf_counter() - began)
-    print(target)
+
+
+def _prepared_upload(grown: "Plan", writing: Writing, token: str | None) -> Callable[[Path], None]:
+    """What uploads a result when it is written; whether that may be is asked now."""
+    if writing.push is None:
+        if writing.private:
+            raise UsageError("--private is for the repository of --push, and none is given")
+        return lambda target: None
+    from moegrow import uploader
+
+    goal = uploader.prepare(
+        grown, writing.push, private=writing.private, force=writing.force, token=token,
+        is_trial=writing.dry_run,
+    )  # fmt: skip
+
+    def upload(target: Path) -> None:
+        uploader.upload(target, goal, quiet=writing.quiet or not sys.stderr.isatty())
+        if not writing.quiet:
+            print(f"uploaded to {goal.address}", file=sys.stderr)
+
+    return upload

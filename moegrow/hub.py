@@ -358,18 +358,18 @@ def explained(
         raise _refusal(error, name, revision, token, is_guess) from None
     except httpx2.TransportError as error:
         raise MoegrowError(
-            f"{_endpoint()} cannot be reached ({type(error).__name__})",
+            f"{endpoint()} cannot be reached ({type(error).__name__})",
             "check the network and HF_ENDPOINT, or use what is in the cache: HF_HUB_OFFLINE=1",
         ) from None
     except (errors.LocalEntryNotFoundError, errors.FileMetadataError):
         raise MoegrowError(
-            f"{name} could not be fetched from {_endpoint()}", "run the command again; it goes on"
+            f"{name} could not be fetched from {endpoint()}", "run the command again; it goes on"
         ) from None
     except errors.HFValidationError:
         raise UsageError(f"{name} cannot be the name of a repository", "check its name") from None
     except (httpx2.HTTPError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise MoegrowError(
-            f"{_endpoint()} does not answer like the Hub ({type(error).__name__})",
+            f"{endpoint()} does not answer like the Hub ({type(error).__name__})",
             "check HF_ENDPOINT" if "HF_ENDPOINT" in os.environ else "try again later",
         ) from None
 
@@ -380,7 +380,7 @@ def _refusal(
     """What an answer of the Hub means for a person."""
     from huggingface_hub import errors
 
-    page, status = f"{_endpoint()}/{name}", error.response.status_code
+    page, status = f"{endpoint()}/{name}", error.response.status_code
     sign_in = "hf auth login, or HF_TOKEN"
     if isinstance(error, errors.GatedRepoError):
         return MoegrowError(
@@ -418,7 +418,7 @@ def _refusal(
     return MoegrowError(f"the Hub answers {status} for {name}", "try again later")
 
 
-def _endpoint() -> str:
+def endpoint() -> str:
     """The Hub that is asked, without credentials that may stand in its address."""
     from urllib.parse import urlsplit
 

@@ -115,4 +115,14 @@ class Writing:
         bool,
         typer.Option("--download", help="Put the source into the Hub's cache first, then grow."),
     ] = False
+    push: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ORG/NAME", show_default=False,
+            help="Upload the result to the Hub when it is written.",
+        ),
+    ] = None  # fmt: skip
+    private: Annotated[
+        bool, typer.Option("--private", help="Make the repository of --push a private one.")
+    ] = False
     quiet: QuietOption = False

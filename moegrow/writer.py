@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import BinaryIO
 
@@ -68,6 +69,7 @@ def apply(
         check_source(plan, checkpoint)
         check_plan(plan, checkpoint)
     files = shards.split(plan, checkpoint, max_shard_size)
+    carried = card.carried_from(checkpoint.origin)
     with _partial(target) as partial:
         if download:
             fetch(checkpoint)
@@ -81,13 +83,25 @@ def apply(
             with _durable(copy) as file:
                 for block in contents(checkpoint.origin, name):
                     file.write(block)
-        _write_text(partial / CARD, card.model_card(plan, target.name))
+        _write_text(
+            partial / CARD, card.model_card(plan, target.name, carried, checkpoint.side_files)
+        )
         with _durable(partial / PLAN) as file:
             file.writelines(line.encode() + b"\n" for line in planfile.to_lines(plan))
         _write_text(partial / INDEX, shards.index(files))
         _write_text(partial / CONFIG, plan.config)
         _publish(partial, target)
     return Written(target, len(files), len(plan.outputs), plan.nbytes, moved)
+
+
+def is_written(plan: Plan, target: Path) -> bool:
+    """Whether a folder holds the result of this very plan, which is whole if it has its name."""
+    path = target / PLAN
+    if not path.is_file():
+        return False
+    lines = (line.encode() + b"\n" for line in planfile.to_lines(plan))
+    with path.open("rb") as file:
+        return all(line == found for line, found in zip_longest(lines, file))
 
 
 def fetch(checkpoint: Checkpoint, *, quiet: bool = True) -> None:

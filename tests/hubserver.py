@@ -196,6 +196,8 @@ class _Answer(BaseHTTPRequestHandler):
     def _hub(self, path: str, fault: Fault | None) -> None:
         if path == "/api/whoami-v2":
             return self._json(self._who(needed=True))
+        if path == "/api/validate-yaml":
+            return self._json({"errors": [], "warnings": []})
         if path == "/api/repos/create":
             return self._create(json.loads(self.body))
         if found := re.fullmatch(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
@@ -229,14 +231,19 @@ class _Answer(BaseHTTPRequestHandler):
             raise _Refused(401)
         return self.hub.tokens.get(token, {})
 
-    def _may_write(self, name: str) -> bool:
+    def _is_of(self, name: str) -> bool:
         who = self._who()
-        spaces = [who.get("name"), *(org["name"] for org in who.get("orgs", []))]
-        return name.split("/")[0] in spaces and who["auth"]["accessToken"]["role"] != "read"
+        return name.split("/")[0] in [
+            who.get("name"),
+            *(org["name"] for org in who.get("orgs", [])),
+        ]
+
+    def _may_write(self, name: str) -> bool:
+        return self._is_of(name) and self._who()["auth"]["accessToken"]["role"] != "read"
 
     def _repository(self, name: str, *, write: bool = False) -> Stored:
         found = self.hub.repositories.get(name)
-        if found is None or (found.private and name.split("/")[0] != self._who().get("name")):
+        if found is None or (found.private and not self._is_of(name)):
             self._who()
             raise _Refused(404 if self._who() else 401, "RepoNotFound", "Repository not found")
         if write and not self._may_write(name):
