@@ -4,16 +4,15 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from moegrow.errors import MoegrowError, UsageError, printable
+from moegrow.listing import Entry, Listed, safe
 from moegrow.origin import CONFIG, Access, read_here
 
 if TYPE_CHECKING:
     from moegrow.fetch import Fetcher
-
-CONNECTIONS = 8  # at a time, unless --threads says otherwise
 
 _NAME = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
 _REVISION = r"@(?P<revision>refs/[^/@\s]+/[^/@\s]+|[^/@\s]+)"
@@ -23,13 +22,6 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _FILES = (".safetensors", ".json", ".jsonl", ".toml")
 
 TOKENS = "https://huggingface.co/settings/tokens"
-
-
-class Entry(NamedTuple):
-    """A file of a repository, as the Hub lists it."""
-
-    size: int
-    sha256: str | None
 
 
 def looks_like_one(text: str) -> bool:
@@ -47,14 +39,12 @@ def is_name(text: str) -> bool:
     return re.fullmatch(_NAME, text, re.ASCII) is not None
 
 
-class Repository:
+class Repository(Listed):
     """The files of a repository at one commit, or of a folder in it."""
-
-    threads = CONNECTIONS
 
     def __init__(
         self,
-        name: str,
+        repository: str,
         commit: str,
         inside: str,
         files: Mapping[str, Entry],
@@ -67,55 +57,22 @@ class Repository:
 
         `revision` is what the commit was found by, None for the default branch.
         """
-        prefix = f"{inside}/" if inside else ""
-        self.repository = name
+        self._prefix = f"{inside}/" if inside else ""
+        start = len(self._prefix)
+        super().__init__(
+            f"hf://{repository}@{commit}" + (f"/{inside}" if inside else ""),
+            {file[start:]: entry for file, entry in files.items() if file.startswith(self._prefix)},
+        )
+        self.repository = repository
         self.commit = commit
         self._revision = revision
         self._token = token
-        self._prefix = prefix
-        self._files = {
-            file.removeprefix(prefix): entry
-            for file, entry in files.items()
-            if file.startswith(prefix)
-        }
         self._fetcher = fetcher
         self._cached: dict[str, Path | None] = {}
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Repository) and self.location == other.location
-
-    def __hash__(self) -> int:
-        return hash(self.location)
-
-    @property
-    def location(self) -> str:
-        inside = f"/{self._prefix[:-1]}" if self._prefix else ""
-        return f"hf://{self.repository}@{self.commit}{inside}"
 
     @property
     def name(self) -> str:
         return (self._prefix[:-1] or self.repository).rpartition("/")[2]
-
-    def has(self, name: str) -> bool:
-        return name in self._files
-
-    def top(self) -> list[str]:
-        return sorted(name for name in self._files if "/" not in name)
-
-    def walk(self) -> Iterator[str]:
-        others = {str(PurePosixPath(name).parent) for name in self._files if "/" in name}
-        others = {folder for folder in others if f"{folder}/{CONFIG}" in self._files}
-        for name in sorted(self._files):
-            parts = PurePosixPath(name).parts
-            folders = {"/".join(parts[:count]) for count in range(1, len(parts))}
-            if not folders & others and not any(part.startswith(".") for part in parts):
-                yield name
-
-    def below(self, name: str) -> list[str]:
-        folders = (file.removesuffix("/" + name) for file in self._files if file != name)
-        return sorted(
-            f"{self.location}/{f}" for f in folders if "/" not in f and self.has(f"{f}/{name}")
-        )
 
     def check(self, name: str) -> None:
         if self._fetcher is None and self.path(name) is None:
@@ -123,12 +80,6 @@ class Repository:
                 f"{name} of {self.repository} is not in the Hub's cache, and HF_HUB_OFFLINE is set",
                 f"fetch it while online: moegrow … {self.repository} --download",
             )
-
-    def size(self, name: str) -> int:
-        return self._files[name].size
-
-    def sha256(self, name: str) -> str | None:
-        return self._files[name].sha256
 
     def open(self, name: str) -> int | None:
         path = self.path(name)
@@ -268,7 +219,7 @@ def _listed_files(
     if not _COMMIT.fullmatch(commit):
         raise ValueError("no commit")
     files = {
-        _safe(file.rfilename): Entry(int(file.size), file.lfs.sha256 if file.lfs else None)
+        safe(file.rfilename): Entry(int(file.size), file._whole(file))
         for file in info.siblings or []
         if file.size is not None
     }
@@ -296,8 +247,7 @@ def _cached_files(name: str, revision: str | None, is_guess: bool) -> tuple[str,
     try:
         listed = get_cached_repo_tree(name, revision=folder.name)
         return folder.name, {
-            _safe(file.path): Entry(file.size, file.lfs.sha256 if file.lfs else None)
-            for file in listed
+            safe(file.path): Entry(file.size, file._whole(file)) for file in listed
         }
     except CachedRepoTreeNotFoundError:
         pass
@@ -316,18 +266,10 @@ def _cached_files(name: str, revision: str | None, is_guess: bool) -> tuple[str,
 TIMEOUT = 30.0  # seconds that the Hub may take to answer
 
 
-def _safe(name: str) -> str:
-    """A name of a stranger's file; raises MoegrowError where it would lead out of a folder."""
-    path = PurePosixPath(name)
-    if (
-        not name.isprintable()
-        or "\\" in name
-        or path.is_absolute()
-        or ".." in path.parts
-        or str(path) != name
-    ):
-        raise MoegrowError(f"the repository lists {name[:200]!r}, which is no name of a file in it")
-    return name
+def _whole(file: Any) -> str | None:
+    """The SHA-256 of a listed file, which is known of large ones."""
+    found = file.lfs.sha256 if file.lfs else ""
+    return found if re.fullmatch(r"[0-9a-f]{64}", found) else None
 
 
 def _pattern(name: str) -> str:
