@@ -219,7 +219,7 @@ def _listed_files(
     if not _COMMIT.fullmatch(commit):
         raise ValueError("no commit")
     files = {
-        safe(file.rfilename): Entry(int(file.size), file._whole(file))
+        safe(file.rfilename): Entry(int(file.size), _whole(file))
         for file in info.siblings or []
         if file.size is not None
     }
@@ -246,9 +246,7 @@ def _cached_files(name: str, revision: str | None, is_guess: bool) -> tuple[str,
     folder = Path(path).parent
     try:
         listed = get_cached_repo_tree(name, revision=folder.name)
-        return folder.name, {
-            safe(file.path): Entry(file.size, file._whole(file)) for file in listed
-        }
+        return folder.name, {safe(file.path): Entry(file.size, _whole(file)) for file in listed}
     except CachedRepoTreeNotFoundError:
         pass
     files = {}
