@@ -104,7 +104,8 @@ def open_checkpoint(source: str | os.PathLike[str], access: Access = ANYONE) -> 
     """
     origin, only = _find(source, access)
     weight_map = _weight_map(origin)
-    if only and weight_map and only in weight_map.values():
+    named = set((weight_map or {}).values())
+    if only in named and len(named) > 1:
         raise MoegrowError(
             f"{source} is one of the files of a checkpoint, by the {INDEX} beside it",
             f"give the folder: {origin.location}",

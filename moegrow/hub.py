@@ -1,5 +1,6 @@
 """A repository of the Hugging Face Hub as a source: listed once, then read by ranges."""
 
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -117,6 +118,8 @@ class Repository(Listed):
         from huggingface_hub import HfApi, snapshot_download
         from huggingface_hub.utils import disable_progress_bars
 
+        # What it would log holds signed addresses; what goes wrong is said in the end.
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
         if quiet:
             disable_progress_bars()
         self._cached.clear()

@@ -156,10 +156,12 @@ class Source:
     @property
     def location(self) -> str:
         """What to open: the folder, or its one weight file where others may lie beside it."""
+        if len(self.files) != 1:
+            return self.path
         folder = self.folder
-        if folder and len(self.files) == 1 and not (folder / INDEX).exists():
-            return str(folder / self.files[0].name)
-        return self.path
+        if folder is None:
+            return f"{self.path}/{self.files[0].name}"
+        return str(folder if (folder / INDEX).exists() else folder / self.files[0].name)
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ class Source:
         So the pieces that are joined side by side, which take turns at the same bytes, and σ,
         which needs a piece before it is changed, cost no more than one request.
         """
-        step = max(READ // size, 1) * size
+        step = max(READ // max(size, 1), 1) * max(size, 1)
         kept = self._kept.__dict__.setdefault("blocks", {})
         for first in range(start, stop, step):
             key = file, first, min(stop, first + step)

@@ -1,6 +1,7 @@
 """Upload a finished checkpoint to the Hub, after everything that could refuse it was asked."""
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -101,6 +102,8 @@ def upload(folder: Path, goal: Goal, *, quiet: bool = True) -> None:
     from huggingface_hub import HfApi
     from huggingface_hub.utils import disable_progress_bars
 
+    # What it would log holds signed addresses; what goes wrong is said in the end.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     if quiet:
         disable_progress_bars()
     api = HfApi(token=goal.token, library_name="moegrow")

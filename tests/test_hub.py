@@ -182,6 +182,19 @@ def test_a_checkpoint_in_a_folder_of_a_repository(run, refused, hub, source, che
     refused("depth", f"hf://{NAME}/none", says="holds no none")
 
 
+def test_one_file_of_several_is_named(run, refused, hub, source, tmp_path):
+    with alter.weights(source) as tensors:
+        alter.save(source / "adapter.safetensors", {"a": tensors["lm_head.weight"]})
+    (source / "model.safetensors").rename(source / "moe.safetensors")
+    commit = hub.add(NAME, source)
+    address = f"hf://{NAME}@{commit}/moe.safetensors"
+    assert not hub.sent
+    refused("depth", NAME, says="2 .safetensors files", hint=f"hf://{NAME}@{commit}/adapter")
+    run("depth", address, "-o", "grown")
+    assert "adapter.safetensors" not in hub.sent
+    run("verify", "grown")
+
+
 @pytest.mark.parametrize("name", ["../../evil.txt", "/etc/passwd", "a\\b", "a//b", "a\x1b[2J"])
 def test_a_listing_that_leads_out_of_the_folder_is_refused(refused, hub, commit, name):
     hub.repositories[NAME].files[name] = b"evil"

@@ -114,7 +114,9 @@ def test_an_upload_that_broke_off_goes_on_without_growing_again(run, signed_in, 
 
 def test_a_storage_that_fails_for_a_moment_is_asked_again(run, signed_in, source, tmp_path):
     signed_in.fail(r"^/[0-9a-f]{64}\?Signature", "503")
-    run("depth", source, "-o", "grown", "--push", GOAL)
+    done = run("depth", source, "-o", "grown", "--push", GOAL)
+    assert not any(fault.times for fault in signed_in.faults)
+    assert "Signature" not in done.stderr
     assert uploaded(signed_in) == alter.contents(tmp_path / "grown")
 
 
