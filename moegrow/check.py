@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from operator import attrgetter
 
 from moegrow import jsontext, maps
-from moegrow.checkpoint import Checkpoint, same_file
+from moegrow.checkpoint import Checkpoint
+from moegrow.digests import is_same
 from moegrow.errors import MoegrowError, raise_all
 from moegrow.header import nbytes
 from moegrow.layout import Layout
@@ -36,7 +37,7 @@ def check_source(plan: Plan, checkpoint: Checkpoint) -> None:
             problems.append(f"{name} is new")
         elif now[name].size != planned[name].size:
             problems.append(f"{name} had {planned[name].size} bytes and has {now[name].size}")
-        elif not same_file(planned[name], checkpoint):
+        elif not is_same(planned[name], now[name], checkpoint.origin):
             problems.append(f"{name} holds other tensors or other weights")
     raise_all(
         f"{checkpoint.location} has changed since the plan was made",

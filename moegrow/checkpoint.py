@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from moegrow import hub, jsontext, stores
+from moegrow.digests import SourceFile as SourceFile
+from moegrow.digests import digest, read_header
 from moegrow.errors import MoegrowError, UsageError, raise_all
-from moegrow.header import Header, TensorSpec, header_of
+from moegrow.header import Header, TensorSpec
 from moegrow.origin import (
     ANYONE,
     Access,
     LocalFolder,
     Origin,
-    contents,
-    read_range,
     read_whole,
     scheme,
 )
@@ -40,23 +40,7 @@ _WEIGHTS = re.compile(
 )
 _SHARD = re.compile(r"model-(\d+)-of-(\d+)\.safetensors")
 
-WHOLE = "sha256:"  # begins a digest of all bytes
-SAMPLES = 8  # places of a file whose bytes enter its digest
-SAMPLE = 4096  # bytes at each
-
 LARGEST_TEXT = 256 << 20  # bytes of a config or an index; the largest known have some 20 MB
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """One weight file; `digest` covers its size, its header and samples of its data.
-
-    It begins with WHOLE where it is the SHA-256 of all bytes, which the Hub knows of its files.
-    """
-
-    name: str
-    size: int
-    digest: str
 
 
 @dataclass(frozen=True)
@@ -263,9 +247,7 @@ def _read_headers(origin: Origin, names: list[str]) -> dict[str, Header]:
 
     def read(name: str) -> Header:
         origin.check(name)
-        return header_of(
-            name, origin.size(name), lambda start, stop: read_range(origin, name, start, stop)
-        )
+        return read_header(origin, name)
 
     return _each(origin, names, read)
 
@@ -289,49 +271,6 @@ def _side_files(origin: Origin) -> Iterator[str]:
             continue
         origin.check(name)
         yield name
-
-
-def digest(origin: Origin, name: str, header: Header) -> str:
-    """What a weight file is known by: the SHA-256 of all its bytes where that costs nothing.
-
-    Else it is one over size, header and samples of the data. The samples tell a file whose
-    weights were trained on in place, under the same header, from the one a plan was made of,
-    wherever the file has been copied to in the meantime.
-    """
-    if whole := origin.sha256(name):
-        return WHOLE + whole
-    return sampled(origin, name, header)
-
-
-def sampled(origin: Origin, name: str, header: Header) -> str:
-    """SHA-256 over size, header and samples of the data."""
-    found = hashlib.sha256(f"{header.size} {header.digest}".encode())
-    start = min((tensor.start for tensor in header.tensors), default=header.size)
-    room = max(header.size - start - SAMPLE, 0)
-    for number in range(SAMPLES):
-        at = start + room * number // (SAMPLES - 1)
-        found.update(read_range(origin, name, at, min(at + SAMPLE, header.size)))
-    return found.hexdigest()
-
-
-def same_file(planned: SourceFile, checkpoint: Checkpoint) -> bool:
-    """Whether the checkpoint has a weight file as it was planned.
-
-    A plan may know it by another kind of digest, having been made where the file lay elsewhere:
-    then that is computed, which reads the whole file where the plan knows all its bytes.
-    """
-    now = {file.name: file for file in checkpoint.files}.get(planned.name)
-    if now is None or now.size != planned.size:
-        return False
-    if planned.digest.startswith(WHOLE) == now.digest.startswith(WHOLE):
-        return planned.digest == now.digest
-    origin, name = checkpoint.origin, planned.name
-    if not planned.digest.startswith(WHOLE):
-        return planned.digest == sampled(origin, name, _read_headers(origin, [name])[name])
-    found = hashlib.sha256()
-    for block in contents(origin, name):
-        found.update(block)
-    return planned.digest == WHOLE + found.hexdigest()
 
 
 def index_text(weight_map: Mapping[str, str], *, total_size: int, total_parameters: int) -> str:

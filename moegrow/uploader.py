@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from moegrow import hub
 from moegrow.checkpoint import PLAN, user_path
 from moegrow.errors import MoegrowError, UsageError
-from moegrow.hub import TOKENS, explained, token_of
+from moegrow.hub import token_of
 from moegrow.origin import Access
 from moegrow.planfile import read_plan, to_lines
 from moegrow.plans import Plan
+from moegrow.refusals import TOKENS, endpoint, explained
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -90,7 +91,7 @@ def prepare(
             api.create_repo(name, private=private or None, exist_ok=True)
         if not is_trial or api.repo_exists(name):
             api.auth_check(name, write=True)
-    return Goal(name, found, f"{hub.endpoint()}/{name}")
+    return Goal(name, found, f"{endpoint()}/{name}")
 
 
 def upload(folder: Path, goal: Goal, *, quiet: bool = True) -> None:

@@ -12,8 +12,8 @@ import moegrow
 FLOORS = [
     {"errors"},
     {"maps", "jsontext", "family", "ranges", "options", "spread"},
-    {"header", "places", "catalogue", "origin", "metadata"},
-    {"fetch", "listing"},
+    {"header", "places", "catalogue", "origin", "metadata", "refusals"},
+    {"digests", "fetch", "listing"},
     {"hub", "stores"},
     {"checkpoint"},
     {"perlayer"},
