@@ -64,7 +64,7 @@ class Listed:
 def safe(name: str) -> str:
     """A name of a stranger's file; raises MoegrowError where it would lead out of a folder."""
     path = PurePosixPath(name)
-    is_inside = not path.is_absolute() and ".." not in path.parts and str(path) == name
+    is_inside = not path.is_absolute() and ".." not in path.parts and str(path) == name != "."
     if not is_inside or not name.isprintable() or "\\" in name:
         raise MoegrowError(f"the source lists {name[:200]!r}, which is no name of a file in it")
     return name
