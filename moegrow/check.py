@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from operator import attrgetter
-from pathlib import Path
 
 from moegrow import jsontext, maps
-from moegrow.checkpoint import CONFIG, Checkpoint, sampled_digest
+from moegrow.checkpoint import CONFIG, Checkpoint
 from moegrow.errors import MoegrowError, raise_all
+from moegrow.fingerprints import is_same, sampled
 from moegrow.header import nbytes
 from moegrow.layout import Layout
+from moegrow.origin import Origin
 from moegrow.plans import Output, Piece, Plan
 
 # Dtypes whose values can be read, changed in floating point and rounded back.
@@ -37,16 +38,17 @@ def check_source(plan: Plan, checkpoint: Checkpoint) -> None:
             problems.append(f"{name} is new")
         elif now[name].size != planned[name].size:
             problems.append(f"{name} had {planned[name].size} bytes and has {now[name].size}")
-        elif now[name] != planned[name]:
+        elif not is_same(planned[name], now[name], checkpoint.origin):
             problems.append(f"{name} holds other tensors or other weights")
     raise_all(
-        f"{checkpoint.folder} has changed since the plan was made",
+        f"{checkpoint.location} has changed since the plan was made",
         problems,
         "make the plan again with --plan",
     )
 
 
-# Of each file its size, when it was last written in nanoseconds, and a digest or "".
+# Of each file its size, its version (when it was last written, in nanoseconds) and a digest or "".
+# Of one far away that is what its place says of it, so nothing is fetched for it.
 Witness = Mapping[str, list[int | str]]
 
 
@@ -55,24 +57,24 @@ def witness(checkpoint: Checkpoint) -> Witness:
 
     The digest of a weight file covers header and samples, so no weights are read for it.
     """
-    weights = {file.name for file in checkpoint.files}
-    return {
-        name: _now(checkpoint.folder / name, is_weights=name in weights)
-        for name in (CONFIG, *checkpoint.side_files, *sorted(weights))
-    }
+    known = {file.name: file.digest for file in checkpoint.files}
+    names = (CONFIG, *checkpoint.side_files, *sorted(known))
+    return {name: _now(checkpoint.origin, name, known.get(name, "")) for name in names}
 
 
-def _now(path: Path, *, is_weights: bool) -> list[int | str]:
-    told = path.stat()
-    return [told.st_size, told.st_mtime_ns, sampled_digest(path) if is_weights else ""]
+def _now(origin: Origin, name: str, known: str) -> list[int | str]:
+    """What a file is now; of weights, `known` is the digest that they had when they were opened."""
+    size, version = origin.size(name), origin.version(name)
+    is_here = isinstance(version, int)
+    return [size, version, sampled(origin, name) if known and is_here else known]
 
 
-def check_witness(plan: Plan, seen: Witness, checkpoint: Checkpoint) -> None:
-    """Raise MoegrowError where the weights are others than when the plan was made."""
-    digests = {file.name: file.digest for file in plan.source.files}
+def check_witness(seen: Witness, checkpoint: Checkpoint) -> None:
+    """Raise MoegrowError where weights are others than when they were held against the plan."""
+    digests = {file.name: file.digest for file in checkpoint.files}
     others = [name for name, told in seen.items() if told[2] and told[2] != digests.get(name)]
     raise_all(
-        f"{checkpoint.folder} has changed since the plan was made",
+        f"{checkpoint.location} has changed since the plan was made",
         [f"{name} holds other tensors or other weights" for name in others],
         "make the plan again with --plan",
     )
@@ -81,16 +83,19 @@ def check_witness(plan: Plan, seen: Witness, checkpoint: Checkpoint) -> None:
 def check_unchanged(before: Witness, checkpoint: Checkpoint) -> None:
     """Raise MoegrowError where a file of the source has been written, or has gone, since."""
     problems = []
+    checkpoint.origin.refresh()
     for name, then in before.items():
         try:
-            now = _now(checkpoint.folder / name, is_weights=bool(then[2]))
+            now = _now(checkpoint.origin, name, str(then[2]))
+        except KeyError:
+            problems.append(f"{name} is gone")
         except OSError as error:
             problems.append(f"{name}: {error.strerror}")
         else:
             if now != then:
                 problems.append(f"{name} was written in the meantime")
     raise_all(
-        f"{checkpoint.folder} was changed while it was read",
+        f"{checkpoint.location} was changed while it was read",
         problems,
         "nothing was published; run the command again when nothing writes there",
     )

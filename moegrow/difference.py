@@ -16,6 +16,7 @@ from moegrow.arithmetic import Scratch
 from moegrow.check import check_plan, check_source
 from moegrow.checkpoint import Checkpoint, open_checkpoint, user_path
 from moegrow.errors import printable
+from moegrow.origin import Access
 from moegrow.planfile import Lines
 from moegrow.plans import Output, Piece, Plan
 from moegrow.stream import READ, Source, blocks, rechunked
@@ -68,9 +69,15 @@ class _Side:
     config: Mapping[str, Any]
 
 
-def diff(a: AnySource, b: AnySource, *, contents: bool = True) -> Difference:
-    """Compare two checkpoints or plans; with `contents`, also the bytes of their tensors."""
-    left, right = _side(a), _side(b)
+def diff(
+    a: AnySource, b: AnySource, *, contents: bool = True, token: str | None = None
+) -> Difference:
+    """Compare two checkpoints or plans; with `contents`, also the bytes of their tensors.
+
+    `token` is for repositories of the Hub.
+    """
+    access = Access(token)
+    left, right = _side(a, access), _side(b, access)
     only_a = tuple(name for name in left.outputs if name not in right.outputs)
     only_b = tuple(name for name in right.outputs if name not in left.outputs)
     other_shape, other_contents, same = [], [], 0
@@ -119,15 +126,15 @@ def _ranges(numbers: list[int]) -> str:
     return spelled if len(numbers) == 1 else "{" + spelled + "}"
 
 
-def _side(source: AnySource) -> _Side:
+def _side(source: AnySource, access: Access) -> _Side:
     if isinstance(source, Lines):
         source = source.plan()
     elif not isinstance(source, Plan):
         path = user_path(source)
         if not planfile.is_plan(path):
-            return _checkpoint_side(open_checkpoint(path))
+            return _checkpoint_side(open_checkpoint(source, access))
         source = planfile.read_plan(path)
-    origin = open_checkpoint(source.source.location)
+    origin = open_checkpoint(source.source.location, access)
     check_source(source, origin)
     check_plan(source, origin)
     outputs = {output.name: output for output in source.outputs}

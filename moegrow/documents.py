@@ -21,12 +21,13 @@ def growth(
     written: Written | None = None,
     seconds: float | None = None,
     verified: Document | None = None,
+    uploaded: str | None = None,
 ) -> Document:
     """What a command that grows did, or would do where nothing was written."""
     before, after = report.numbers(layout), report.grown_numbers(plan, layout)
     return {
         "path": str(target.absolute()),
-        "source": str(layout.checkpoint.folder),
+        "source": layout.checkpoint.location,
         "family": layout.family.name,
         "before": before.table(),
         "after": after.table(),
@@ -38,6 +39,7 @@ def growth(
         "noise": _noise(written.moved.realised) if written else None,
         "seconds": seconds,
         "verified": verified,
+        "uploaded": uploaded,
     }
 
 

@@ -153,6 +153,10 @@ class _Engine:
             yield copy
             return
         source, middle = self._source.file(copy.file), copy.part(start, stop)
+        if source is None:
+            self._unshared.add(copy.file)
+            yield copy
+            return
         with self._targets.file(copy.shard) as target:
             is_shared = share_range(source, start, stop - start, target, middle.offset)
         if not is_shared:
@@ -188,6 +192,9 @@ class _Engine:
         """Let the kernel copy as much as it will; what it did not is given back."""
         self._check_running()
         source = self._source.file(copy.file)
+        if source is None:
+            yield copy
+            return
         with self._targets.file(copy.shard) as target:
             size = copy.stop - copy.start
             done = sum(copy_range(source, copy.start, size, target, copy.offset))
@@ -207,7 +214,9 @@ class _Engine:
         """Read a piece, write it as it is where it is copied, and changed where it is changed."""
         dtype = job.changes[0].output.dtype
         width = nbytes(dtype, (1,))
-        held = worker.buffer(min(job.stop - job.start, HELD))
+        # From far away it is fetched once, however large: one expert's rows of one tensor.
+        is_far = self._source.file(job.file) is None
+        held = worker.buffer(job.stop - job.start if is_far else min(job.stop - job.start, HELD))
         is_held = held.size == job.stop - job.start
         if is_held:
             self._read(job.file, job.start, held)

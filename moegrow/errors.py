@@ -26,6 +26,10 @@ class InterruptedRun(MoegrowError):
     """The person, or the system, stopped the run (exit code 130)."""
 
 
+class OutOfReachError(MoegrowError):
+    """A source far away that is not looked for, because no network is to be used."""
+
+
 def printable(text: str) -> str:
     r"""The text with what would steer a terminal spelled out, lines and tabs as they are.
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache, lru_cache
 from operator import attrgetter
 from pathlib import Path
@@ -66,29 +66,38 @@ def read_header(path: Path) -> Header:
     Raises MoegrowError, with the file's name and the two values that disagree, where the file
     is no safetensors file, is cut short, or its tensors overlap, leave gaps or do not fit.
     """
-    size = path.stat().st_size
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > size - 8:
-            raise MoegrowError(
-                f"{path.name} is not a whole safetensors file: its header should be"
-                f" {length} bytes long and the file has {size}",
-                "it may be an unfinished download: fetch it again",
-            )
-        if length > LARGEST_HEADER:
-            raise MoegrowError(
-                f"{path.name}: a header of {length} bytes is over the limit of {LARGEST_HEADER}"
-            )
-        raw = file.read(length)
+
+        def read(start: int, stop: int) -> bytes:
+            file.seek(start)
+            return file.read(stop - start)
+
+        return header_of(path.name, path.stat().st_size, read)
+
+
+def header_of(file_name: str, size: int, read: Callable[[int, int], bytes]) -> Header:
+    """The header of a file of `size` bytes, of which `read(start, stop)` gives some; see above."""
+    length = int.from_bytes(read(0, min(8, size)), "little")
+    if size < 8 or length > size - 8:
+        raise MoegrowError(
+            f"{file_name} is not a whole safetensors file: its header should be"
+            f" {length} bytes long and the file has {size}",
+            "it may be an unfinished download: fetch it again",
+        )
+    if length > LARGEST_HEADER:
+        raise MoegrowError(
+            f"{file_name}: a header of {length} bytes is over the limit of {LARGEST_HEADER}"
+        )
+    raw = read(8, 8 + length)
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
-        raise MoegrowError(f"{path.name}: the header is not UTF-8 text") from None
-    table = jsontext.loads(text, f"the header of {path.name}")
+        raise MoegrowError(f"{file_name}: the header is not UTF-8 text") from None
+    table = jsontext.loads(text, f"the header of {file_name}")
     metadata = table.pop("__metadata__", {})
     if not isinstance(metadata, dict):
-        raise MoegrowError(f"{path.name}: __metadata__ is not a table")
-    file_name, data = path.name, 8 + length
+        raise MoegrowError(f"{file_name}: __metadata__ is not a table")
+    data = 8 + length
     tensors = tuple(_spec(name, entry, file_name, data) for name, entry in table.items())
     _check_layout(tensors, file_name, data, size)
     digest = hashlib.sha256(length.to_bytes(8, "little") + raw).hexdigest()

@@ -49,9 +49,17 @@ def file_problems(folder: Path, kept: Digests) -> Iterator[tuple[str, str]]:
 
 
 def hold(
-    written: Checkpoint, kept: Digests, *, threads: int, progress: Callable[[int], None]
+    written: Checkpoint,
+    folder: Path,
+    kept: Digests,
+    *,
+    threads: int,
+    progress: Callable[[int], None],
 ) -> Held:
-    """Hold every range that has a digest against it; the problems say which tensor it is of."""
+    """Hold every range that has a digest against it, in the files of `folder`.
+
+    The problems say which tensor it is of.
+    """
     files = {file.name for file in written.files}
     held = 0
     lock = threading.Lock()
@@ -60,9 +68,7 @@ def hold(
         nonlocal held
         if entry.name not in files:
             return [f"{entry.name} is missing"]
-        found = [
-            _told(written, entry, *place) for place in damage(written.folder / entry.name, entry)
-        ]
+        found = [_told(written, entry, *place) for place in damage(folder / entry.name, entry)]
         size = sum(stop - start for start, stop, _ in entry.ranges)
         with lock:
             held += size

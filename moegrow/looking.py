@@ -14,8 +14,10 @@ from moegrow.options import (
     Reading,
     Source,
     ThreadsOption,
+    TokenOption,
     VerboseOption,
 )  # fmt: skip
+from moegrow.origin import Access
 from moegrow.terminal import print_json, read_source
 
 
@@ -29,7 +31,8 @@ def inspect(
     """Show what a checkpoint is: layers, experts, parameters, bytes."""
     from moegrow import opened
 
-    old = opened.load(read_source(source), reading.family)
+    access = Access(reading.token, reading.revision)
+    old = opened.load(read_source(source), reading.family, access)
     if verbose:
         from moegrow import explain, show
 
@@ -48,8 +51,9 @@ def verify(
     ] = None,
     source: Annotated[
         str | None,
-        typer.Option(metavar="DIR", show_default=False, help="The source, if it has moved."),
+        typer.Option(metavar="SOURCE", show_default=False, help="The source, if it has moved."),
     ] = None,
+    token: TokenOption = None,
     noise: Annotated[
         bool, typer.Option("--noise", help="Show what rounding has left of the noise.")
     ] = False,
@@ -61,7 +65,7 @@ def verify(
     folder = read_source(grown)
     if not isinstance(folder, str):
         raise UsageError("verify takes the folder of a grown checkpoint, not a plan")
-    found = growing.verify_result(Path(folder), source, threads, quiet=quiet, noise=noise)
+    found = growing.verify_result(Path(folder), source, threads, token, quiet=quiet, noise=noise)
     if as_json:
         print_json(found)
     if not found["ok"]:
@@ -75,9 +79,12 @@ def diff(
     headers: Annotated[
         bool, typer.Option("--headers", help="Compare names, dtypes and shapes, not contents.")
     ] = False,
+    token: TokenOption = None,
 ) -> None:
     """Show what differs between two checkpoints or plans."""
-    found = moegrow.diff(read_source(a), read_source(b) if b != a else a, contents=not headers)
+    found = moegrow.diff(
+        read_source(a), read_source(b) if b != a else a, contents=not headers, token=token
+    )
     if as_json:
         print_json(found.__dict__)
         return

@@ -10,6 +10,7 @@ from moegrow.check import check_growth, check_source
 from moegrow.checkpoint import open_checkpoint, user_path
 from moegrow.errors import MoegrowError, UsageError
 from moegrow.layout import Layout, read_layout
+from moegrow.origin import ANYONE, Access
 from moegrow.planfile import Lines
 from moegrow.plans import Plan
 
@@ -27,26 +28,36 @@ AnySource = str | os.PathLike[str] | Lines | Plan | Opened
 EDITED = {"axis": "hand", "says": ["the plan was edited: its lines alone say what is written"]}
 
 
-def plan(source: AnySource, *, family: str | os.PathLike[str] | None = None) -> Plan:
+def plan(
+    source: AnySource,
+    *,
+    family: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+) -> Plan:
     """The plan that copies `source` as it is, or the plan in the file `source`.
 
-    `family` is a family file of your own, for a model that moegrow does not know. Raises
-    MoegrowError where the source is no checkpoint of a known family, or has changed since the
-    plan was made.
+    `family` is a family file of your own, for a model that moegrow does not know. `revision` and
+    `token` are for a repository of the Hub, as everywhere. Raises MoegrowError where the source
+    is no checkpoint of a known family, or has changed since the plan was made.
     """
-    return load(source, family).plan
+    return load(source, family, Access(token, revision)).plan
 
 
-def load(source: AnySource, family: str | os.PathLike[str] | None = None) -> Opened:
+def load(
+    source: AnySource, family: str | os.PathLike[str] | None = None, access: Access = ANYONE
+) -> Opened:
     """The plan of a source (see `plan`) with the layout of the checkpoint that it reads from.
 
     A plan whose lines are not what its header says has a step that says so.
     """
-    plan, layout = begin(source, family)
+    plan, layout = begin(source, family, access)
     return Opened(grow.spell_out(plan, layout), layout)
 
 
-def begin(source: AnySource, family: str | os.PathLike[str] | None = None) -> Opened:
+def begin(
+    source: AnySource, family: str | os.PathLike[str] | None = None, access: Access = ANYONE
+) -> Opened:
     """As `load`, for growing, which makes the outputs anew: a checkpoint's are left out."""
     if isinstance(source, Opened):
         return source
@@ -54,13 +65,15 @@ def begin(source: AnySource, family: str | os.PathLike[str] | None = None) -> Op
     if not isinstance(source, Plan | Lines):
         path = user_path(source)
         if not planfile.is_plan(path):
-            layout = read_layout(open_checkpoint(path), family_text=text)
+            layout = read_layout(open_checkpoint(source, access), family_text=text)
             return Opened(grow.outline(layout, text), layout)
         source = planfile.read_lines(path)
     header = source.header if isinstance(source, Lines) else source
     if text and text != header.family_text:
         raise UsageError("a plan brings its family along, so --family does not go with it")
-    checkpoint = open_checkpoint(header.source.location)
+    if access.revision is not None:
+        raise UsageError("a plan names the commit of its source, so --revision does not go with it")
+    checkpoint = open_checkpoint(header.source.location, access)
     check_source(header, checkpoint)
     layout = read_layout(checkpoint, family_text=header.family_text)
     check_growth(header, layout)

@@ -27,7 +27,7 @@ def to_lines(plan: Plan) -> Iterator[str]:
         {
             "moegrow_plan": FORMAT,
             "source": {
-                "path": str(plan.source.path),
+                "path": plan.source.path,
                 "config_digest": plan.source.config_digest,
                 "files": [file.__dict__ for file in plan.source.files],
             },
@@ -243,7 +243,7 @@ def _source(table: dict[str, Any]) -> Source:
         SourceFile(_text(file["name"]), _number(file["size"]), _text(file["digest"]))
         for file in table["files"]
     )
-    return Source(Path(_text(table["path"])), _text(table["config_digest"]), files)
+    return Source(_text(table["path"]), _text(table["config_digest"]), files)
 
 
 def _step(table: dict[str, Any]) -> dict[str, Any]:

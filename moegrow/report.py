@@ -139,7 +139,7 @@ def inspection(plan: Plan, layout: Layout) -> Inspection:
     layers = plan.growth.layers
     return Inspection(
         {
-            "source": str(layout.checkpoint.folder),
+            "source": layout.checkpoint.location,
             "family": layout.family.name,
             **grown_numbers(plan, layout).table(),
             "moe_layers": [new for new, old in enumerate(layers) if old in layout.moe_layers],

@@ -44,7 +44,7 @@ def summary(plan: Plan, layout: Layout, target: Path) -> None:
         person.print(f"width: {warning}", style="yellow", markup=False)
     if not plan.steps:
         person.print("nothing changes: the result is a copy")
-    person.print(f"from {layout.checkpoint.folder}\nto   {target.absolute()}", markup=False)
+    person.print(f"from {layout.checkpoint.location}\nto   {target.absolute()}", markup=False)
 
 
 def told(sentences: Iterable[str]) -> None:

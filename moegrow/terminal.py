@@ -5,7 +5,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -49,13 +49,23 @@ def command_line(source: str | None, read: Any) -> str:
     """The command as it was typed, so that it can be typed again: `| moegrow …` behind a pipe.
 
     A path that came in on standard input is named like any other. Whether an earlier run was gone
-    on with makes no difference to the plan, so that is left out.
+    on with makes no difference to the plan, so that is left out, and so is a token, which is
+    nobody's business.
     """
-    typed = [word for word in sys.argv[1:] if word != "--resume"]
+    typed = [word for word in _without_token(sys.argv[1:]) if word != "--resume"]
     if source in (None, "-") and isinstance(read, str):
         typed = [word for word in typed if word != "-"] + [read]
     piped = "" if isinstance(read, str) else "| "
     return piped + shlex.join(["moegrow", *typed])
+
+
+def _without_token(typed: Iterable[str]) -> Iterator[str]:
+    words = iter(typed)
+    for word in words:
+        if word == "--token":
+            next(words, None)
+        elif not word.startswith("--token="):
+            yield word
 
 
 def print_json(document: Any) -> None:

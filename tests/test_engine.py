@@ -260,7 +260,7 @@ def large_pieces(folder):
     outputs += [Output("many", "BF16", (10, 100_001), pieces)]
     wide = tuple(piece._replace(source="wide") for piece in pieces)
     outputs += [Output("wide", "F32", (10, 100_001), wide)]
-    where = replace(tiny_plan.source, path=source, files=origin.files)
+    where = replace(tiny_plan.source, path=str(source), files=origin.files)
     return replace(tiny_plan, outputs=tuple(outputs), source=where)
 
 
