@@ -1,12 +1,13 @@
 """The model card of a grown checkpoint: what it was grown from, how, and by which command."""
 
 from moegrow import __version__
+from moegrow.errors import one_line
 from moegrow.plans import Noise, Plan
 
 
 def model_card(plan: Plan, name: str) -> str:
     """The text of README.md for the result of a plan that is written to a folder `name`."""
-    base = plan.source.path.name
+    base = one_line(plan.source.path.name)
     lines = [
         "---",
         "library_name: transformers",
@@ -15,7 +16,7 @@ def model_card(plan: Plan, name: str) -> str:
         "- moegrow",
         "---",
         "",
-        f"# {name}",
+        f"# {one_line(name)}",
         "",
         f"Grown from **{base}** with moegrow {__version__}, and not trained since.",
         "",
@@ -28,10 +29,11 @@ def model_card(plan: Plan, name: str) -> str:
                 before, after = step[key]
                 lines.append(f"| {key.replace('_', '-')} | {before} | {after} |")
     lines += ["", "## What was done", ""]
-    lines += [f"- {step['axis']}: {sentence}" for step in plan.steps for sentence in step["says"]]
+    for step in plan.steps:
+        lines += [one_line(f"- {step['axis']}: {sentence}") for sentence in step["says"]]
     lines += ["", "## How to do it again", "", "```console"]
-    lines.append(f"$ {' | '.join(plan.commands)}")
-    lines += ["```", "", f"- base model: {base} (model type `{plan.family}`)"]
+    lines.append(one_line(f"$ {' | '.join(plan.commands)}"))
+    lines += ["```", "", f"- base model: {base} (model type `{one_line(plan.family)}`)"]
     seeds = sorted({noise.seed for noise in _noises(plan)})
     lines.append(f"- seed: {', '.join(map(str, seeds)) if seeds else 'none, nothing was drawn'}")
     lines.append(f"- version: moegrow {__version__}")

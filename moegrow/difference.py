@@ -102,7 +102,7 @@ def _side(source: AnySource) -> _Side:
         path = user_path(source)
         if not planfile.is_plan(path):
             return _checkpoint_side(open_checkpoint(path))
-        source = planfile.read_plan(path)
+        source = planfile.read_plan(path.resolve())
     origin = open_checkpoint(source.source.location)
     check_source(source, origin)
     check_plan(source, origin)

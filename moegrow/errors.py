@@ -34,6 +34,15 @@ def printable(text: str) -> str:
     )
 
 
+def one_line(text: str) -> str:
+    r"""The text as `printable` has it, line ends and tabs spelled out too.
+
+    >>> one_line("a\nerror: b")
+    'a\\nerror: b'
+    """
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
 def raise_all(what: str, problems: Sequence[str], hint: str = "") -> None:
     """Raise one MoegrowError that lists every problem, if there are any.
 

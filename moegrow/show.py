@@ -18,10 +18,11 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from moegrow import report, serving
 from moegrow.difference import Difference, groups
-from moegrow.errors import printable
+from moegrow.errors import one_line, printable
 from moegrow.layout import Layout
 from moegrow.plans import Plan
 from moegrow.verifier import Verified
@@ -38,7 +39,7 @@ def summary(plan: Plan, layout: Layout, target: Path) -> None:
     """Before and after, and what is done to get there."""
     person = _person()
     table = Table(box=None, pad_edge=False)
-    table.add_column(layout.family.name)
+    table.add_column(Text(one_line(layout.family.name)))
     table.add_column("before", justify="right")
     table.add_column("after", justify="right", style="bold")
     before, after = report.numbers(layout), report.grown_numbers(plan, layout)
@@ -48,12 +49,14 @@ def summary(plan: Plan, layout: Layout, target: Path) -> None:
     for step in plan.steps:
         for sentence in step["says"]:
             style = "yellow" if "not preserved" in sentence else ""
-            person.print(f"{step['axis']}: {sentence}", style=style, markup=False)
+            told = one_line(f"{step['axis']}: {sentence}")
+            person.print(told, style=style, markup=False)
     for warning in serving.warnings(before, after):
         person.print(f"serving: {warning}", style="yellow", markup=False)
     if not plan.steps:
         person.print("nothing changes: the result is a copy")
-    person.print(f"from {layout.checkpoint.folder}\nto   {target.absolute()}", markup=False)
+    source, result = str(layout.checkpoint.folder), str(target.absolute())
+    person.print(f"from {one_line(source)}\nto   {one_line(result)}", markup=False)
 
 
 def dry_run(plan: Plan, target: Path) -> None:
@@ -99,7 +102,7 @@ def verified(result: Verified, folder: str) -> None:
     person = _person()
     if result.ok:
         person.print(
-            f"{folder} is as planned: {result.tensors} tensors,"
+            f"{one_line(folder)} is as planned: {result.tensors} tensors,"
             f" {report.size(result.copied)} equal to the source,"
             f" {report.size(result.drawn)} drawn again and equal",
             markup=False,
@@ -148,7 +151,7 @@ def inspection(facts: dict[str, Any]) -> str:
     ]
     if facts["prediction_layers"]:
         rows.insert(2, ("prediction", f"{facts['prediction_layers']} layers behind the last"))
-    return "\n".join(f"{name:<11} {value}" for name, value in rows)
+    return "\n".join(f"{name:<11} {one_line(value)}" for name, value in rows)
 
 
 def difference(found: Difference) -> str:

@@ -16,6 +16,7 @@ from moegrow.header import TensorSpec, nbytes
 from moegrow.noise import CHUNK, Draw, Floats
 from moegrow.plans import Output, Piece
 from moegrow.ranges import read_all
+from moegrow.strangers import open_inside
 
 READ = 8 << 20  # bytes read at a time
 
@@ -44,9 +45,20 @@ class Source:
         """The open file of a name, as a descriptor."""
         with self._lock:
             if name not in self._open:
-                path = self._checkpoint.folder / name
-                self._open[name] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                self._open[name] = self._opened(name)
             return self._open[name]
+
+    def _opened(self, name: str) -> int:
+        descriptor = open_inside(self._checkpoint.folder, name)
+        expected = next(file.size for file in self._checkpoint.files if file.name == name)
+        found = os.fstat(descriptor).st_size
+        if found != expected:
+            os.close(descriptor)
+            raise MoegrowError(
+                f"{self._checkpoint.folder / name} had {expected} bytes and has {found}",
+                "it was changed while it was read; nothing was published",
+            )
+        return descriptor
 
     def read_into(self, file: str, start: int, view: memoryview) -> None:
         """Fill `view` with the bytes of a file from `start` on."""

@@ -11,11 +11,12 @@ from typing import BinaryIO
 
 from moegrow import card, engine, planfile, shards
 from moegrow.check import check_plan, check_source
-from moegrow.checkpoint import CONFIG, INDEX, PLAN, Checkpoint, open_checkpoint, user_path
+from moegrow.checkpoint import CONFIG, INDEX, PLAN, README, Checkpoint, open_checkpoint, user_path
 from moegrow.engine import Moved
 from moegrow.errors import MoegrowError
 from moegrow.plans import Plan
 from moegrow.ranges import cores
+from moegrow.strangers import opened
 
 LOCK = ".moegrow-lock"
 
@@ -71,9 +72,9 @@ def apply(
         for name in checkpoint.side_files:
             copy = partial / name
             copy.parent.mkdir(parents=True, exist_ok=True)
-            with (checkpoint.folder / name).open("rb") as side, _durable(copy) as file:
+            with opened(checkpoint.folder, name) as side, _durable(copy) as file:
                 shutil.copyfileobj(side, file)
-        _write_text(partial / "README.md", card.model_card(plan, target.name))
+        _write_text(partial / README, card.model_card(plan, target.name))
         with _durable(partial / PLAN) as file:
             file.writelines(line.encode() + b"\n" for line in planfile.to_lines(plan))
         _write_text(partial / INDEX, shards.index(files))
@@ -118,7 +119,8 @@ def check_apart(target: Path, source: Path) -> None:
 
 def default_name(plan: Plan) -> str:
     """The folder for a result that was given none: `ckpt-depth2x-width2x`."""
-    name = plan.source.path.name
+    # It comes from a plan, and is printed for the next program as it is.
+    name = "".join(mark if mark.isprintable() else "_" for mark in plan.source.path.name)
     for step in plan.steps:
         if step["axis"] not in ("depth", "width"):
             continue
@@ -205,7 +207,8 @@ def _durable(path: Path) -> Iterator[BinaryIO]:
 
 def _write_text(path: Path, text: str) -> None:
     with _durable(path) as file:
-        file.write(text.encode())
+        # A lone surrogate, as names of files that are no UTF-8 become, is no text elsewhere.
+        file.write(text.encode("utf-8", "backslashreplace"))
 
 
 def _sync(folder: Path) -> None:

@@ -11,7 +11,7 @@ import moegrow
 
 FLOORS = [
     {"errors"},
-    {"maps", "jsontext", "family", "ranges", "options"},
+    {"maps", "jsontext", "family", "ranges", "options", "strangers"},
     {"header", "places", "catalogue"},
     {"checkpoint"},
     {"perlayer"},
