@@ -71,6 +71,7 @@ class Change:
         self._draw = draw
         self._scratch = scratch
         # Noise around a value that is no number has been refused with sigma.
+        self._keeps = piece.noise is not None and piece.noise.kind == "finite"
         self._is_finite = piece.noise is not None and piece.noise.kind == "normal"
         number = exact(dtype)
         if draw is not None and number(amount):
@@ -89,6 +90,7 @@ class Change:
         for first in range(0, stored.size, CHUNK * width):
             part = slice(first, first + CHUNK * width)
             values = numbers(stored[part], self._dtype, self._scratch)
+            kept = ~np.isfinite(values) if self._keeps else None
             if self._draw is not None:
                 noise = self._scratch.take("noise", values.dtype.type, values.size)
                 levels = self._draw.levels(start + first // width, values.size)
@@ -97,6 +99,9 @@ class Change:
                 np.add(values, noise, out=values)
             self._scale(values)
             self._store(values, new[part])
+            if kept is not None:
+                kind = _STORED[self._dtype]
+                new[part].view(kind)[kept] = stored[part].view(kind)[kept]
 
     def _scale(self, values: Floats) -> None:
         """Multiply by a fraction and add another; 1/m is one division, so it is rounded once."""

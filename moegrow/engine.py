@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,7 +12,7 @@ import numpy as np
 from moegrow.arithmetic import Bytes, Scratch, numbers
 from moegrow.checkpoint import Checkpoint
 from moegrow.header import nbytes
-from moegrow.noise import CHUNK
+from moegrow.noise import CHUNK, Floats
 from moegrow.ranges import BLOCK, copy_range, share_range, write_all
 from moegrow.schedule import Copy, Job, Whole, jobs, moves
 from moegrow.shards import Shard
@@ -32,13 +32,15 @@ class Moved:
 
     `read` are those that were read from the source, by moegrow or by the kernel, for all tensors
     but the few that are joined along a later axis. What the kernel copies to several places, one
-    right after the other, counts once: it is read from the disk once.
+    right after the other, counts once: it is read from the disk once. `still` are the tensors with
+    rows that should have taken noise, and took none, because they are empty or all values equal.
     """
 
     shared: int = 0
     copied: int = 0
     computed: int = 0
     read: int = 0
+    still: set[str] = field(default_factory=set)
 
 
 def fill(
@@ -66,6 +68,10 @@ def fill(
         engine.run(threads, jobs(copies, wanted.changes, side_by_side=threads), engine.move)
         engine.run(threads, wanted.wholes, engine.make)
         targets.finish()
+        outputs = (output for shard in shards for output in shard.outputs if not output.nbytes)
+        engine.moved.still.update(
+            output.name for output in outputs if any(map(is_relative, output.pieces))
+        )
         return engine.moved
 
 
@@ -181,7 +187,7 @@ class _Engine:
     def make(self, whole: Whole, worker: _Worker) -> None:
         """Write an output that is not made piece by piece."""
         offset = whole.offset
-        for block in blocks(self._source, whole.output):
+        for block in blocks(self._source, whole.output, lambda name: self._still([name])):
             self._write(whole.shard, block, offset, computed=True)
             offset += block.size
 
@@ -207,8 +213,14 @@ class _Engine:
         deviation = 1.0
         relative = next((wish.piece for wish in job.changes if is_relative(wish.piece)), None)
         if relative:
-            chunks = (part for _, block in read() for _, part in _parts(block, CHUNK * width))
-            deviation = sigma(relative, (numbers(part, dtype, worker.scratch) for part in chunks))
+
+            def values() -> Iterator[Floats]:
+                parts = (part for _, block in read() for _, part in _parts(block, CHUNK * width))
+                return (numbers(part, dtype, worker.scratch) for part in parts)
+
+            deviation = sigma(relative, values)
+            if not deviation:
+                self._still(wish.output.name for wish in job.changes if is_relative(wish.piece))
         changes = [
             (wish, change(wish.output, wish.piece, wish.row, deviation, worker.scratch))
             for wish in job.changes
@@ -245,6 +257,10 @@ class _Engine:
         self._count(shared=shared, copied=copied, computed=computed)
         self._progress(count)
         self._targets.wrote(shard, count)
+
+    def _still(self, names: Iterable[str]) -> None:
+        with self._lock:
+            self.moved.still.update(names)
 
     def _count(self, *, shared: int = 0, copied: int = 0, computed: int = 0, read: int = 0) -> None:
         with self._lock:

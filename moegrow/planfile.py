@@ -263,8 +263,8 @@ def _noises(runs: list[list[Any]], count: int) -> tuple[Noise | None, ...]:
 
 
 def _noise(kind: Any, amount: Any, seed: Any) -> Noise:
-    if kind not in ("normal", "uniform"):
-        raise ValueError(f"noise {kind!r} is neither normal nor uniform")
+    if kind not in ("normal", "finite", "uniform"):
+        raise ValueError(f"noise {kind!r} is neither normal nor finite nor uniform")
     if type(amount) not in (int, float) or not 0 < amount < 1e6:
         raise ValueError(f"a noise of {amount!r} makes no sense")
     return Noise(kind, float(amount), _number(seed))

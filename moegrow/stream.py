@@ -3,7 +3,7 @@
 import math
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -96,20 +96,25 @@ class Segment(NamedTuple):
     is_drawn: bool = False
 
 
-def blocks(source: Source, output: Output) -> Iterator[Bytes]:
+def blocks(
+    source: Source, output: Output, still: Callable[[str], None] = lambda name: None
+) -> Iterator[Bytes]:
     """The bytes of an output in order, a bounded number at a time.
 
-    Each block is valid until the next is asked for.
+    Each block is valid until the next is asked for. `still` is called with the output's name
+    where a piece of it should take noise and has no deviation.
     """
-    for segment in segments(source, output):
+    for segment in segments(source, output, still):
         yield from segment.blocks
 
 
-def segments(source: Source, output: Output) -> Iterator[Segment]:
+def segments(
+    source: Source, output: Output, still: Callable[[str], None] = lambda name: None
+) -> Iterator[Segment]:
     """The bytes of an output in order, piece by piece; joined ones all together."""
     if output.axis:
         is_drawn = any(piece.noise for piece in output.pieces)
-        yield Segment(_joined(source, output), is_drawn)
+        yield Segment(_joined(source, output, still), is_drawn)
         return
     row = 0
     for piece in output.pieces:
@@ -120,7 +125,8 @@ def segments(source: Source, output: Output) -> Iterator[Segment]:
         elif not piece.scale:
             yield Segment(constant(output.dtype, piece, stop - start))
         else:
-            yield Segment(_changed(source, output, piece, row), piece.noise is not None)
+            changed = _changed(source, output, piece, row, still)
+            yield Segment(changed, piece.noise is not None)
         row += piece.stop - piece.start
 
 
@@ -157,22 +163,30 @@ def change(output: Output, piece: Piece, row: int, deviation: float, scratch: Sc
 
 def is_relative(piece: Piece) -> bool:
     """Whether noise in a piece is relative to the deviation of its values."""
-    return piece.noise is not None and piece.noise.kind == "normal"
+    return piece.noise is not None and piece.noise.kind != "uniform"
 
 
-def sigma(piece: Piece, chunks: Iterator[Floats]) -> float:
-    """The standard deviation of a piece's values; raises MoegrowError where there is none."""
-    found = noise.deviation(chunks)
+def sigma(piece: Piece, read: Callable[[], Iterator[Floats]]) -> float:
+    """The standard deviation of a piece's values; raises MoegrowError where there is none.
+
+    `read` gives the values chunk by chunk, anew each time that it is called.
+    """
+    found = noise.deviation(read())
+    if not math.isfinite(found) and piece.noise and piece.noise.kind == "finite":
+        found = noise.finite_deviation(read())
     if not math.isfinite(found):
         raise MoegrowError(
             f"{piece.source} holds NaN, infinity or values beyond 1e18, so noise relative to"
             " their deviation means nothing",
-            "look at the source first; --noise 0 copies it as it is",
+            "moegrow inspect --values shows where; --allow-nonfinite takes the sigma of the others"
+            " and leaves those as they are, --noise 0 copies all as it is",
         )
     return found
 
 
-def _changed(source: Source, output: Output, piece: Piece, row: int) -> Iterator[Bytes]:
+def _changed(
+    source: Source, output: Output, piece: Piece, row: int, still: Callable[[str], None]
+) -> Iterator[Bytes]:
     """The bytes of a piece that is no copy."""
     spec, scratch = source.spec(piece.source), Scratch()
     start, stop = piece_range(spec, piece)
@@ -181,8 +195,12 @@ def _changed(source: Source, output: Output, piece: Piece, row: int) -> Iterator
     def stored() -> Iterator[Bytes]:
         return source.read(spec.file, start, stop, CHUNK * width)
 
-    chunks = (numbers(block, spec.dtype, scratch) for block in stored())
-    deviation = sigma(piece, chunks) if is_relative(piece) else 1.0
+    def values() -> Iterator[Floats]:
+        return (numbers(block, spec.dtype, scratch) for block in stored())
+
+    deviation = sigma(piece, values) if is_relative(piece) else 1.0
+    if not deviation:
+        still(output.name)
     made = change(output, piece, row, deviation, scratch)
     first = 0
     for block in stored():
@@ -192,7 +210,7 @@ def _changed(source: Source, output: Output, piece: Piece, row: int) -> Iterator
         yield new
 
 
-def _joined(source: Source, output: Output) -> Iterator[Bytes]:
+def _joined(source: Source, output: Output, still: Callable[[str], None]) -> Iterator[Bytes]:
     """An output whose pieces are joined along a later axis, some rows of all pieces at a time."""
     outer = math.prod(output.shape[: output.axis])
     width = nbytes(output.dtype, (1,))
@@ -212,9 +230,15 @@ def _joined(source: Source, output: Output) -> Iterator[Bytes]:
         if piece.is_copy:
             yield from columns(piece)
             return
-        flat = (block.ravel() for block in columns(piece))
-        chunks = (numbers(chunk, output.dtype, scratch) for chunk in rechunked(flat, CHUNK * width))
-        deviation = sigma(piece, chunks) if is_relative(piece) else 1.0
+
+        def values() -> Iterator[Floats]:
+            flat = (block.ravel() for block in columns(piece))
+            chunks = rechunked(flat, CHUNK * width)
+            return (numbers(chunk, output.dtype, scratch) for chunk in chunks)
+
+        deviation = sigma(piece, values) if is_relative(piece) else 1.0
+        if not deviation:
+            still(output.name)
         made = change(output, piece, first, deviation, scratch)
         done = 0
         for block in columns(piece):
