@@ -154,6 +154,13 @@ def width(
         RouterCopies | None,
         typer.Option(show_default="noise", help="Noise on the copies' router rows, or none."),
     ] = None,
+    allow_nonfinite: Annotated[
+        bool,
+        typer.Option(
+            "--allow-nonfinite",
+            help="Noise around finite values only; NaN and infinity stay as they are.",
+        ),
+    ] = False,
     preset: Annotated[
         Preset, typer.Option(help="A published recipe; single flags override it.")
     ] = Preset.orthogonal,
@@ -173,7 +180,8 @@ def width(
     old = verbs.begin(read_source(source), family)
     grown = verbs.width(
         old, experts=experts, noise=noise, seed=seed, top_k=top_k, order=order and order.value,
-        router=router and router.value, preset=preset.value, command=command_line(),
+        router=router and router.value, preset=preset.value,
+        allow_nonfinite=allow_nonfinite, command=command_line(),
     )  # fmt: skip
     _finish(
         grown, old.layout, output, plan, dry_run, force,
@@ -210,10 +218,15 @@ def apply(
 
 @app.command()
 def inspect(
-    source: Source = None, as_json: JsonOption = False, family: FamilyOption = None
+    source: Source = None,
+    as_json: JsonOption = False,
+    values: Annotated[
+        bool, typer.Option("--values", help="Read all weights and look for NaN and infinity.")
+    ] = False,
+    family: FamilyOption = None,
 ) -> None:
     """Show what a checkpoint is: layers, experts, parameters, bytes."""
-    facts = moegrow.inspect(read_source(source), family=family)
+    facts = moegrow.inspect(read_source(source), family=family, values=values)
     if as_json:
         print(json.dumps(facts, indent=2))
         return

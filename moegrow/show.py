@@ -82,6 +82,11 @@ def written(result: Written, seconds: float) -> None:
         )
         if count
     ]
+    if still := groups(sorted(moved.still)):
+        told = ", ".join(f"{pattern} ({count})" for pattern, count in still)
+        _person().print(
+            one_line(f"not jittered, for their sigma is 0: {told}"), style="yellow", markup=False
+        )
     speed = report.size(int(result.nbytes / max(seconds, 1e-9)))
     _person().print(
         f"wrote {result.tensors} tensors in {result.files} file{'s' * (result.files != 1)},"
@@ -151,7 +156,21 @@ def inspection(facts: dict[str, Any]) -> str:
     ]
     if facts["prediction_layers"]:
         rows.insert(2, ("prediction", f"{facts['prediction_layers']} layers behind the last"))
+    rows += _values(facts["values"]) if "values" in facts else []
     return "\n".join(f"{name:<11} {one_line(value)}" for name, value in rows)
+
+
+def _values(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """Rows for what is no finite number or the same throughout, in groups of tensors."""
+    rows = []
+    for kind in ("nan", "infinite"):
+        count = sum(found[kind].values())
+        told = [f"{pattern} ({number})" for pattern, number in groups(sorted(found[kind]))]
+        rows.append((kind, f"{count} values in {', '.join(told)}" if told else "no values"))
+    for kind in ("constant", "empty"):
+        told = [f"{pattern} ({number})" for pattern, number in groups(sorted(found[kind]))]
+        rows.append((kind, ", ".join(told) or "no tensors"))
+    return rows
 
 
 def difference(found: Difference) -> str:

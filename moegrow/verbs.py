@@ -2,7 +2,7 @@
 
 import os
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -149,6 +149,7 @@ def width(
     order: str | None = None,
     router: str | None = None,
     preset: str = "orthogonal",
+    allow_nonfinite: bool = False,
     family: str | os.PathLike[str] | None = None,
     command: str = "",
 ) -> Plan:
@@ -157,14 +158,15 @@ def width(
     experts: a factor ("2x") or a number. noise: σ of the Gaussian noise on copies, relative to
     that of what is copied (0.01). top_k: "scale" (grows with the experts), "keep" or a number.
     order: "append" copies behind the originals or "interleave" beside them. router: "noise" or
-    "copy" for the copies' router rows. What is not given comes from `preset`. family: a family
-    file of your own.
+    "copy" for the copies' router rows. allow_nonfinite: take σ of the finite values where others
+    are NaN or infinite, which then stay as they are. What is not given comes from `preset`.
+    family: a family file of your own.
     """
     old, layout = begin(source, family)
     _check_unedited(old)
     command = command or _call(
         "width", experts=experts, noise=noise, seed=seed, top_k=top_k, order=order, router=router,
-        preset=preset, family=family and str(family),
+        preset=preset, allow_nonfinite=allow_nonfinite or None, family=family and str(family),
     )  # fmt: skip
     if preset not in PRESETS:
         raise UsageError(f"--preset {preset} is not known", f"use {' or '.join(PRESETS)}")
@@ -182,6 +184,7 @@ def width(
     kind = layout.family.router.kind
     wanted = _expert_count(str(experts), count, kind)
     maps.check_size(wanted, "experts")
+    drawn = "finite" if allow_nonfinite else "normal"
     asked = chosen["top_k"] if top_k is None else top_k
     if kind == "skip" and asked == "scale":
         asked = "keep"
@@ -190,16 +193,28 @@ def width(
         layout,
         _expert_map(layout, count, wanted, order),
         top_k=_top_k(asked, old.growth.top_k, wanted, count),
-        weight_noise=Noise("normal", noise, seed) if noise else None,
-        router_noise=_router_noise(router, noise, seed),
+        weight_noise=Noise(drawn, noise, seed) if noise else None,
+        router_noise=_router_noise(router, Noise(drawn, noise, seed)),
     )
     check_noise(new)
     return _noted(new, command)
 
 
-def inspect(source: AnySource, *, family: str | os.PathLike[str] | None = None) -> dict[str, Any]:
-    """What a checkpoint is, or what a plan makes: family, layers, experts, parameters, bytes."""
-    return report.inspection(*load(source, family))
+def inspect(
+    source: AnySource, *, family: str | os.PathLike[str] | None = None, values: bool = False
+) -> dict[str, Any]:
+    """What a checkpoint is, or what a plan makes: family, layers, experts, parameters, bytes.
+
+    With `values`, all weights are read, a plan's source's, and under "values" stand the tensors
+    that hold NaN or infinity, one value alone, or none.
+    """
+    opened = load(source, family)
+    facts = report.inspection(*opened)
+    if values:
+        from moegrow.values import find_values
+
+        facts["values"] = asdict(find_values(opened.layout.checkpoint))
+    return facts
 
 
 def _check_unedited(old: Plan) -> None:
@@ -328,11 +343,11 @@ def _top_k(text: str | int, top_k: int, experts: int, old_experts: int) -> int:
     return int(text)
 
 
-def _router_noise(router: str, noise: float, seed: int) -> Noise | None:
+def _router_noise(router: str, noise: Noise) -> Noise | None:
     if router == "uniform":
-        return Noise("uniform", UPCYCLING_BIAS, seed)
+        return Noise("uniform", UPCYCLING_BIAS, noise.seed)
     if router == "noise":
-        return Noise("normal", noise, seed) if noise else None
+        return noise if noise.amount else None
     if router == "copy":
         return None
     raise UsageError(f"--router {router} is not known", "use noise or copy")

@@ -22,7 +22,7 @@ FLOORS = [
     {"compensation", "stream"},
     {"experts", "steps", "shards"},
     {"outputs", "schedule", "targets"},
-    {"grow", "engine"},
+    {"grow", "engine", "values"},
     {"writer", "verifier", "difference"},
     {"verbs"},
     {"show"},

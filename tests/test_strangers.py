@@ -600,7 +600,6 @@ def test_nothing_that_a_plan_says_steers_the_terminal_or_the_card(
         ["inspect"],
         ["apply", "--dry-run"],
         ["apply", "-o", "grown"],
-        ["depth", "--plan"],
     ):
         done = run(*command, cwd=tmp_path, stdin=plan)
         assert done.returncode == 0, done.stderr
