@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 
 from moegrow import __version__
-from moegrow.errors import printable
+from moegrow.errors import one_line
 from moegrow.plans import Noise, Plan
 from moegrow.recipe import Recipe, to_toml
 
 
 def model_card(plan: Plan, name: str) -> str:
     """The text of README.md for the result of a plan that is written to a folder `name`."""
-    base = plan.source.path.name
+    base = one_line(plan.source.path.name)
     lines = [
         "---",
         "library_name: transformers",
@@ -19,7 +19,7 @@ def model_card(plan: Plan, name: str) -> str:
         "- moegrow",
         "---",
         "",
-        f"# {name}",
+        f"# {one_line(name)}",
         "",
         f"Grown from **{base}** with moegrow {__version__}, and not trained since.",
         "",
@@ -32,9 +32,10 @@ def model_card(plan: Plan, name: str) -> str:
                 before, after = step[key]
                 lines.append(f"| {key.replace('_', '-')} | {before} | {after} |")
     lines += ["", "## What was done", ""]
-    lines += [f"- {step['axis']}: {sentence}" for step in plan.steps for sentence in step["says"]]
+    for step in plan.steps:
+        lines += [one_line(f"- {step['axis']}: {sentence}") for sentence in step["says"]]
     lines += ["", "## How to do it again", "", *_again(plan)]
-    lines += ["", f"- base model: {base} (model type `{plan.family}`)"]
+    lines += ["", f"- base model: {base} (model type `{one_line(plan.family)}`)"]
     seeds = sorted({noise.seed for noise in _noises(plan)})
     lines.append(f"- seed: {', '.join(map(str, seeds)) if seeds else 'none, nothing was drawn'}")
     lines.append(f"- version: moegrow {__version__}")
@@ -56,16 +57,12 @@ def _again(plan: Plan) -> Iterator[str]:
         else:
             shell.append(f"$ {command}")
     if shell:
-        yield from ("```console", *map(_one_line, shell), "```")
+        yield from ("```console", *map(one_line, shell), "```")
     if python:
-        yield from ("```python", *map(_one_line, python), "moegrow.apply(plan, output)", "```")
+        yield from ("```python", *map(one_line, python), "moegrow.apply(plan, output)", "```")
     if plan.recipe:
         yield from ("", "The same as a recipe, for `moegrow run`:", "", "```toml")
         yield from (to_toml(Recipe(steps=plan.recipe)).rstrip("\n"), "```")
-
-
-def _one_line(command: str) -> str:
-    return printable(command).replace("\n", "\\n")
 
 
 def _noises(plan: Plan) -> list[Noise]:

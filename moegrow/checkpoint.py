@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import re
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +12,29 @@ from typing import Any
 from moegrow import jsontext
 from moegrow.errors import MoegrowError, raise_all
 from moegrow.header import LARGEST_HEADER, Header, TensorSpec, read_header
+from moegrow.strangers import exists_inside, open_inside, opened, read_text
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 PLAN = "moegrow-plan.jsonl"
 DIGESTS = "moegrow-digests.jsonl"
+README = "README.md"
+OWN = (README, PLAN, DIGESTS)  # what a grown checkpoint has of its own, beside its weights
+
+# Bytes of a config and of an index, tensors and files: far more than any model has.
+LARGEST_CONFIG, LARGEST_INDEX = 16 << 20, 100 << 20
+MOST_TENSORS, MOST_FILES = 1_000_000, 10_000
+DEEPEST = 32  # folders within folders
 
 # Weights in any format, and what a training run leaves beside them: none of it fits the new model.
 _WEIGHTS = re.compile(
     r".*\.(safetensors|bin|pt|pth|ckpt|gguf|ggml|onnx|onnx_data|h5|msgpack|npz|npy|tflite|pdparams"
     r"|pkl|pickle|distcp|index\.json|partial|incomplete|lock|tmp)"
 )
-_SHARD = re.compile(r"model-(\d+)-of-(\d+)\.safetensors")
+_SHARD = re.compile(r"model-(\d{1,9})-of-(\d{1,9})\.safetensors", re.ASCII)
+
+# Formats whose files run code when they are opened, or that other programs write.
+_FOREIGN = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".gguf", ".h5", ".msgpack")
 
 SAMPLES = 8  # places of a file whose bytes enter its digest
 SAMPLE = 4096  # bytes at each
@@ -70,27 +80,20 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
     Raises MoegrowError where there is none, or where its files contradict each other.
     """
     path = user_path(source)
-    if path.name in (CONFIG, INDEX) and path.is_file():
-        raise MoegrowError(f"{path} is a part of a checkpoint", f"give its folder: {path.parent}")
-    if not path.exists():
-        raise MoegrowError(f"{path} does not exist", "check the path; nothing was written")
-    folder = path if path.is_dir() else path.parent
-    folder = folder.resolve()
-    if not path.is_dir() and path.suffix != ".safetensors":
-        raise MoegrowError(
-            f"{path} is neither a folder, a .safetensors file nor a plan",
-            "convert other formats first: load the model with transformers and call"
-            " save_pretrained",
-        )
+    try:
+        is_folder, folder, name = _located(path)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise MoegrowError(f"{path} cannot be opened: {reason}") from None
     weight_map = _weight_map(folder)
-    if path.is_file() and weight_map and path.name in weight_map.values():
+    if not is_folder and weight_map and name in weight_map.values():
         raise MoegrowError(
             f"{path} is one of the files of a checkpoint, by the {INDEX} beside it",
             f"give the folder: {path.parent}",
         )
     config_text = _read_config(folder)
-    config = jsontext.loads(config_text, CONFIG, infinities=True)
-    names = [path.name] if path.is_file() else _weight_files(folder, weight_map)
+    config = jsontext.loads(config_text, CONFIG, infinities=True, is_shallow=True)
+    names = _weight_files(folder, weight_map) if is_folder else [name]
     headers = _read_headers(folder, names)
     tensors: dict[str, TensorSpec] = {}
     problems = []
@@ -99,7 +102,7 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
             other = tensors.setdefault(tensor.name, tensor)
             if other is not tensor:
                 problems.append(f"{tensor.name} is in both {other.file} and {tensor.file}")
-    if path.is_dir() and weight_map is not None:
+    if is_folder and weight_map is not None:
         problems += _index_problems(weight_map, tensors)
     raise_all(f"{folder.name} contradicts itself", problems)
     if not tensors:
@@ -113,6 +116,30 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
     )
 
 
+def _located(path: Path) -> tuple[bool, Path, str]:
+    """Whether a path is a folder, the checkpoint's folder, and the file's name where it is one."""
+    if path.name in (CONFIG, INDEX) and path.is_file():
+        raise MoegrowError(f"{path} is a part of a checkpoint", f"give its folder: {path.parent}")
+    if not path.exists():
+        raise MoegrowError(f"{path} does not exist", "check the path; nothing was written")
+    if path.is_dir():
+        return True, path.resolve(), ""
+    if path.suffix != ".safetensors":
+        raise MoegrowError(
+            f"{path} is neither a folder, a .safetensors file nor a plan",
+            _conversion(path.parent) if path.suffix in _FOREIGN else "give a checkpoint's folder",
+        )
+    return False, path.parent.resolve(), path.name
+
+
+def _conversion(folder: Path) -> str:
+    """How a person gets a checkpoint of another format into one that can be read safely."""
+    return (
+        "moegrow opens no pickles and no other formats; if you trust it, convert it first: load it"
+        f" with transformers from {folder} and call save_pretrained, which writes safetensors"
+    )
+
+
 def user_path(text: str | os.PathLike[str]) -> Path:
     """The path that a user means, with ~ for a home folder."""
     try:
@@ -122,18 +149,13 @@ def user_path(text: str | os.PathLike[str]) -> Path:
 
 
 def _read_config(folder: Path) -> str:
-    path = folder / CONFIG
-    if not path.exists():
-        found = sorted(folder.glob("*/" + CONFIG))
+    if not exists_inside(folder, CONFIG):
+        found = sorted([*folder.glob("*/" + CONFIG), *folder.glob("snapshots/*/" + CONFIG)])
         raise MoegrowError(
             f"{folder} holds no {CONFIG}",
             f"did you mean {found[0].parent}?" if found else "a checkpoint folder has one",
         )
-    _check_inside(folder, CONFIG)
-    try:
-        return path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError:
-        raise MoegrowError(f"{path} is not UTF-8 text") from None
+    return read_text(folder, CONFIG, LARGEST_CONFIG)
 
 
 def _weight_files(folder: Path, weight_map: Mapping[str, str] | None) -> list[str]:
@@ -146,12 +168,10 @@ def _weight_files(folder: Path, weight_map: Mapping[str, str] | None) -> list[st
         if candidates and set(candidates) <= set(found):
             break
     if not found:
-        other = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt"))
+        other = sorted(path.name for path in folder.iterdir() if path.suffix in _FOREIGN)
         raise MoegrowError(
             f"{folder} holds no .safetensors files" + (f", only {other[0]}" if other else ""),
-            "convert it first: load it with transformers and call save_pretrained"
-            if other
-            else "give the folder that holds the weights",
+            _conversion(folder) if other else "give the folder that holds the weights",
         )
     if candidates is shards:
         total = max(int(match[2]) for name in shards if (match := _SHARD.fullmatch(name)))
@@ -173,16 +193,18 @@ def _weight_map(folder: Path) -> dict[str, str] | None:
 
     None where there is no index.
     """
-    if not (folder / INDEX).exists():
+    if not exists_inside(folder, INDEX):
         return None
-    _check_inside(folder, INDEX)
-    table = jsontext.loads((folder / INDEX).read_text("utf-8", "replace"), INDEX)
+    table = jsontext.loads(read_text(folder, INDEX, LARGEST_INDEX), INDEX, most=MOST_TENSORS)
     weight_map = table.get("weight_map")
     if not isinstance(weight_map, dict) or not all(
         isinstance(file, str) for file in weight_map.values()
     ):
         raise MoegrowError(f"{INDEX} holds no weight_map from tensors to files")
-    for file in set(weight_map.values()):
+    files = set(weight_map.values())
+    if len(files) > MOST_FILES:
+        raise MoegrowError(f"{INDEX} names {len(files)} files, and the most is {MOST_FILES}")
+    for file in files:
         if Path(file).name != file or file in ("", ".", "..") or "\\" in file:
             raise MoegrowError(
                 f"{INDEX} names {file!r}, which is not a file in the checkpoint's own folder"
@@ -207,61 +229,61 @@ def _index_problems(
 
 
 def _read_headers(folder: Path, names: list[str]) -> dict[str, Header]:
-    missing = [name for name in names if not (folder / name).exists()]
+    missing = [name for name in names if not exists_inside(folder, name)]
     raise_all(
         f"{folder} is not complete",
         [f"{name} is missing" for name in missing],
         "fetch the missing files; nothing was written",
     )
+    headers: dict[str, Header] = {}
+    count = 0
     for name in names:
-        _check_inside(folder, name)
-    return {name: read_header(folder / name) for name in names}
+        headers[name] = read_header(folder / name)
+        count += len(headers[name].tensors)
+        if count > MOST_TENSORS:
+            raise MoegrowError(f"{folder} holds more than {MOST_TENSORS} tensors")
+    return headers
 
 
 def _side_files(folder: Path) -> Iterator[str]:
     """What travels with the weights unchanged: tokenizer, chat template, code, licence and so on.
 
     Hidden files and folders stay behind, and so do weights, the index, the model card (the new
-    checkpoint gets its own), and plan and digests of an earlier growth.
+    checkpoint gets its own), and plan and digests of an earlier growth. Raises MoegrowError for
+    links that lead out of the checkpoint, and for anything but plain files and folders.
     """
-    for root, folders, files in os.walk(folder):
-        # Another checkpoint in a folder of this one, as training runs leave them, is not a part.
-        folders[:] = sorted(
-            name
-            for name in folders
-            if not name.startswith(".") and not Path(root, name, CONFIG).exists()
-        )
-        for name in files:
-            path = Path(root, name).relative_to(folder)
-            if name.startswith(".") or _WEIGHTS.fullmatch(name.lower()):
+    waiting = [Path()]
+    count = 0
+    while waiting:
+        place = waiting.pop()
+        for entry in _entries(folder, place):
+            name = str(place / entry.name)
+            if entry.name.startswith(".") or _WEIGHTS.fullmatch(entry.name.lower()):
                 continue
-            if str(path) in (CONFIG, "README.md", PLAN, DIGESTS):
+            if exists_inside(folder / name, CONFIG):
+                # Another checkpoint in a folder of this one, as training runs leave them.
                 continue
-            _check_inside(folder, str(path))
-            yield str(path)
+            if entry.is_dir(follow_symlinks=False) and name not in OWN:
+                waiting.append(place / entry.name)
+            elif name not in (CONFIG, *OWN):
+                os.close(open_inside(folder, name))
+                yield name
+            count += 1
+            if count > MOST_FILES or len(place.parts) > DEEPEST:
+                raise MoegrowError(
+                    f"{folder} holds more than {MOST_FILES} files, or folders more than {DEEPEST}"
+                    " deep",
+                    "give the folder of one checkpoint",
+                )
 
 
-def _check_inside(folder: Path, name: str) -> None:
-    """Refuse anything but a plain file, and links that lead out of the checkpoint.
-
-    A tokenizer file that links to a private key must not end up in a published model. The one
-    exception is a snapshot of the Hub cache, whose files are links into the `blobs` folder of
-    the same repository.
-    """
-    path = folder / name
-    target = path.resolve()
-    allowed = [folder]
-    if folder.parent.name == "snapshots":
-        allowed.append(folder.parent.parent / "blobs")
-    if path.is_symlink() and not any(target.is_relative_to(place) for place in allowed):
-        raise MoegrowError(
-            f"{path} is a link that leads out of the checkpoint, to {target}",
-            "replace the link by the file itself",
-        )
-    if not target.exists():
-        raise MoegrowError(f"{path} is a link to {target}, which does not exist")
-    if not stat.S_ISREG(target.stat().st_mode):
-        raise MoegrowError(f"{path} is not a plain file")
+def _entries(folder: Path, place: Path) -> list[os.DirEntry[str]]:
+    """What a folder of the checkpoint holds, in alphabetical order."""
+    try:
+        with os.scandir(folder / place) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise MoegrowError(f"{folder / place} cannot be read: {error.strerror}") from None
 
 
 def sampled_digest(path: Path) -> str:
@@ -270,7 +292,7 @@ def sampled_digest(path: Path) -> str:
     The samples tell a file whose weights were trained on in place, under the same header, from
     the one a plan was made of, wherever the file has been copied to in the meantime.
     """
-    with path.open("rb") as file:
+    with opened(path.parent, path.name) as file:
         size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8), "little")
         file.seek(0)

@@ -109,9 +109,15 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def text_bytes(text: str) -> bytes:
+    """A text as a file holds it."""
+    # A lone surrogate, as names of files that are no UTF-8 become, is no text elsewhere.
+    return text.encode("utf-8", "backslashreplace")
+
+
 def text_digest(text: str) -> str:
     """The SHA-256 of a file that holds a text."""
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text_bytes(text)).hexdigest()
 
 
 def entry(shard: Shard, ranges: Iterable[Range]) -> Entry:

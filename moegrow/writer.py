@@ -10,8 +10,17 @@ from pathlib import Path
 
 from moegrow import card, engine, report, shards, verifier
 from moegrow.check import check_plan, check_source, check_unchanged, check_witness, witness
-from moegrow.checkpoint import CONFIG, DIGESTS, INDEX, PLAN, Checkpoint, open_checkpoint, user_path
-from moegrow.digests import Digests, file_digest, text_digest
+from moegrow.checkpoint import (
+    CONFIG,
+    DIGESTS,
+    INDEX,
+    PLAN,
+    README,
+    Checkpoint,
+    open_checkpoint,
+    user_path,
+)  # fmt: skip
+from moegrow.digests import Digests, file_digest, text_bytes, text_digest
 from moegrow.durable import durable, sync
 from moegrow.engine import Moved
 from moegrow.errors import MoegrowError
@@ -21,10 +30,10 @@ from moegrow.ranges import cores
 from moegrow.resume import Say, UnfinishedError, begin_anew, facts_of, go_on, is_written
 from moegrow.shards import Shard
 from moegrow.space import check_space
+from moegrow.strangers import opened
 from moegrow.targets import Journal
 from moegrow.verifier import Verified
 
-CARD = "README.md"
 REPLACED = ".replaced"  # behind the name of a result, for the moment in which it is replaced
 
 Progress = Callable[[int], None]
@@ -167,7 +176,8 @@ def check_apart(target: Path, source: Path) -> None:
 
 def default_name(plan: Plan) -> str:
     """The folder for a result that was given none: `ckpt-depth2x-width2x`."""
-    name = plan.source.path.name
+    # It comes from a plan, and is printed for the next program as it is.
+    name = "".join(mark if mark.isprintable() else "_" for mark in plan.source.path.name)
     for step in plan.steps:
         if step["axis"] not in ("depth", "width"):
             continue
@@ -208,20 +218,20 @@ def _finish(
 ) -> None:
     """Write what stands beside the shards, index and config last."""
     folder = partial.result
-    texts = {CARD: card.model_card(plan, name), INDEX: shards.index(files), CONFIG: plan.config}
+    texts = {README: card.model_card(plan, name), INDEX: shards.index(files), CONFIG: plan.config}
     for side in checkpoint.side_files:
         copy = folder / side
         copy.parent.mkdir(parents=True, exist_ok=True)
-        with (checkpoint.folder / side).open("rb") as old, durable(copy) as file:
+        with opened(checkpoint.folder, side) as old, durable(copy) as file:
             shutil.copyfileobj(old, file)
         sync(copy.parent)
     found = {side: file_digest(folder / side) for side in (PLAN, *checkpoint.side_files)}
     found |= {side: text_digest(text) for side, text in texts.items()}
     entries = tuple(map(partial.noted, files))
     texts[DIGESTS] = Digests(everything, found, entries).text()
-    for side in (CARD, DIGESTS, INDEX, CONFIG):
+    for side in (README, DIGESTS, INDEX, CONFIG):
         with durable(folder / side) as file:
-            file.write(texts[side].encode())
+            file.write(text_bytes(texts[side]))
     sync(folder)
 
 
