@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path, PurePath
 from typing import BinaryIO, TextIO
 
@@ -48,7 +49,7 @@ def open_inside(folder: Path, name: str) -> int:
 
 
 @contextmanager
-def opened(folder: Path, name: str) -> Iterator[BinaryIO]:
+def opened(folder: Path, name: str) -> Iterator[BufferedReader]:
     """The file `name` in `folder`, opened as `open_inside` does, closed at the end."""
     with os.fdopen(open_inside(folder, name), "rb") as file:
         yield file

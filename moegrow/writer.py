@@ -225,7 +225,7 @@ def _finish(
         with opened(checkpoint.folder, side) as old, durable(copy) as file:
             shutil.copyfileobj(old, file)
         sync(copy.parent)
-    found = {side: file_digest(folder / side) for side in (PLAN, *checkpoint.side_files)}
+    found = {side: file_digest(folder, side) for side in (PLAN, *checkpoint.side_files)}
     found |= {side: text_digest(text) for side, text in texts.items()}
     entries = tuple(map(partial.noted, files))
     texts[DIGESTS] = Digests(everything, found, entries).text()
