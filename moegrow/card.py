@@ -7,7 +7,7 @@ from typing import Any
 
 from moegrow import __version__
 from moegrow.checkpoint import CARD
-from moegrow.errors import printable
+from moegrow.errors import one_line
 from moegrow.hub import is_name
 from moegrow.metadata import MOST, Carried, front_matter, read_metadata
 from moegrow.origin import Origin, read_range, scheme
@@ -137,7 +137,7 @@ def _plain(text: str) -> str:
 
 def _fenced(language: str, lines: Iterable[str]) -> Iterator[str]:
     """Lines as a block of code that nothing in them ends."""
-    shown = [printable(line).replace("\n", "\\n")[:LONGEST] for line in lines]
+    shown = [one_line(line)[:LONGEST] for line in lines]
     longest = max((len(run) for line in shown for run in re.findall(r"`+", line)), default=0)
     fence = "`" * max(3, longest + 1)
     yield from (f"{fence}{language}", *shown, fence)

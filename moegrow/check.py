@@ -1,14 +1,15 @@
 """Every problem of a plan, found before a byte is written."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from operator import attrgetter
 
 from moegrow import jsontext, maps
 from moegrow.checkpoint import CONFIG, Checkpoint
 from moegrow.errors import MoegrowError, raise_all
 from moegrow.fingerprints import is_same, sampled
-from moegrow.header import nbytes
-from moegrow.layout import Layout
+from moegrow.header import TensorSpec, nbytes
+from moegrow.layout import Layout, read_layout
 from moegrow.origin import Origin
 from moegrow.plans import Output, Piece, Plan
 
@@ -91,6 +92,8 @@ def check_unchanged(before: Witness, checkpoint: Checkpoint) -> None:
             problems.append(f"{name} is gone")
         except OSError as error:
             problems.append(f"{name}: {error.strerror}")
+        except MoegrowError as error:
+            problems.append(error.message)
         else:
             if now != then:
                 problems.append(f"{name} was written in the meantime")
@@ -103,7 +106,7 @@ def check_unchanged(before: Witness, checkpoint: Checkpoint) -> None:
 
 def check_plan(plan: Plan, checkpoint: Checkpoint) -> None:
     """Raise MoegrowError that lists what is wrong with a plan that reads from `checkpoint`."""
-    jsontext.loads(plan.config, "the config in the plan", infinities=True)
+    jsontext.loads(plan.config, "the config in the plan", infinities=True, is_shallow=True)
     problems = [
         problem
         for output in _unlike_sources(plan, checkpoint)
@@ -114,6 +117,23 @@ def check_plan(plan: Plan, checkpoint: Checkpoint) -> None:
         problems.append(f"{len(plan.outputs) - len(names)} names stand twice")
     raise_all("the plan cannot be written", problems, "make the plan again with --plan")
     check_noise(plan)
+
+
+def check_result(plan: Plan, checkpoint: Checkpoint) -> None:
+    """Raise MoegrowError where what an edited plan makes is no checkpoint of its family."""
+    tensors = {
+        name: TensorSpec(name, "", dtype, shape, 0, nbytes(dtype, shape))
+        for name, dtype, shape, _, _ in plan.outputs
+    }
+    config = jsontext.loads(plan.config, "the config in the plan", infinities=True, is_shallow=True)
+    result = replace(checkpoint, config_text=plan.config, config=config, tensors=tensors)
+    try:
+        read_layout(result, family_text=plan.family_text)
+    except MoegrowError as error:
+        raise MoegrowError(
+            f"what the plan would write could not be loaded: {error.message}",
+            "the plan was edited: make it again with --plan",
+        ) from None
 
 
 def check_growth(plan: Plan, layout: Layout) -> None:
@@ -189,7 +209,8 @@ def _problems(output: Output, checkpoint: Checkpoint) -> Iterator[str]:
     if not output.name.isprintable() or output.name in UNNAMED:
         yield f"{output.name!r} cannot be the name of a tensor"
     try:
-        nbytes(output.dtype, output.shape[output.axis + 1 :])
+        for shape in (output.shape[output.axis + 1 :], output.shape):
+            nbytes(output.dtype, shape)
     except ValueError as error:
         yield f"{output.name}: {error}"
     rows = 0

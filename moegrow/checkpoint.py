@@ -17,6 +17,7 @@ from moegrow.fingerprints import digest, read_header
 from moegrow.header import Header, TensorSpec
 from moegrow.origin import (
     ANYONE,
+    MOST_FILES,
     Access,
     LocalFolder,
     Origin,
@@ -31,6 +32,11 @@ INDEX = "model.safetensors.index.json"
 PLAN = "moegrow-plan.jsonl"
 DIGESTS = "moegrow-digests.jsonl"
 CARD = "README.md"
+OWN = (CARD, PLAN, DIGESTS)  # what a grown checkpoint has of its own, beside its weights
+
+# Bytes of a config and of an index, and tensors: far more than any model has.
+LARGEST_CONFIG, LARGEST_INDEX = 16 << 20, 100 << 20
+MOST_TENSORS = 1_000_000
 
 T = TypeVar("T")
 
@@ -39,9 +45,10 @@ _WEIGHTS = re.compile(
     r".*\.(safetensors|bin|pt|pth|ckpt|gguf|ggml|onnx|onnx_data|h5|msgpack|npz|npy|tflite|pdparams"
     r"|pkl|pickle|distcp|index\.json|partial|incomplete|lock|tmp)"
 )
-_SHARD = re.compile(r"model-(\d+)-of-(\d+)\.safetensors")
+_SHARD = re.compile(r"model-(\d{1,9})-of-(\d{1,9})\.safetensors", re.ASCII)
 
-LARGEST_TEXT = 256 << 20  # bytes of a config or an index; the largest known have some 20 MB
+# Formats whose files run code when they are opened, or that other programs write.
+_FOREIGN = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".gguf", ".h5", ".msgpack")
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,7 @@ def open_checkpoint(source: str | os.PathLike[str], access: Access = ANYONE) -> 
             f"give the folder: {origin.location}",
         )
     config_text = _read_config(origin)
-    config = jsontext.loads(config_text, CONFIG, infinities=True)
+    config = jsontext.loads(config_text, CONFIG, infinities=True, is_shallow=True)
     names = [only] if only else _weight_files(origin, weight_map)
     headers = _read_headers(origin, names)
     tensors: dict[str, TensorSpec] = {}
@@ -131,18 +138,35 @@ def _find(source: str | os.PathLike[str], access: Access) -> Found:
             f"--revision goes with a repository of the Hub, and {text} is none",
             "leave it out, or give org/name",
         )
+    try:
+        return _here(path)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise MoegrowError(f"{path} cannot be opened: {reason}") from None
+
+
+def _here(path: Path) -> Found:
+    """What a path on this machine means: a folder, or one file with config.json beside it."""
     if path.name in (CONFIG, INDEX) and path.is_file():
         raise MoegrowError(f"{path} is a part of a checkpoint", f"give its folder: {path.parent}")
     if not path.exists():
         raise MoegrowError(f"{path} does not exist", "check the path; nothing was written")
-    if not path.is_dir() and path.suffix != ".safetensors":
+    if path.is_dir():
+        return Found(LocalFolder(path.resolve()), "")
+    if path.suffix != ".safetensors":
         raise MoegrowError(
             f"{path} is neither a folder, a .safetensors file nor a plan",
-            "convert other formats first: load the model with transformers and call"
-            " save_pretrained",
+            _conversion(path.parent) if path.suffix in _FOREIGN else "give a checkpoint's folder",
         )
-    folder = path if path.is_dir() else path.parent
-    return Found(LocalFolder(folder.resolve()), "" if path.is_dir() else path.name)
+    return Found(LocalFolder(path.parent.resolve()), path.name)
+
+
+def _conversion(place: str | Path) -> str:
+    """How a person gets a checkpoint of another format into one that can be read safely."""
+    return (
+        "moegrow opens no pickles and no other formats; if you trust it, convert it first: load it"
+        f" with transformers from {place} and call save_pretrained, which writes safetensors"
+    )
 
 
 def user_path(text: str | os.PathLike[str]) -> Path:
@@ -160,11 +184,16 @@ def _read_config(origin: Origin) -> str:
             f"{origin.location} holds no {CONFIG}",
             f"did you mean {found[0]}?" if found else "a checkpoint folder has one",
         )
-    origin.check(CONFIG)
+    return _read_text(origin, CONFIG, LARGEST_CONFIG)
+
+
+def _read_text(origin: Origin, name: str, most: int) -> str:
+    """The text of a small file; raises MoegrowError where it is larger, or no UTF-8."""
+    origin.check(name)
     try:
-        return read_whole(origin, CONFIG, LARGEST_TEXT).decode("utf-8")
+        return read_whole(origin, name, most).decode("utf-8")
     except UnicodeDecodeError:
-        raise MoegrowError(f"{CONFIG} of {origin.location} is not UTF-8 text") from None
+        raise MoegrowError(f"{name} of {origin.location} is not UTF-8 text") from None
 
 
 def _weight_files(origin: Origin, weight_map: Mapping[str, str] | None) -> list[str]:
@@ -178,12 +207,10 @@ def _weight_files(origin: Origin, weight_map: Mapping[str, str] | None) -> list[
         if candidates and set(candidates) <= set(found):
             break
     if not found:
-        other = [name for name in top if Path(name).suffix in (".bin", ".pt")]
+        other = [name for name in top if Path(name).suffix in _FOREIGN]
         raise MoegrowError(
             f"{where} holds no .safetensors files" + (f", only {other[0]}" if other else ""),
-            "convert it first: load it with transformers and call save_pretrained"
-            if other
-            else "give the folder that holds the weights",
+            _conversion(where) if other else "give the folder that holds the weights",
         )
     if candidates is shards:
         total = max(int(match[2]) for name in shards if (match := _SHARD.fullmatch(name)))
@@ -207,14 +234,16 @@ def _weight_map(origin: Origin) -> dict[str, str] | None:
     """
     if not origin.has(INDEX):
         return None
-    origin.check(INDEX)
-    text = read_whole(origin, INDEX, LARGEST_TEXT).decode("utf-8", "replace")
-    weight_map = jsontext.loads(text, INDEX).get("weight_map")
+    text = _read_text(origin, INDEX, LARGEST_INDEX)
+    weight_map = jsontext.loads(text, INDEX, most=MOST_TENSORS).get("weight_map")
     if not isinstance(weight_map, dict) or not all(
         isinstance(file, str) for file in weight_map.values()
     ):
         raise MoegrowError(f"{INDEX} holds no weight_map from tensors to files")
-    for file in set(weight_map.values()):
+    files = set(weight_map.values())
+    if len(files) > MOST_FILES:
+        raise MoegrowError(f"{INDEX} names {len(files)} files, and the most is {MOST_FILES}")
+    for file in files:
         if Path(file).name != file or file in ("", ".", "..") or "\\" in file:
             raise MoegrowError(
                 f"{INDEX} names {file!r}, which is not a file in the checkpoint's own folder"
@@ -246,9 +275,16 @@ def _read_headers(origin: Origin, names: list[str]) -> dict[str, Header]:
         "fetch the missing files; nothing was written",
     )
 
+    count = 0
+
     def read(name: str) -> Header:
+        nonlocal count
         origin.check(name)
-        return read_header(origin, name)
+        header = read_header(origin, name)
+        count += len(header.tensors)
+        if count > MOST_TENSORS:
+            raise MoegrowError(f"{origin.location} holds more than {MOST_TENSORS} tensors")
+        return header
 
     return _each(origin, names, read)
 
@@ -265,15 +301,18 @@ def _side_files(origin: Origin) -> Iterator[str]:
     """What travels with the weights unchanged: tokenizer, chat template, code, licence and so on.
 
     Hidden files and folders stay behind, and so do weights, the index, the model card (the new
-    checkpoint gets its own), and plan and digests of an earlier growth.
+    checkpoint gets its own), and plan and digests of an earlier growth. Raises MoegrowError for
+    links that lead out of the checkpoint, and for anything but plain files and folders.
     """
-    for name in origin.walk():
-        if _WEIGHTS.fullmatch(Path(name).name.lower()):
-            continue
-        if name in (CONFIG, CARD, PLAN, DIGESTS):
-            continue
-        origin.check(name)
-        yield name
+    for name in origin.walk(_stays_behind):
+        if name != CONFIG:
+            origin.check(name)
+            yield name
+
+
+def _stays_behind(name: str) -> bool:
+    """Whether a file or a folder is nothing that travels."""
+    return name in OWN or _WEIGHTS.fullmatch(Path(name).name.lower()) is not None
 
 
 def index_text(weight_map: Mapping[str, str], *, total_size: int, total_parameters: int) -> str:

@@ -1,17 +1,14 @@
 """What differs between two checkpoints or plans, in groups that a person can read."""
 
 import os
-import re
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from html import escape
-from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 
-from moegrow import jsontext, maps, planfile
+from moegrow import jsontext, planfile
 from moegrow.arithmetic import Scratch
 from moegrow.check import check_plan, check_source
 from moegrow.checkpoint import Checkpoint, open_checkpoint, user_path
@@ -20,6 +17,7 @@ from moegrow.origin import Access
 from moegrow.planfile import Lines
 from moegrow.plans import Output, Piece, Plan
 from moegrow.stream import READ, Source, blocks, rechunked
+from moegrow.tables import groups
 
 # A checkpoint's folder or file, a plan's file, its lines, or a plan.
 AnySource = str | os.PathLike[str] | Lines | Plan
@@ -98,32 +96,9 @@ def diff(
     )  # fmt: skip
 
 
-def groups(names: Iterable[str]) -> list[tuple[str, int]]:
-    """Names that differ in numbers alone, as one pattern each with how many there are.
-
-    >>> groups(["layers.0.up", "layers.1.up", "norm"])
-    [('layers.{0-1}.up', 2), ('norm', 1)]
-    """
-    found: dict[str, list[tuple[int, ...]]] = defaultdict(list)
-    for name in names:
-        parts = re.split(r"(?<=\.)([0-9]{1,9})(?=\.|$)", name)
-        found["\0".join(parts[::2])].append(tuple(map(int, parts[1::2])))
-    patterns = []
-    for template, numbers in found.items():
-        ranges = [_ranges(sorted(set(slot))) for slot in zip(*numbers, strict=True)]
-        words = zip_longest(template.split("\0"), ranges, fillvalue="")
-        patterns.append(("".join(word for pair in words for word in pair), len(numbers)))
-    return patterns
-
-
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
-
-
-def _ranges(numbers: list[int]) -> str:
-    spelled = maps.spell(numbers)
-    return spelled if len(numbers) == 1 else "{" + spelled + "}"
 
 
 def _side(source: AnySource, access: Access) -> _Side:
@@ -133,7 +108,7 @@ def _side(source: AnySource, access: Access) -> _Side:
         path = user_path(source)
         if not planfile.is_plan(path):
             return _checkpoint_side(open_checkpoint(source, access))
-        source = planfile.read_plan(path)
+        source = planfile.read_plan(path.resolve())
     origin = open_checkpoint(source.source.location, access)
     check_source(source, origin)
     check_plan(source, origin)

@@ -37,6 +37,7 @@ def growth(
         "files": written.files if written else None,
         "moved": _moved(written.moved) if written else None,
         "noise": _noise(written.moved.realised) if written else None,
+        "still": sorted(written.moved.still) if written else None,
         "seconds": seconds,
         "verified": verified,
         "uploaded": uploaded,

@@ -64,6 +64,15 @@ def choose(word: object, known: Iterable[str], ask: str = "") -> str:
     return (f"did you mean {guess}? " if guess else "") + (ask or f"known: {', '.join(names)}")
 
 
+def one_line(text: str) -> str:
+    r"""The text as `printable` has it, line ends and tabs spelled out too.
+
+    >>> one_line("a\nerror: b")
+    'a\\nerror: b'
+    """
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
 def raise_all(what: str, problems: Sequence[str], hint: str = "") -> None:
     """Raise one MoegrowError that lists every problem, if there are any.
 

@@ -121,6 +121,13 @@ def width(
         RouterCopies | None,
         typer.Option(show_default="noise", help="Noise on the copies' router rows, or none."),
     ] = None,
+    allow_nonfinite: Annotated[
+        bool,
+        typer.Option(
+            "--allow-nonfinite",
+            help="Noise around finite values only; NaN and infinity stay as they are.",
+        ),
+    ] = False,
     preset: Annotated[
         Preset, typer.Option(help="A published recipe; single flags override it.")
     ] = Preset.orthogonal,
@@ -139,7 +146,7 @@ def width(
         grown = verbs.width(
             old, experts=experts, noise=noise, seed=seed, top_k=top_k,
             order=order and order.value, router=router and router.value, preset=preset.value,
-            command=command,
+            allow_nonfinite=allow_nonfinite, command=command,
         )  # fmt: skip
     finish(grown, old.layout, writing, planning, command=command, reading=reading)
 

@@ -1,11 +1,11 @@
 """The names of files far away, as a repository or a store lists them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from moegrow.errors import MoegrowError
-from moegrow.origin import CONFIG
+from moegrow.origin import CONFIG, check_count
 
 CONNECTIONS = 8  # at a time, unless --threads says otherwise
 
@@ -43,12 +43,17 @@ class Listed:
     def top(self) -> list[str]:
         return sorted(name for name in self._files if "/" not in name)
 
-    def walk(self) -> Iterator[str]:
+    def walk(self, is_left: Callable[[str], bool]) -> Iterator[str]:
         others = {folder for folder in map(_folder, self._files) if self.has(f"{folder}/{CONFIG}")}
+        count = 0
         for name in sorted(self._files):
             parts = name.split("/")
-            folders = {"/".join(parts[:count]) for count in range(1, len(parts))}
-            if not folders & others and not any(part.startswith(".") for part in parts):
+            folders = {"/".join(parts[:depth]) for depth in range(1, len(parts))}
+            if folders & others or any(part.startswith(".") for part in parts):
+                continue
+            if not any(map(is_left, (*folders, name))):
+                count += 1
+                check_count(self.location, count, len(folders))
                 yield name
 
     def below(self, name: str) -> list[str]:

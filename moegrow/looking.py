@@ -24,6 +24,9 @@ from moegrow.terminal import print_json, read_source
 def inspect(
     source: Source = None,
     as_json: JsonOption = False,
+    values: Annotated[
+        bool, typer.Option("--values", help="Read all weights and look for NaN and infinity.")
+    ] = False,
     verbose: VerboseOption = False,
     *,
     reading: Reading,
@@ -38,7 +41,7 @@ def inspect(
 
         own_family = bool(old.plan.family_text)
         show.told(explain.source_sentences(old.layout, own_family=own_family))
-    facts = moegrow.inspect(old)
+    facts = moegrow.inspect(old, values=values)
     if as_json:
         print_json(facts)
         return

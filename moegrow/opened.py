@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from moegrow import grow, planfile
-from moegrow.check import check_growth, check_source
+from moegrow.catalogue import LARGEST_FAMILY
+from moegrow.check import check_growth, check_plan, check_result, check_source
 from moegrow.checkpoint import open_checkpoint, user_path
 from moegrow.errors import MoegrowError, UsageError
 from moegrow.layout import Layout, read_layout
 from moegrow.origin import ANYONE, Access
 from moegrow.planfile import Lines
 from moegrow.plans import Plan
+from moegrow.strangers import read_text
 
 
 class Opened(NamedTuple):
@@ -67,7 +69,7 @@ def begin(
         if not planfile.is_plan(path):
             layout = read_layout(open_checkpoint(source, access), family_text=text)
             return Opened(grow.outline(layout, text), layout)
-        source = planfile.read_lines(path)
+        source = planfile.read_lines(path.resolve())
     header = source.header if isinstance(source, Lines) else source
     if text and text != header.family_text:
         raise UsageError("a plan brings its family along, so --family does not go with it")
@@ -84,6 +86,8 @@ def begin(
         plan = replace(header, outputs=rendered.outputs)
     else:
         plan = source.plan()
+        check_plan(plan, checkpoint)
+        check_result(plan, checkpoint)
     if rendered != plan and EDITED not in plan.steps:
         plan = replace(plan, steps=(*plan.steps, EDITED))
     return Opened(plan, layout)
@@ -92,7 +96,8 @@ def begin(
 def _family_text(path: Path) -> str:
     if not path.is_file():
         raise MoegrowError(f"--family {path} is not a file", "give the path of a family file")
-    return path.read_text("utf-8", "replace")
+    path = path.resolve()
+    return read_text(path.parent, path.name, LARGEST_FAMILY)
 
 
 def check_unedited(old: Plan) -> None:

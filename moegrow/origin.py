@@ -2,17 +2,19 @@
 
 import os
 import re
-import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from moegrow.errors import MoegrowError
 from moegrow.ranges import read_all
+from moegrow.strangers import exists_inside, open_inside, opened
 
 CONFIG = "config.json"
 BLOCK = 8 << 20  # bytes of a file read at a time
+MOST_FILES = 10_000  # far more than any model has
+DEEPEST = 32  # folders within folders
 
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*)://.*", re.DOTALL)
 
@@ -50,8 +52,12 @@ class Origin(Protocol):
     def top(self) -> list[str]:
         """The names that lie in no folder, sorted."""
 
-    def walk(self) -> Iterator[str]:
-        """Every file, but for hidden ones and those of other checkpoints in folders of this."""
+    def walk(self, is_left: Callable[[str], bool]) -> Iterator[str]:
+        """Every file, but for hidden ones and those of other checkpoints in folders of this.
+
+        Files and folders for whose names `is_left` says so are left out. Raises MoegrowError
+        where there are more than any checkpoint has.
+        """
 
     def below(self, name: str) -> list[str]:
         """The locations of the folders that hold a file of this name, sorted."""
@@ -100,25 +106,42 @@ class LocalFolder:
         return self.folder.name
 
     def has(self, name: str) -> bool:
-        return (self.folder / name).exists()
+        return exists_inside(self.folder, name)
 
     def top(self) -> list[str]:
         return sorted(entry.name for entry in self.folder.iterdir())
 
-    def walk(self) -> Iterator[str]:
-        for root, folders, files in os.walk(self.folder):
-            # Another checkpoint in a folder of this one, as training runs leave them, is no part.
-            folders[:] = sorted(
-                name
-                for name in folders
-                if not name.startswith(".") and not Path(root, name, CONFIG).exists()
-            )
-            for name in files:
-                if not name.startswith("."):
-                    yield str(Path(root, name).relative_to(self.folder))
+    def walk(self, is_left: Callable[[str], bool]) -> Iterator[str]:
+        waiting, count = [Path()], 0
+        while waiting:
+            place = waiting.pop()
+            for entry in self._entries(place):
+                name = str(place / entry.name)
+                if entry.name.startswith(".") or is_left(name):
+                    continue
+                if exists_inside(self.folder / name, CONFIG):
+                    # Another checkpoint in a folder of this one, as training runs leave them.
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(place / entry.name)
+                else:
+                    yield name
+                count += 1
+                check_count(self.location, count, len(place.parts))
+
+    def _entries(self, place: Path) -> list[os.DirEntry[str]]:
+        """What a folder below this one holds, in alphabetical order."""
+        try:
+            with os.scandir(self.folder / place) as entries:
+                return sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            path = self.folder / place
+            raise MoegrowError(f"{path} cannot be read: {error.strerror}") from None
 
     def below(self, name: str) -> list[str]:
-        return sorted(str(path.parent) for path in self.folder.glob("*/" + name))
+        # What is given may be the folder of a repository in the Hub's cache.
+        found = (*self.folder.glob(f"*/{name}"), *self.folder.glob(f"snapshots/*/{name}"))
+        return [str(path.parent) for path in sorted(found)]
 
     def check(self, name: str) -> None:
         """Refuse anything but a plain file, and links that lead out of the checkpoint.
@@ -127,38 +150,36 @@ class LocalFolder:
         one exception is a snapshot of the Hub cache, whose files are links into the `blobs`
         folder of the same repository.
         """
-        path = self.folder / name
-        target = path.resolve()
-        allowed = [self.folder]
-        if self.folder.parent.name == "snapshots":
-            allowed.append(self.folder.parent.parent / "blobs")
-        if path.is_symlink() and not any(target.is_relative_to(place) for place in allowed):
-            raise MoegrowError(
-                f"{path} is a link that leads out of the checkpoint, to {target}",
-                "replace the link by the file itself",
-            )
-        if not target.exists():
-            raise MoegrowError(f"{path} is a link to {target}, which does not exist")
-        if not stat.S_ISREG(target.stat().st_mode):
-            raise MoegrowError(f"{path} is not a plain file")
+        os.close(self.open(name))
 
     def size(self, name: str) -> int:
-        return (self.folder / name).stat().st_size
+        with opened(self.folder, name) as file:
+            return os.fstat(file.fileno()).st_size
 
     def open(self, name: str) -> int:
-        return os.open(self.folder / name, os.O_RDONLY | os.O_CLOEXEC)
+        return open_inside(self.folder, name)
 
     def sha256(self, name: str) -> str | None:
         return None
 
     def version(self, name: str) -> int:
-        return (self.folder / name).stat().st_mtime_ns
+        with opened(self.folder, name) as file:
+            return os.fstat(file.fileno()).st_mtime_ns
 
     def refresh(self) -> None:
         """Every question is asked of the folder as it is."""
 
     def read_into(self, name: str, start: int, view: memoryview) -> None:
         read_here(self.open(name), start, view)
+
+
+def check_count(location: str, count: int, depth: int) -> None:
+    """Raise MoegrowError where there are more files, or deeper folders, than in any checkpoint."""
+    if count > MOST_FILES or depth > DEEPEST:
+        raise MoegrowError(
+            f"{location} holds more than {MOST_FILES} files, or folders more than {DEEPEST} deep",
+            "give the folder of one checkpoint",
+        )
 
 
 def read_here(descriptor: int, start: int, view: memoryview) -> None:

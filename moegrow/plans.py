@@ -19,8 +19,8 @@ ONE, ZERO = Fraction(1), Fraction(0)
 
 
 class Noise(NamedTuple):
-    """Noise to be drawn: "normal" with σ = `amount` times that of the copied block, or "uniform"
-    in ±`amount`."""
+    """Noise to be drawn: "normal" with σ = `amount` times that of the copied block, "finite" with
+    that of its finite values while the others stay as they are, or "uniform" in ±`amount`."""
 
     kind: str
     amount: float

@@ -3,7 +3,7 @@
 import math
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -46,11 +46,25 @@ class Source:
         """The open file of a name, as a descriptor, or None where it is not on this machine."""
         with self._lock:
             if name not in self._open:
-                descriptor = self._checkpoint.origin.open(name)
+                descriptor = self._opened(name)
                 if descriptor is None:
                     return None
                 self._open[name] = descriptor
             return self._open[name]
+
+    def _opened(self, name: str) -> int | None:
+        descriptor = self._checkpoint.origin.open(name)
+        if descriptor is None:
+            return None
+        expected = next(file.size for file in self._checkpoint.files if file.name == name)
+        found = os.fstat(descriptor).st_size
+        if found != expected:
+            os.close(descriptor)
+            raise MoegrowError(
+                f"{self._checkpoint.location}/{name} had {expected} bytes and has {found}",
+                "it was changed while it was read; nothing was published",
+            )
+        return descriptor
 
     def read_into(self, file: str, start: int, view: memoryview) -> None:
         """Fill `view` with the bytes of a file from `start` on."""
@@ -169,29 +183,40 @@ def constant(dtype: str, piece: Piece, count: int) -> Iterator[Bytes]:
 def change(output: Output, piece: Piece, row: int, deviation: float, scratch: Scratch) -> Change:
     """What a piece that begins at `row` of its output does to its values.
 
-    `deviation` is what `sigma` says of the piece.
+    `deviation` is what `sigma` says of the piece; where it is 0, the output is noted as still.
     """
     draw, amount = None, 0.0
     if piece.noise:
         draw = Draw(piece.noise, output.name, row)
         amount = piece.noise.amount * deviation
+        if not deviation:
+            scratch.still.add(output.name)
     return Change(output.dtype, piece, draw, amount, scratch)
 
 
-def sigma(piece: Piece, dtype: str, blocks: Iterator[Bytes], scratch: Scratch) -> float:
+def is_relative(piece: Piece) -> bool:
+    """Whether noise in a piece is relative to the deviation of its values."""
+    return piece.noise is not None and piece.noise.kind != "uniform"
+
+
+def sigma(piece: Piece, dtype: str, read: Callable[[], Iterator[Bytes]], scratch: Scratch) -> float:
     """The deviation that noise in a piece is relative to: 1 where it is relative to nothing.
 
-    The blocks are those of the piece, each of a multiple of CHUNK values but the last. Raises
-    MoegrowError where the values have no deviation.
+
+    `read` gives the blocks of the piece, anew each time that it is called, each of a multiple of
+    CHUNK values but the last. Raises MoegrowError where the values have no deviation.
     """
-    if not piece.noise or piece.noise.kind != "normal":
+    if not piece.noise or not is_relative(piece):
         return 1.0
-    found = arithmetic.deviation(blocks, dtype, scratch)
+    found = arithmetic.deviation(read(), dtype, scratch)
+    if not math.isfinite(found) and piece.noise.kind == "finite":
+        found = arithmetic.deviation_of_finite(read(), dtype, scratch)
     if not math.isfinite(found):
         raise MoegrowError(
             f"{piece.source} holds NaN, infinity or values beyond 1e18, so noise relative to"
             " their deviation means nothing",
-            "look at the source first; --noise 0 copies it as it is",
+            "moegrow inspect --values shows where; --allow-nonfinite takes the sigma of the others"
+            " and leaves those as they are, --noise 0 copies all as it is",
         )
     return found
 
@@ -208,7 +233,7 @@ def _changed(
     def stored() -> Iterator[Bytes]:
         return source.read(spec.file, start, stop, max(1, READ // chunk) * chunk)
 
-    deviation = sigma(piece, spec.dtype, stored(), scratch)
+    deviation = sigma(piece, spec.dtype, stored, scratch)
     made = change(output, piece, row, deviation, scratch)
     first = 0
     for block in stored():
@@ -238,8 +263,11 @@ def _joined(source: Source, output: Output, scratch: Scratch) -> Iterator[Bytes]
         if piece.is_copy:
             yield from columns(piece)
             return
-        flat = (block.ravel() for block in columns(piece))
-        deviation = sigma(piece, output.dtype, rechunked(flat, CHUNK * width), scratch)
+
+        def values() -> Iterator[Bytes]:
+            return rechunked((block.ravel() for block in columns(piece)), CHUNK * width)
+
+        deviation = sigma(piece, output.dtype, values, scratch)
         made = change(output, piece, first, deviation, scratch)
         done = 0
         for block in columns(piece):

@@ -28,16 +28,17 @@ def read_source(source: str | None) -> Any:
         return source
     if source is None and sys.stdin.isatty():
         raise UsageError("no SOURCE was given", "name a checkpoint's folder, or pipe a plan in")
-    first = sys.stdin.readline()
-    if first.lstrip().startswith("{"):
-        from moegrow.planfile import take_lines
+    from moegrow.planfile import lines_of, take_lines
 
-        return take_lines(chain([first], sys.stdin))
+    rest = lines_of(sys.stdin)
+    first = next(rest, "")
+    if first.lstrip().startswith("{"):
+        return take_lines(chain([first], rest))
     if not first.strip():
         raise MoegrowError(
             "nothing came in on standard input", "the command before this one may have failed"
         )
-    if any(line.strip() for line in sys.stdin):
+    if any(line.strip() for line in rest):
         raise MoegrowError(
             "standard input is neither a plan nor one line with a path",
             f"it begins with {first.strip()[:60]!r}",

@@ -1,7 +1,7 @@
 """The verbs of the command line as functions: what `import moegrow` offers."""
 
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from moegrow import cookbook, grow, maps, modes, presets, report
@@ -69,6 +69,7 @@ def width(
     order: str | None = None,
     router: str | None = None,
     preset: str = "orthogonal",
+    allow_nonfinite: bool = False,
     family: str | os.PathLike[str] | None = None,
     revision: str | None = None,
     token: str | None = None,
@@ -79,12 +80,13 @@ def width(
     experts: a factor ("2x") or a number. noise: σ of the Gaussian noise on copies, relative to
     that of what is copied (0.01). top_k: "scale" (grows with the experts), "keep" or a number.
     order: "append" copies behind the originals or "interleave" beside them. router: "noise" or
-    "copy" for the copies' router rows. What is not given comes from `preset`. family: a family
-    file of your own. revision, token: for a repository of the Hub.
+    "copy" for the copies' router rows. allow_nonfinite: take σ of the finite values where others
+    are NaN or infinite, which then stay as they are. What is not given comes from `preset`.
+    family: a family file of your own. revision, token: for a repository of the Hub.
     """
     step = _step(
         "width", experts=experts, noise=noise, seed=seed, top_k=top_k, order=order, router=router,
-        preset=preset,
+        preset=preset, allow_nonfinite=allow_nonfinite or None,
     )  # fmt: skip
     old = begin(source, family, Access(token, revision))
     return _noted(_grown(old, step), command or _call(step, family, revision))
@@ -132,12 +134,21 @@ def inspect(
     family: str | os.PathLike[str] | None = None,
     revision: str | None = None,
     token: str | None = None,
+    values: bool = False,
 ) -> Inspection:
     """What a checkpoint is, or what a plan makes: family, layers, experts, parameters, bytes.
 
-    docs/json.md describes the keys; printed, it is a table.
+    With `values`, all weights are read, a plan's source's, and under "values" stand the tensors
+    that hold NaN or infinity, one value alone, or none. docs/json.md describes the keys; printed,
+    it is a table.
     """
-    return report.inspection(*load(source, family, Access(token, revision)))
+    opened = load(source, family, Access(token, revision))
+    facts = report.inspection(*opened)
+    if values:
+        from moegrow.values import find_values
+
+        facts["values"] = asdict(find_values(opened.layout.checkpoint))
+    return facts
 
 
 def _step(grow: str, **options: Any) -> Step:
@@ -183,6 +194,7 @@ def _widened(old: Opened, step: Step) -> Plan:
     experts = str(step.get("experts", "2x"))
     wanted = presets.expert_count(experts, count, kind)
     maps.check_size(wanted, "experts")
+    drawn = Noise("finite" if step.get("allow_nonfinite") else "normal", noise, seed)
     asked = chosen["top_k"]
     if kind == "skip" and asked == "scale":
         asked = "keep"
@@ -191,8 +203,8 @@ def _widened(old: Opened, step: Step) -> Plan:
         layout,
         presets.expert_map(layout, count, wanted, order),
         top_k=presets.top_k(asked, plan.growth.top_k, wanted, count),
-        weight_noise=Noise("normal", noise, seed) if noise else None,
-        router_noise=presets.router_noise(chosen["router"], noise, seed),
+        weight_noise=drawn if noise else None,
+        router_noise=presets.router_noise(chosen["router"], drawn),
     )
     check_noise(new)
     return new

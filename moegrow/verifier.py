@@ -15,7 +15,15 @@ import numpy as np
 from moegrow import jsontext, report
 from moegrow.arithmetic import Scratch, compiled_loops
 from moegrow.check import check_plan, check_source
-from moegrow.checkpoint import CONFIG, INDEX, PLAN, Checkpoint, open_checkpoint, user_path
+from moegrow.checkpoint import (
+    CONFIG,
+    INDEX,
+    LARGEST_INDEX,
+    PLAN,
+    Checkpoint,
+    open_checkpoint,
+    user_path,
+)  # fmt: skip
 from moegrow.digests import Digests
 from moegrow.errors import MoegrowError, OutOfReachError, printable
 from moegrow.header import read_header, write_header
@@ -26,6 +34,7 @@ from moegrow.planfile import read_plan
 from moegrow.plans import Output, Plan
 from moegrow.ranges import BLOCK, cores
 from moegrow.realised import Realised, add_all
+from moegrow.strangers import exists_inside, read_text
 from moegrow.stream import READ, Source, segments
 
 SHOWN = 20  # problems that are printed
@@ -101,7 +110,7 @@ def verify(
     folder = user_path(grown)
     if not folder.exists():
         raise MoegrowError(f"{folder} does not exist", "give the folder of a grown checkpoint")
-    if not (folder / PLAN).exists():
+    if not exists_inside(folder, PLAN):
         raise MoegrowError(
             f"{folder} holds no {PLAN}", "verify takes a folder that moegrow has written"
         )
@@ -211,10 +220,10 @@ def _config_problems(plan: Plan, written: Checkpoint, folder: Path) -> Iterator[
         read_layout(written, family_text=plan.family_text)
     except MoegrowError as error:
         yield error.message
-    if not (folder / INDEX).exists():
+    if not exists_inside(folder, INDEX):
         yield f"{INDEX} is missing"
         return
-    table = jsontext.loads((folder / INDEX).read_text("utf-8", "replace"), INDEX)
+    table = jsontext.loads(read_text(folder, INDEX, LARGEST_INDEX), INDEX)
     metadata = table.get("metadata")
     if not isinstance(metadata, dict):
         metadata = {}

@@ -19,8 +19,8 @@ from moegrow.checkpoint import (
     Checkpoint,
     open_checkpoint,
     user_path,
-)
-from moegrow.digests import Digests, file_digest, text_digest
+)  # fmt: skip
+from moegrow.digests import Digests, file_digest, text_bytes, text_digest
 from moegrow.durable import durable, sync
 from moegrow.engine import Moved
 from moegrow.errors import MoegrowError, UsageError
@@ -199,7 +199,8 @@ def check_apart(target: Path, source: Path | None) -> None:
 
 def default_name(plan: Plan) -> str:
     """The folder for a result that was given none: `ckpt-depth2x-width2x`."""
-    name = plan.source.name
+    # It comes from a plan, and is printed for the next program as it is.
+    name = "".join(mark if mark.isprintable() else "_" for mark in plan.source.name)
     for step in plan.steps:
         if step["axis"] not in ("depth", "width"):
             continue
@@ -248,13 +249,13 @@ def _finish(
         with durable(copy) as file:
             file.writelines(contents(checkpoint.origin, side))
         sync(copy.parent)
-    found = {side: file_digest(folder / side) for side in (PLAN, *checkpoint.side_files)}
+    found = {side: file_digest(folder, side) for side in (PLAN, *checkpoint.side_files)}
     found |= {side: text_digest(text) for side, text in texts.items()}
     entries = tuple(map(partial.noted, files))
     texts[DIGESTS] = Digests(everything, found, entries).text()
     for side in (CARD, DIGESTS, INDEX, CONFIG):
         with durable(folder / side) as file:
-            file.write(texts[side].encode())
+            file.write(text_bytes(texts[side]))
     sync(folder)
 
 

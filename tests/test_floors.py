@@ -11,7 +11,18 @@ import moegrow
 
 FLOORS = [
     {"errors"},
-    {"maps", "jsontext", "family", "ranges", "options", "spread", "realised", "recipe", "progress"},
+    {
+        "maps",
+        "jsontext",
+        "family",
+        "ranges",
+        "options",
+        "spread",
+        "realised",
+        "recipe",
+        "progress",
+        "strangers",
+    },
     {"durable", "tables"},
     {"header", "places", "catalogue", "origin", "metadata", "refusals"},
     {"fingerprints", "fetch", "listing"},
@@ -29,7 +40,7 @@ FLOORS = [
     {"outputs", "schedule", "digests"},
     {"grow", "targets", "partial"},
     {"engine", "resume", "integrity"},
-    {"space"},
+    {"space", "values"},
     {"verifier", "difference", "opened"},
     {"writer", "uploader"},
     {"verbs"},

@@ -13,7 +13,7 @@ NAMES = [
 
 def test_hidden_files_and_other_checkpoints_are_no_part():
     listed = Listed("hf://org/name@1", {name: Entry(len(name)) for name in NAMES})
-    assert list(listed.walk()) == [
+    assert list(listed.walk(lambda name: False)) == [
         "config.json",
         "model.safetensors",
         "sub/a.txt",
