@@ -208,7 +208,9 @@ def read_whole(origin: Origin, name: str, most: int) -> bytes:
     """All bytes of a small file; raises MoegrowError where there are more than `most`."""
     size = origin.size(name)
     if size > most:
-        raise MoegrowError(f"{name} of {origin.location} has {size} bytes, more than {most}")
+        raise MoegrowError(
+            f"{name} of {origin.location} has {size} bytes, and the most that is read is {most}"
+        )
     return read_range(origin, name, 0, size)
 
 

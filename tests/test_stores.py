@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 import moegrow
-from moegrow.checkpoint import PLAN
+from moegrow.checkpoint import DIGESTS, PLAN
 
 BUCKET = "s3://models/qwen/tiny-moe"
 
@@ -53,7 +53,10 @@ def store(source, monkeypatch):
 def same(one, other):
     left, right = alter.contents(one), alter.contents(other)
     assert left.keys() == right.keys()
-    return {name for name in left if left[name] != right[name]} <= {PLAN, "README.md"}
+    # The first of the digests are those of the other two, and the last is that of the digests.
+    shards = [(folder / DIGESTS).read_text().splitlines()[1:-1] for folder in (one, other)]
+    assert shards[0] == shards[1]
+    return {name for name in left if left[name] != right[name]} <= {PLAN, DIGESTS, "README.md"}
 
 
 @pytest.mark.parametrize("verb", [["depth"], ["width", "--noise", "0.01"]])
