@@ -1,14 +1,23 @@
 """What noise, a scale and a shift do to values, from stored bytes to stored bytes."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from moegrow.noise import CHUNK, DRAWS_PER_BLOCK, FIRST, LEVELS, Deviation, Draw, Floats
+from moegrow.noise import (
+    CHUNK,
+    DRAWS_PER_BLOCK,
+    FIRST,
+    LEVELS,
+    Deviation,
+    Draw,
+    Floats,
+    finite_deviation,
+)  # fmt: skip
 from moegrow.plans import Piece
 from moegrow.realised import Realised
 
@@ -31,13 +40,15 @@ _STORED: dict[str, np.dtype[Any]] = {
 class Scratch:
     """What one thread computes with.
 
-    Buffers, which stay in its core's cache from chunk to chunk, the compiled loops, if any, and
-    what was found of noise in each kind of tensor.
+    Buffers, which stay in its core's cache from chunk to chunk, the compiled loops, if any, what
+    was found of noise in each kind of tensor, and the `still` tensors: those with a piece that
+    should take noise and has no deviation.
     """
 
     def __init__(self, compiled: ModuleType | None = None) -> None:
         self.compiled = compiled
         self.realised: dict[str, Realised] = {}
+        self.still: set[str] = set()
         self._buffers: dict[tuple[str, Any], Floats] = {}
 
     def take(self, use: str, kind: Any, size: int) -> Floats:
@@ -95,9 +106,20 @@ def deviation(blocks: Iterable[Bytes], dtype: str, scratch: Scratch) -> float:
             scratch.compiled.add_sums(block.view(np.uint16), zero, found.sums, found.squares)
             found.count += block.size // width
             continue
-        for first in range(0, block.size, CHUNK * width):
-            found.add(numbers(block[first : first + CHUNK * width], dtype, scratch))
+        for values in _chunks(block, dtype, scratch):
+            found.add(values)
     return found.value
+
+
+def deviation_of_finite(blocks: Iterable[Bytes], dtype: str, scratch: Scratch) -> float:
+    """As `deviation`, of finite values alone, as `noise.finite_deviation` has it."""
+    return finite_deviation(values for block in blocks for values in _chunks(block, dtype, scratch))
+
+
+def _chunks(block: Bytes, dtype: str, scratch: Scratch) -> Iterator[Floats]:
+    size = CHUNK * _STORED[dtype].itemsize
+    for first in range(0, block.size, size):
+        yield numbers(block[first : first + size], dtype, scratch)
 
 
 class Change:
@@ -116,6 +138,7 @@ class Change:
         self._draw = draw
         self._scratch = scratch
         # Noise around a value that is no number has been refused with sigma.
+        self._keeps = piece.noise is not None and piece.noise.kind == "finite"
         self._is_finite = piece.noise is not None and piece.noise.kind == "normal"
         number = exact(dtype)
         if draw is not None and number(amount):
@@ -152,6 +175,7 @@ class Change:
         for first in range(0, stored.size, CHUNK * width):
             part = slice(first, first + CHUNK * width)
             values = numbers(stored[part], self.dtype, self._scratch)
+            kept = ~np.isfinite(values) if self._keeps else None
             if self._draw is not None:
                 noise = self._scratch.take("noise", values.dtype.type, values.size)
                 levels = self._draw.levels(start + first // width, values.size)
@@ -160,6 +184,9 @@ class Change:
                 np.add(values, noise, out=values)
             self._scale(values)
             self.store(values, new[part])
+            if kept is not None:
+                kind = _STORED[self.dtype]
+                new[part].view(kind)[kept] = stored[part].view(kind)[kept]
 
     def _scale(self, values: Floats) -> None:
         """Multiply by a fraction and add another; 1/m is one division, so it is rounded once."""

@@ -25,7 +25,11 @@ from moegrow.family import (
     Tensors,
 )
 
+LARGEST_FAMILY = 1 << 20  # characters
+LARGEST_NUMBER = 10**9
 
+
+@cache
 def find_family(model_type: str) -> Family:
     """The family of the config's `model_type`; raises MoegrowError with the known names."""
     found = _index().get(model_type)
@@ -58,9 +62,20 @@ def read_family(text: str, model_type: str) -> Family:
     Raises MoegrowError where the text is not TOML, is not about this type, or has keys that the
     schema does not know or lacks one.
     """
+    if len(text) > LARGEST_FAMILY:
+        raise MoegrowError(f"the family file has more than {LARGEST_FAMILY} characters")
+    try:
+        return _read(text, model_type)
+    except RecursionError:
+        raise MoegrowError("the family file nests too deeply to be read") from None
+
+
+def _read(text: str, model_type: str) -> Family:
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    # Numbers of more digits than Python turns into one are a ValueError, and some of its own bugs
+    # end in others.
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise MoegrowError(f"the family file is not valid TOML: {error}") from None
     known = table.pop("model_types", [])
     if not isinstance(known, list) or model_type not in known:
@@ -78,11 +93,11 @@ def read_family(text: str, model_type: str) -> Family:
 
 def _own(types: Mapping[str, Any], model_type: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     """What a family file says of one type alone, on top of what it says of the type it is like."""
-    own = dict(types.get(model_type, {}))
+    own = dict(_checked(types.get(model_type, {}), dict, f"types.{model_type}"))
     like = own.pop("like", None)
     if like is None:
         return own
-    if like not in types or like in (*seen, model_type):
+    if not isinstance(like, str) or like not in types or like in (*seen, model_type):
         raise MoegrowError(
             f"family {model_type}: it is like {like!r}, which the file does not describe",
             f"types in the file: {', '.join(types)}",
@@ -162,6 +177,10 @@ def _value(key: str, value: Any, hint: Any, where: str) -> Any:
         entries = _checked(value, dict, where)
         kind = get_args(hint)[1]
         return {name: _value(name, entry, kind, where) for name, entry in entries.items()}
+    if hint is Any and type(value) not in (str, int, float, bool):
+        raise MoegrowError(f"family {where}: {value!r} is not what belongs there")
+    if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+        raise MoegrowError(f"family {where}: {value!r} makes no sense")
     if hint is not Any and type(value) not in kinds:
         raise MoegrowError(f"family {where}: {value!r} is not what belongs there")
     if key in _CHOICES and value not in _CHOICES[key]:
@@ -192,6 +211,8 @@ def _check_patterns(family: Family) -> None:
     for pattern in family.tensors.beside:
         if not re.fullmatch(r"[^{}]*\{layer(-1)?\}", pattern):
             raise MoegrowError(f"family {family.name}: {pattern!r} in beside must end in a layer")
+    if min(family.tensors.packed.values(), default=0) < 0 or not 0 < family.router.lists < 100:
+        raise MoegrowError(f"family {family.name}: packed and lists must not be negative or large")
     scaling = family.router.scaling
     if scaling and type(scaling.default) not in (int, float):
         raise MoegrowError(f"family {family.name}: router.scaling needs a number as its default")

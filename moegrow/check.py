@@ -1,14 +1,16 @@
 """Every problem of a plan, found before a byte is written."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from operator import attrgetter
-from pathlib import Path
 
 from moegrow import jsontext, maps
-from moegrow.checkpoint import CONFIG, Checkpoint, sampled_digest
+from moegrow.checkpoint import CONFIG, Checkpoint
 from moegrow.errors import MoegrowError, raise_all
-from moegrow.header import nbytes
-from moegrow.layout import Layout
+from moegrow.fingerprints import is_same, sampled
+from moegrow.header import TensorSpec, nbytes
+from moegrow.layout import Layout, read_layout
+from moegrow.origin import Origin
 from moegrow.plans import Output, Piece, Plan
 
 # Dtypes whose values can be read, changed in floating point and rounded back.
@@ -37,16 +39,17 @@ def check_source(plan: Plan, checkpoint: Checkpoint) -> None:
             problems.append(f"{name} is new")
         elif now[name].size != planned[name].size:
             problems.append(f"{name} had {planned[name].size} bytes and has {now[name].size}")
-        elif now[name] != planned[name]:
+        elif not is_same(planned[name], now[name], checkpoint.origin):
             problems.append(f"{name} holds other tensors or other weights")
     raise_all(
-        f"{checkpoint.folder} has changed since the plan was made",
+        f"{checkpoint.location} has changed since the plan was made",
         problems,
         "make the plan again with --plan",
     )
 
 
-# Of each file its size, when it was last written in nanoseconds, and a digest or "".
+# Of each file its size, its version (when it was last written, in nanoseconds) and a digest or "".
+# Of one far away that is what its place says of it, so nothing is fetched for it.
 Witness = Mapping[str, list[int | str]]
 
 
@@ -55,24 +58,24 @@ def witness(checkpoint: Checkpoint) -> Witness:
 
     The digest of a weight file covers header and samples, so no weights are read for it.
     """
-    weights = {file.name for file in checkpoint.files}
-    return {
-        name: _now(checkpoint.folder / name, is_weights=name in weights)
-        for name in (CONFIG, *checkpoint.side_files, *sorted(weights))
-    }
+    known = {file.name: file.digest for file in checkpoint.files}
+    names = (CONFIG, *checkpoint.side_files, *sorted(known))
+    return {name: _now(checkpoint.origin, name, known.get(name, "")) for name in names}
 
 
-def _now(path: Path, *, is_weights: bool) -> list[int | str]:
-    told = path.stat()
-    return [told.st_size, told.st_mtime_ns, sampled_digest(path) if is_weights else ""]
+def _now(origin: Origin, name: str, known: str) -> list[int | str]:
+    """What a file is now; of weights, `known` is the digest that they had when they were opened."""
+    size, version = origin.size(name), origin.version(name)
+    is_here = isinstance(version, int)
+    return [size, version, sampled(origin, name) if known and is_here else known]
 
 
-def check_witness(plan: Plan, seen: Witness, checkpoint: Checkpoint) -> None:
-    """Raise MoegrowError where the weights are others than when the plan was made."""
-    digests = {file.name: file.digest for file in plan.source.files}
+def check_witness(seen: Witness, checkpoint: Checkpoint) -> None:
+    """Raise MoegrowError where weights are others than when they were held against the plan."""
+    digests = {file.name: file.digest for file in checkpoint.files}
     others = [name for name, told in seen.items() if told[2] and told[2] != digests.get(name)]
     raise_all(
-        f"{checkpoint.folder} has changed since the plan was made",
+        f"{checkpoint.location} has changed since the plan was made",
         [f"{name} holds other tensors or other weights" for name in others],
         "make the plan again with --plan",
     )
@@ -81,16 +84,21 @@ def check_witness(plan: Plan, seen: Witness, checkpoint: Checkpoint) -> None:
 def check_unchanged(before: Witness, checkpoint: Checkpoint) -> None:
     """Raise MoegrowError where a file of the source has been written, or has gone, since."""
     problems = []
+    checkpoint.origin.refresh()
     for name, then in before.items():
         try:
-            now = _now(checkpoint.folder / name, is_weights=bool(then[2]))
+            now = _now(checkpoint.origin, name, str(then[2]))
+        except KeyError:
+            problems.append(f"{name} is gone")
         except OSError as error:
             problems.append(f"{name}: {error.strerror}")
+        except MoegrowError as error:
+            problems.append(error.message)
         else:
             if now != then:
                 problems.append(f"{name} was written in the meantime")
     raise_all(
-        f"{checkpoint.folder} was changed while it was read",
+        f"{checkpoint.location} was changed while it was read",
         problems,
         "nothing was published; run the command again when nothing writes there",
     )
@@ -98,7 +106,7 @@ def check_unchanged(before: Witness, checkpoint: Checkpoint) -> None:
 
 def check_plan(plan: Plan, checkpoint: Checkpoint) -> None:
     """Raise MoegrowError that lists what is wrong with a plan that reads from `checkpoint`."""
-    jsontext.loads(plan.config, "the config in the plan", infinities=True)
+    jsontext.loads(plan.config, "the config in the plan", infinities=True, is_shallow=True)
     problems = [
         problem
         for output in _unlike_sources(plan, checkpoint)
@@ -109,6 +117,23 @@ def check_plan(plan: Plan, checkpoint: Checkpoint) -> None:
         problems.append(f"{len(plan.outputs) - len(names)} names stand twice")
     raise_all("the plan cannot be written", problems, "make the plan again with --plan")
     check_noise(plan)
+
+
+def check_result(plan: Plan, checkpoint: Checkpoint) -> None:
+    """Raise MoegrowError where what an edited plan makes is no checkpoint of its family."""
+    tensors = {
+        name: TensorSpec(name, "", dtype, shape, 0, nbytes(dtype, shape))
+        for name, dtype, shape, _, _ in plan.outputs
+    }
+    config = jsontext.loads(plan.config, "the config in the plan", infinities=True, is_shallow=True)
+    result = replace(checkpoint, config_text=plan.config, config=config, tensors=tensors)
+    try:
+        read_layout(result, family_text=plan.family_text)
+    except MoegrowError as error:
+        raise MoegrowError(
+            f"what the plan would write could not be loaded: {error.message}",
+            "the plan was edited: make it again with --plan",
+        ) from None
 
 
 def check_growth(plan: Plan, layout: Layout) -> None:
@@ -184,7 +209,8 @@ def _problems(output: Output, checkpoint: Checkpoint) -> Iterator[str]:
     if not output.name.isprintable() or output.name in UNNAMED:
         yield f"{output.name!r} cannot be the name of a tensor"
     try:
-        nbytes(output.dtype, output.shape[output.axis + 1 :])
+        for shape in (output.shape[output.axis + 1 :], output.shape):
+            nbytes(output.dtype, shape)
     except ValueError as error:
         yield f"{output.name}: {error}"
     rows = 0

@@ -1,49 +1,61 @@
-"""A checkpoint on disk, known from its config and headers alone; no weight is read to open it."""
+"""A checkpoint, known from its config and headers alone; no weight is read to open it."""
 
 import hashlib
 import json
 import os
 import re
-import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
-from moegrow import jsontext
-from moegrow.errors import MoegrowError, raise_all
-from moegrow.header import LARGEST_HEADER, Header, TensorSpec, read_header
+from moegrow import hub, jsontext, stores
+from moegrow.errors import MoegrowError, UsageError, raise_all
+from moegrow.fingerprints import SourceFile as SourceFile
+from moegrow.fingerprints import digest, read_header
+from moegrow.header import Header, TensorSpec
+from moegrow.origin import (
+    ANYONE,
+    MOST_FILES,
+    Access,
+    LocalFolder,
+    Origin,
+    read_whole,
+    scheme,
+)
+from moegrow.origin import (
+    CONFIG as CONFIG,
+)
 
-CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 PLAN = "moegrow-plan.jsonl"
 DIGESTS = "moegrow-digests.jsonl"
+CARD = "README.md"
+OWN = (CARD, PLAN, DIGESTS)  # what a grown checkpoint has of its own, beside its weights
+
+# Bytes of a config and of an index, and tensors: far more than any model has.
+LARGEST_CONFIG, LARGEST_INDEX = 16 << 20, 100 << 20
+MOST_TENSORS = 1_000_000
+
+T = TypeVar("T")
 
 # Weights in any format, and what a training run leaves beside them: none of it fits the new model.
 _WEIGHTS = re.compile(
     r".*\.(safetensors|bin|pt|pth|ckpt|gguf|ggml|onnx|onnx_data|h5|msgpack|npz|npy|tflite|pdparams"
     r"|pkl|pickle|distcp|index\.json|partial|incomplete|lock|tmp)"
 )
-_SHARD = re.compile(r"model-(\d+)-of-(\d+)\.safetensors")
+_SHARD = re.compile(r"model-(\d{1,9})-of-(\d{1,9})\.safetensors", re.ASCII)
 
-SAMPLES = 8  # places of a file whose bytes enter its digest
-SAMPLE = 4096  # bytes at each
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """One weight file; `digest` covers its size, its header and samples of its data."""
-
-    name: str
-    size: int
-    digest: str
+# Formats whose files run code when they are opened, or that other programs write.
+_FOREIGN = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".gguf", ".h5", ".msgpack")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """An opened source: its config, and where each tensor lies in which file."""
 
-    folder: Path
+    origin: Origin
     config_text: str
     config: Mapping[str, Any]
     tensors: Mapping[str, TensorSpec]
@@ -52,7 +64,11 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        return self.folder.name
+        return self.origin.name
+
+    @property
+    def location(self) -> str:
+        return self.origin.location
 
     @property
     def nbytes(self) -> int:
@@ -64,34 +80,32 @@ class Checkpoint:
         return hashlib.sha256(self.config_text.encode()).hexdigest()
 
 
-def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
+class Found(NamedTuple):
+    """Where a source is, and the one weight file that is meant, or "" for all of them."""
+
+    origin: Origin
+    only: str
+
+
+def open_checkpoint(source: str | os.PathLike[str], access: Access = ANYONE) -> Checkpoint:
     """The checkpoint in the folder `source`, or the one file `source` with config.json beside it.
 
-    Raises MoegrowError where there is none, or where its files contradict each other.
+    A source that is an address, such as hf://org/name, is far away, and so is org/name where there
+    is no such folder: it is opened with what `access` gives. Raises MoegrowError where there is
+    none, or where its files contradict each other.
     """
-    path = user_path(source)
-    if path.name in (CONFIG, INDEX) and path.is_file():
-        raise MoegrowError(f"{path} is a part of a checkpoint", f"give its folder: {path.parent}")
-    if not path.exists():
-        raise MoegrowError(f"{path} does not exist", "check the path; nothing was written")
-    folder = path if path.is_dir() else path.parent
-    folder = folder.resolve()
-    if not path.is_dir() and path.suffix != ".safetensors":
+    origin, only = _find(source, access)
+    weight_map = _weight_map(origin)
+    named = set((weight_map or {}).values())
+    if only in named and len(named) > 1:
         raise MoegrowError(
-            f"{path} is neither a folder, a .safetensors file nor a plan",
-            "convert other formats first: load the model with transformers and call"
-            " save_pretrained",
+            f"{source} is one of the files of a checkpoint, by the {INDEX} beside it",
+            f"give the folder: {origin.location}",
         )
-    weight_map = _weight_map(folder)
-    if path.is_file() and weight_map and path.name in weight_map.values():
-        raise MoegrowError(
-            f"{path} is one of the files of a checkpoint, by the {INDEX} beside it",
-            f"give the folder: {path.parent}",
-        )
-    config_text = _read_config(folder)
-    config = jsontext.loads(config_text, CONFIG, infinities=True)
-    names = [path.name] if path.is_file() else _weight_files(folder, weight_map)
-    headers = _read_headers(folder, names)
+    config_text = _read_config(origin)
+    config = jsontext.loads(config_text, CONFIG, infinities=True, is_shallow=True)
+    names = [only] if only else _weight_files(origin, weight_map)
+    headers = _read_headers(origin, names)
     tensors: dict[str, TensorSpec] = {}
     problems = []
     for header in headers.values():
@@ -99,17 +113,59 @@ def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
             other = tensors.setdefault(tensor.name, tensor)
             if other is not tensor:
                 problems.append(f"{tensor.name} is in both {other.file} and {tensor.file}")
-    if path.is_dir() and weight_map is not None:
+    if not only and weight_map is not None:
         problems += _index_problems(weight_map, tensors)
-    raise_all(f"{folder.name} contradicts itself", problems)
+    raise_all(f"{origin.name} contradicts itself", problems)
     if not tensors:
-        raise MoegrowError(f"{folder.name} holds no tensors")
-    files = tuple(
-        SourceFile(name, header.size, sampled_digest(folder / name))
-        for name, header in sorted(headers.items())
-    )
+        raise MoegrowError(f"{origin.name} holds no tensors")
+    digests = _each(origin, sorted(headers), lambda name: digest(origin, name, headers[name]))
+    files = tuple(SourceFile(name, headers[name].size, digests[name]) for name in sorted(headers))
     return Checkpoint(
-        folder, config_text, config, tensors, files, tuple(sorted(_side_files(folder)))
+        origin, config_text, config, tensors, files, tuple(sorted(_side_files(origin)))
+    )
+
+
+def _find(source: str | os.PathLike[str], access: Access) -> Found:
+    """Where a source is; a folder or a file on this machine comes before a repository."""
+    path, text = user_path(source), os.fspath(source)
+    if isinstance(source, str):
+        if scheme(text) not in ("", "hf"):
+            return Found(*stores.find(text, access))
+        if scheme(text) or (hub.looks_like_one(text) and not os.path.lexists(path)):
+            return Found(*hub.find(text, access))
+    if access.revision is not None:
+        raise UsageError(
+            f"--revision goes with a repository of the Hub, and {text} is none",
+            "leave it out, or give org/name",
+        )
+    try:
+        return _here(path)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise MoegrowError(f"{path} cannot be opened: {reason}") from None
+
+
+def _here(path: Path) -> Found:
+    """What a path on this machine means: a folder, or one file with config.json beside it."""
+    if path.name in (CONFIG, INDEX) and path.is_file():
+        raise MoegrowError(f"{path} is a part of a checkpoint", f"give its folder: {path.parent}")
+    if not path.exists():
+        raise MoegrowError(f"{path} does not exist", "check the path; nothing was written")
+    if path.is_dir():
+        return Found(LocalFolder(path.resolve()), "")
+    if path.suffix != ".safetensors":
+        raise MoegrowError(
+            f"{path} is neither a folder, a .safetensors file nor a plan",
+            _conversion(path.parent) if path.suffix in _FOREIGN else "give a checkpoint's folder",
+        )
+    return Found(LocalFolder(path.parent.resolve()), path.name)
+
+
+def _conversion(place: str | Path) -> str:
+    """How a person gets a checkpoint of another format into one that can be read safely."""
+    return (
+        "moegrow opens no pickles and no other formats; if you trust it, convert it first: load it"
+        f" with transformers from {place} and call save_pretrained, which writes safetensors"
     )
 
 
@@ -121,68 +177,73 @@ def user_path(text: str | os.PathLike[str]) -> Path:
         raise MoegrowError(f"{os.fspath(text)}: there is no such user") from None
 
 
-def _read_config(folder: Path) -> str:
-    path = folder / CONFIG
-    if not path.exists():
-        found = sorted(folder.glob("*/" + CONFIG))
+def _read_config(origin: Origin) -> str:
+    if not origin.has(CONFIG):
+        found = origin.below(CONFIG)
         raise MoegrowError(
-            f"{folder} holds no {CONFIG}",
-            f"did you mean {found[0].parent}?" if found else "a checkpoint folder has one",
+            f"{origin.location} holds no {CONFIG}",
+            f"did you mean {found[0]}?" if found else "a checkpoint folder has one",
         )
-    _check_inside(folder, CONFIG)
+    return _read_text(origin, CONFIG, LARGEST_CONFIG)
+
+
+def _read_text(origin: Origin, name: str, most: int) -> str:
+    """The text of a small file; raises MoegrowError where it is larger, or no UTF-8."""
+    origin.check(name)
     try:
-        return path.read_bytes().decode("utf-8")
+        return read_whole(origin, name, most).decode("utf-8")
     except UnicodeDecodeError:
-        raise MoegrowError(f"{path} is not UTF-8 text") from None
+        raise MoegrowError(f"{name} of {origin.location} is not UTF-8 text") from None
 
 
-def _weight_files(folder: Path, weight_map: Mapping[str, str] | None) -> list[str]:
-    """The names of the folder's weight files: by the index, or else the only ones there are."""
+def _weight_files(origin: Origin, weight_map: Mapping[str, str] | None) -> list[str]:
+    """The names of the weight files: by the index, or else the only ones there are."""
     if weight_map is not None:
         return sorted(set(weight_map.values()))
-    found = sorted(path.name for path in folder.glob("*.safetensors"))
+    top, where = origin.top(), origin.location
+    found = [name for name in top if name.endswith(".safetensors")]
     shards = [name for name in found if _SHARD.fullmatch(name)]
     for candidates in (["model.safetensors"], shards, found):
         if candidates and set(candidates) <= set(found):
             break
     if not found:
-        other = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt"))
+        other = [name for name in top if Path(name).suffix in _FOREIGN]
         raise MoegrowError(
-            f"{folder} holds no .safetensors files" + (f", only {other[0]}" if other else ""),
-            "convert it first: load it with transformers and call save_pretrained"
-            if other
-            else "give the folder that holds the weights",
+            f"{where} holds no .safetensors files" + (f", only {other[0]}" if other else ""),
+            _conversion(where) if other else "give the folder that holds the weights",
         )
     if candidates is shards:
         total = max(int(match[2]) for name in shards if (match := _SHARD.fullmatch(name)))
         if len(shards) != total:
             raise MoegrowError(
-                f"{folder} holds {len(shards)} shards of {total} and no {INDEX}",
+                f"{where} holds {len(shards)} shards of {total} and no {INDEX}",
                 "fetch the missing shards and the index",
             )
     elif len(candidates) > 1:
         raise MoegrowError(
-            f"{folder} holds {len(candidates)} .safetensors files and no {INDEX}",
-            f"name the one you mean, for example {folder / candidates[0]}",
+            f"{where} holds {len(candidates)} .safetensors files and no {INDEX}",
+            f"name the one you mean, for example {where}/{candidates[0]}",
         )
     return candidates
 
 
-def _weight_map(folder: Path) -> dict[str, str] | None:
+def _weight_map(origin: Origin) -> dict[str, str] | None:
     """Tensor name → file name, as the index has it, each name checked to stay in the folder.
 
     None where there is no index.
     """
-    if not (folder / INDEX).exists():
+    if not origin.has(INDEX):
         return None
-    _check_inside(folder, INDEX)
-    table = jsontext.loads((folder / INDEX).read_text("utf-8", "replace"), INDEX)
-    weight_map = table.get("weight_map")
+    text = _read_text(origin, INDEX, LARGEST_INDEX)
+    weight_map = jsontext.loads(text, INDEX, most=MOST_TENSORS).get("weight_map")
     if not isinstance(weight_map, dict) or not all(
         isinstance(file, str) for file in weight_map.values()
     ):
         raise MoegrowError(f"{INDEX} holds no weight_map from tensors to files")
-    for file in set(weight_map.values()):
+    files = set(weight_map.values())
+    if len(files) > MOST_FILES:
+        raise MoegrowError(f"{INDEX} names {len(files)} files, and the most is {MOST_FILES}")
+    for file in files:
         if Path(file).name != file or file in ("", ".", "..") or "\\" in file:
             raise MoegrowError(
                 f"{INDEX} names {file!r}, which is not a file in the checkpoint's own folder"
@@ -206,81 +267,52 @@ def _index_problems(
             yield f"{tensor.file} holds {name}, which {INDEX} does not name"
 
 
-def _read_headers(folder: Path, names: list[str]) -> dict[str, Header]:
-    missing = [name for name in names if not (folder / name).exists()]
+def _read_headers(origin: Origin, names: list[str]) -> dict[str, Header]:
+    missing = [name for name in names if not origin.has(name)]
     raise_all(
-        f"{folder} is not complete",
+        f"{origin.location} is not complete",
         [f"{name} is missing" for name in missing],
         "fetch the missing files; nothing was written",
     )
-    for name in names:
-        _check_inside(folder, name)
-    return {name: read_header(folder / name) for name in names}
+
+    count = 0
+
+    def read(name: str) -> Header:
+        nonlocal count
+        origin.check(name)
+        header = read_header(origin, name)
+        count += len(header.tensors)
+        if count > MOST_TENSORS:
+            raise MoegrowError(f"{origin.location} holds more than {MOST_TENSORS} tensors")
+        return header
+
+    return _each(origin, names, read)
 
 
-def _side_files(folder: Path) -> Iterator[str]:
+def _each(origin: Origin, names: list[str], read: Callable[[str], T]) -> dict[str, T]:
+    """What `read` gives for each name, several at a time where each has to be waited for."""
+    if not origin.threads:
+        return {name: read(name) for name in names}
+    with ThreadPoolExecutor(max_workers=origin.threads) as pool:
+        return dict(zip(names, pool.map(read, names), strict=True))
+
+
+def _side_files(origin: Origin) -> Iterator[str]:
     """What travels with the weights unchanged: tokenizer, chat template, code, licence and so on.
 
     Hidden files and folders stay behind, and so do weights, the index, the model card (the new
-    checkpoint gets its own), and plan and digests of an earlier growth.
+    checkpoint gets its own), and plan and digests of an earlier growth. Raises MoegrowError for
+    links that lead out of the checkpoint, and for anything but plain files and folders.
     """
-    for root, folders, files in os.walk(folder):
-        # Another checkpoint in a folder of this one, as training runs leave them, is not a part.
-        folders[:] = sorted(
-            name
-            for name in folders
-            if not name.startswith(".") and not Path(root, name, CONFIG).exists()
-        )
-        for name in files:
-            path = Path(root, name).relative_to(folder)
-            if name.startswith(".") or _WEIGHTS.fullmatch(name.lower()):
-                continue
-            if str(path) in (CONFIG, "README.md", PLAN, DIGESTS):
-                continue
-            _check_inside(folder, str(path))
-            yield str(path)
+    for name in origin.walk(_stays_behind):
+        if name != CONFIG:
+            origin.check(name)
+            yield name
 
 
-def _check_inside(folder: Path, name: str) -> None:
-    """Refuse anything but a plain file, and links that lead out of the checkpoint.
-
-    A tokenizer file that links to a private key must not end up in a published model. The one
-    exception is a snapshot of the Hub cache, whose files are links into the `blobs` folder of
-    the same repository.
-    """
-    path = folder / name
-    target = path.resolve()
-    allowed = [folder]
-    if folder.parent.name == "snapshots":
-        allowed.append(folder.parent.parent / "blobs")
-    if path.is_symlink() and not any(target.is_relative_to(place) for place in allowed):
-        raise MoegrowError(
-            f"{path} is a link that leads out of the checkpoint, to {target}",
-            "replace the link by the file itself",
-        )
-    if not target.exists():
-        raise MoegrowError(f"{path} is a link to {target}, which does not exist")
-    if not stat.S_ISREG(target.stat().st_mode):
-        raise MoegrowError(f"{path} is not a plain file")
-
-
-def sampled_digest(path: Path) -> str:
-    """SHA-256 over the size of a safetensors file, its header and samples of its data.
-
-    The samples tell a file whose weights were trained on in place, under the same header, from
-    the one a plan was made of, wherever the file has been copied to in the meantime.
-    """
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        length = int.from_bytes(file.read(8), "little")
-        file.seek(0)
-        header = file.read(8 + min(length, LARGEST_HEADER))
-        digest = hashlib.sha256(f"{size} {hashlib.sha256(header).hexdigest()}".encode())
-        room = max(size - len(header) - SAMPLE, 0)
-        for number in range(SAMPLES):
-            file.seek(len(header) + room * number // (SAMPLES - 1))
-            digest.update(file.read(SAMPLE))
-    return digest.hexdigest()
+def _stays_behind(name: str) -> bool:
+    """Whether a file or a folder is nothing that travels."""
+    return name in OWN or _WEIGHTS.fullmatch(Path(name).name.lower()) is not None
 
 
 def index_text(weight_map: Mapping[str, str], *, total_size: int, total_parameters: int) -> str:

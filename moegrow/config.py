@@ -71,6 +71,8 @@ def _paths(layout: Layout, key: str) -> list[jsontext.Path]:
     ]
 
 
+LARGEST_NUMBER = 1e300  # of a factor on the router's weights
+
 # Lists that any config may have and that are never about layers: names of classes, tokens that end
 # a text or must not be drawn, names of outputs.
 NEVER_PER_LAYER = (
@@ -126,4 +128,7 @@ def _check_quantisation(layout: Layout, growth: Growth) -> None:
 
 def scaled(setting: Setting, config: Config, scale: Fraction) -> dict[str, Any]:
     """The change that multiplies a number in the config by `scale`."""
-    return {setting.key: setting.read(config) * scale.numerator / scale.denominator}
+    value = setting.read(config)
+    if not -LARGEST_NUMBER < value < LARGEST_NUMBER:
+        raise MoegrowError(f"config.json: {setting.key} is {value!r}, which cannot be multiplied")
+    return {setting.key: value * scale.numerator / scale.denominator}

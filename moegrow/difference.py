@@ -1,24 +1,23 @@
 """What differs between two checkpoints or plans, in groups that a person can read."""
 
 import os
-import re
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from html import escape
-from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 
-from moegrow import jsontext, maps, planfile
+from moegrow import jsontext, planfile
 from moegrow.arithmetic import Scratch
 from moegrow.check import check_plan, check_source
 from moegrow.checkpoint import Checkpoint, open_checkpoint, user_path
 from moegrow.errors import printable
+from moegrow.origin import Access
 from moegrow.planfile import Lines
 from moegrow.plans import Output, Piece, Plan
 from moegrow.stream import READ, Source, blocks, rechunked
+from moegrow.tables import groups
 
 # A checkpoint's folder or file, a plan's file, its lines, or a plan.
 AnySource = str | os.PathLike[str] | Lines | Plan
@@ -68,9 +67,15 @@ class _Side:
     config: Mapping[str, Any]
 
 
-def diff(a: AnySource, b: AnySource, *, contents: bool = True) -> Difference:
-    """Compare two checkpoints or plans; with `contents`, also the bytes of their tensors."""
-    left, right = _side(a), _side(b)
+def diff(
+    a: AnySource, b: AnySource, *, contents: bool = True, token: str | None = None
+) -> Difference:
+    """Compare two checkpoints or plans; with `contents`, also the bytes of their tensors.
+
+    `token` is for repositories of the Hub.
+    """
+    access = Access(token)
+    left, right = _side(a, access), _side(b, access)
     only_a = tuple(name for name in left.outputs if name not in right.outputs)
     only_b = tuple(name for name in right.outputs if name not in left.outputs)
     other_shape, other_contents, same = [], [], 0
@@ -91,43 +96,20 @@ def diff(a: AnySource, b: AnySource, *, contents: bool = True) -> Difference:
     )  # fmt: skip
 
 
-def groups(names: Iterable[str]) -> list[tuple[str, int]]:
-    """Names that differ in numbers alone, as one pattern each with how many there are.
-
-    >>> groups(["layers.0.up", "layers.1.up", "norm"])
-    [('layers.{0-1}.up', 2), ('norm', 1)]
-    """
-    found: dict[str, list[tuple[int, ...]]] = defaultdict(list)
-    for name in names:
-        parts = re.split(r"(?<=\.)([0-9]{1,9})(?=\.|$)", name)
-        found["\0".join(parts[::2])].append(tuple(map(int, parts[1::2])))
-    patterns = []
-    for template, numbers in found.items():
-        ranges = [_ranges(sorted(set(slot))) for slot in zip(*numbers, strict=True)]
-        words = zip_longest(template.split("\0"), ranges, fillvalue="")
-        patterns.append(("".join(word for pair in words for word in pair), len(numbers)))
-    return patterns
-
-
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
-def _ranges(numbers: list[int]) -> str:
-    spelled = maps.spell(numbers)
-    return spelled if len(numbers) == 1 else "{" + spelled + "}"
-
-
-def _side(source: AnySource) -> _Side:
+def _side(source: AnySource, access: Access) -> _Side:
     if isinstance(source, Lines):
         source = source.plan()
     elif not isinstance(source, Plan):
         path = user_path(source)
         if not planfile.is_plan(path):
-            return _checkpoint_side(open_checkpoint(path))
-        source = planfile.read_plan(path)
-    origin = open_checkpoint(source.source.location)
+            return _checkpoint_side(open_checkpoint(source, access))
+        source = planfile.read_plan(path.resolve())
+    origin = open_checkpoint(source.source.location, access)
     check_source(source, origin)
     check_plan(source, origin)
     outputs = {output.name: output for output in source.outputs}

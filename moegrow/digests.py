@@ -18,9 +18,11 @@ from moegrow import jsontext
 from moegrow.errors import MoegrowError
 from moegrow.ranges import read_all
 from moegrow.shards import Shard
+from moegrow.strangers import opened
 
 FORMAT = 1  # goes up when an older reader would misunderstand the file
 READ = 8 << 20  # bytes read at a time
+LARGEST = 512 << 20  # bytes of the file, as of a plan
 
 # The polynomial of zlib's CRC-32, and 1 and x⁸ in its order of bits, which is the reverse.
 _POLYNOMIAL, _ONE, _BYTE = 0xEDB88320, 1 << 31, 1 << 23
@@ -46,7 +48,7 @@ class Entry(NamedTuple):
         """The entry as a line of JSON, without its end."""
         ranges = [[start, stop, f"{crc:08x}"] for start, stop, crc in self.ranges]
         table = {"shard": self.name, "size": self.size, "header": self.header, "ranges": ranges}
-        return json.dumps(table, separators=(",", ":"), ensure_ascii=False)
+        return jsontext.dumps(table, separators=(",", ":"))
 
     @classmethod
     def read(cls, text: str) -> "Entry":
@@ -78,7 +80,7 @@ class Digests:
         """The text of the file: a header, a line for each shard, and a digest of these lines."""
         covers = "everything" if self.everything else "computed"
         header = {"moegrow_digests": FORMAT, "covers": covers, "files": dict(self.files)}
-        lines = [json.dumps(header, separators=(",", ":"), ensure_ascii=False)]
+        lines = [jsontext.dumps(header, separators=(",", ":"))]
         lines += [entry.line() for entry in self.entries]
         text = "".join(f"{line}\n" for line in lines)
         return text + _last_line(text.encode())
@@ -86,32 +88,44 @@ class Digests:
 
 def read_digests(path: Path) -> Digests:
     """The digests in a file; raises MoegrowError where it is not as it was written."""
-    content = path.read_bytes()
+    with opened(path.parent, path.name) as file:
+        content = file.read(LARGEST + 1)
     above = content[: content.rstrip(b"\n").rfind(b"\n") + 1]
-    if content[len(above) :] != _last_line(above).encode():
+    if len(content) > LARGEST or content[len(above) :] != _last_line(above).encode():
         raise MoegrowError(f"{path.name} is not as it was written")
-    header, *lines = above.decode().splitlines()
-    table = jsontext.loads(header, f"line 1 of {path.name}")
-    if table.get("moegrow_digests") != FORMAT:
-        raise MoegrowError(f"{path.name} is of another version of moegrow")
-    return Digests(
-        table["covers"] == "everything", table["files"], tuple(map(Entry.read, lines))
-    )  # fmt: skip
+    try:
+        header, *lines = above.decode().removesuffix("\n").split("\n")
+        table = jsontext.loads(header, f"line 1 of {path.name}")
+        if table.get("moegrow_digests") != FORMAT:
+            raise MoegrowError(f"{path.name} is of another version of moegrow")
+        covers, files = table["covers"], table["files"]
+        if not isinstance(files, dict) or not all(isinstance(to, str) for to in files.values()):
+            raise TypeError("files must be digests by name")
+        return Digests(covers == "everything", files, tuple(map(Entry.read, lines)))
+    except (KeyError, TypeError, ValueError) as error:
+        # The last line is right, so this is no damage: somebody wrote it.
+        raise MoegrowError(f"{path.name} is malformed: {type(error).__name__} {error}") from None
 
 
 def _last_line(above: bytes) -> str:
     return json.dumps({"above": hashlib.sha256(above).hexdigest()}, separators=(",", ":")) + "\n"
 
 
-def file_digest(path: Path) -> str:
-    """The SHA-256 of a file."""
-    with path.open("rb") as file:
+def file_digest(folder: Path, name: str) -> str:
+    """The SHA-256 of the file `name` in `folder`, opened as `strangers.opened` does."""
+    with opened(folder, name) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def text_bytes(text: str) -> bytes:
+    """A text as a file holds it."""
+    # A lone surrogate, as names of files that are no UTF-8 become, is no text elsewhere.
+    return text.encode("utf-8", "backslashreplace")
 
 
 def text_digest(text: str) -> str:
     """The SHA-256 of a file that holds a text."""
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text_bytes(text)).hexdigest()
 
 
 def entry(shard: Shard, ranges: Iterable[Range]) -> Entry:
@@ -164,15 +178,15 @@ def damage(path: Path, kept: Entry) -> Iterator[tuple[int, int]]:
 
     Where the file's size or header is another, that is all that is told, as range 0 to 0.
     """
-    with path.open("rb") as opened:
-        file = opened.fileno()
-        length = int.from_bytes(opened.read(8), "little")
+    with opened(path.parent, path.name) as shard:
+        file = shard.fileno()
+        length = int.from_bytes(shard.read(8), "little")
         size = os.fstat(file).st_size
         if size != kept.size or length > size:
             yield 0, 0
             return
-        opened.seek(0)
-        if hashlib.sha256(opened.read(8 + length)).hexdigest() != kept.header:
+        shard.seek(0)
+        if hashlib.sha256(shard.read(8 + length)).hexdigest() != kept.header:
             yield 0, 0
             return
         for start, stop, crc in kept.ranges:

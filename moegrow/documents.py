@@ -21,12 +21,13 @@ def growth(
     written: Written | None = None,
     seconds: float | None = None,
     verified: Document | None = None,
+    uploaded: str | None = None,
 ) -> Document:
     """What a command that grows did, or would do where nothing was written."""
     before, after = report.numbers(layout), report.grown_numbers(plan, layout)
     return {
         "path": str(target.absolute()),
-        "source": str(layout.checkpoint.folder),
+        "source": layout.checkpoint.location,
         "family": layout.family.name,
         "before": before.table(),
         "after": after.table(),
@@ -36,8 +37,10 @@ def growth(
         "files": written.files if written else None,
         "moved": _moved(written.moved) if written else None,
         "noise": _noise(written.moved.realised) if written else None,
+        "still": sorted(written.moved.still) if written else None,
         "seconds": seconds,
         "verified": verified,
+        "uploaded": uploaded,
     }
 
 

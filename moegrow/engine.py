@@ -18,7 +18,7 @@ from moegrow.realised import Realised, add_all
 from moegrow.rounding import note
 from moegrow.schedule import Copy, Job, Whole, jobs, moves
 from moegrow.shards import Shard
-from moegrow.stream import READ, Source, blocks, change, sigma
+from moegrow.stream import READ, Source, blocks, change, is_relative, sigma
 from moegrow.targets import Journal, Targets
 
 HELD = 32 << 20  # bytes of a piece that are kept between finding their deviation and adding noise
@@ -33,11 +33,11 @@ Task = TypeVar("Task")
 class Moved:
     """How many bytes of tensors the filesystem shared, and how many were copied and computed.
 
-    `realised` is the noise that was found in each kind of tensor.
-
     `read` are those that were read from the source, by moegrow or by the kernel, for all tensors
     but the few that are joined along a later axis. What the kernel copies to several places, one
-    right after the other, counts once: it is read from the disk once.
+    right after the other, counts once: it is read from the disk once. `still` are the tensors with
+    rows that should have taken noise, and took none, because they are empty or all values equal.
+    `realised` is the noise that was found in each kind of tensor.
     """
 
     shared: int = 0
@@ -45,6 +45,7 @@ class Moved:
     computed: int = 0
     read: int = 0
     realised: dict[str, Realised] = field(default_factory=dict, compare=False)
+    still: set[str] = field(default_factory=set)
 
 
 def fill(
@@ -74,6 +75,15 @@ def fill(
         engine.run(threads, jobs(copies, wanted.changes, side_by_side=threads), engine.move)
         engine.run(threads, wanted.wholes, engine.make)
         targets.finish()
+        # What has no bytes has no job either.
+        engine.moved.still |= {
+            output.name
+            for number, shard in enumerate(shards)
+            for output in shard.outputs
+            if number not in journal.done
+            and not output.nbytes
+            and any(map(is_relative, output.pieces))
+        }
         return engine.moved
 
 
@@ -131,6 +141,7 @@ class _Engine:
                     work(task, worker)
                 with self._lock:
                     add_all(self.moved.realised, worker.scratch.realised)
+                    self.moved.still |= worker.scratch.still
             except BaseException as error:
                 failures.append(error)
                 self._stop.set()
@@ -153,6 +164,10 @@ class _Engine:
             yield copy
             return
         source, middle = self._source.file(copy.file), copy.part(start, stop)
+        if source is None:
+            self._unshared.add(copy.file)
+            yield copy
+            return
         with self._targets.file(copy.shard) as target:
             is_shared = share_range(source, start, stop - start, target, middle.offset)
         if not is_shared:
@@ -188,6 +203,9 @@ class _Engine:
         """Let the kernel copy as much as it will; what it did not is given back."""
         self._check_running()
         source = self._source.file(copy.file)
+        if source is None:
+            yield copy
+            return
         with self._targets.file(copy.shard) as target:
             size = copy.stop - copy.start
             done = sum(copy_range(source, copy.start, size, target, copy.offset))
@@ -207,7 +225,9 @@ class _Engine:
         """Read a piece, write it as it is where it is copied, and changed where it is changed."""
         dtype = job.changes[0].output.dtype
         width = nbytes(dtype, (1,))
-        held = worker.buffer(min(job.stop - job.start, HELD))
+        # From far away it is fetched once, however large: one expert's rows of one tensor.
+        is_far = self._source.file(job.file) is None
+        held = worker.buffer(job.stop - job.start if is_far else min(job.stop - job.start, HELD))
         is_held = held.size == job.stop - job.start
         if is_held:
             self._read(job.file, job.start, held)
@@ -222,12 +242,14 @@ class _Engine:
                 self._read(job.file, job.start + at, block)
                 yield at, block
 
+        def values() -> Iterator[Bytes]:
+            return (block for _, block in read())
+
         scratch, deviations, changes = worker.scratch, {}, []
         for wish in job.changes:
             # All are changes of the same values; those that are relative to nothing are not read.
             kind = wish.piece.noise and wish.piece.noise.kind
             if kind not in deviations:
-                values = (block for _, block in read())
                 deviations[kind] = sigma(wish.piece, dtype, values, scratch)
             made = change(wish.output, wish.piece, wish.row, deviations[kind], scratch)
             changes.append((wish, made))

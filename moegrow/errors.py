@@ -26,6 +26,10 @@ class InterruptedRun(MoegrowError):
     """The person, or the system, stopped the run (exit code 130)."""
 
 
+class OutOfReachError(MoegrowError):
+    """A source far away that is not looked for, because no network is to be used."""
+
+
 def printable(text: str) -> str:
     r"""The text with what would steer a terminal spelled out, lines and tabs as they are.
 
@@ -58,6 +62,15 @@ def choose(word: object, known: Iterable[str], ask: str = "") -> str:
     names = list(known)
     guess = meant(word, names)
     return (f"did you mean {guess}? " if guess else "") + (ask or f"known: {', '.join(names)}")
+
+
+def one_line(text: str) -> str:
+    r"""The text as `printable` has it, line ends and tabs spelled out too.
+
+    >>> one_line("a\nerror: b")
+    'a\\nerror: b'
+    """
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def raise_all(what: str, problems: Sequence[str], hint: str = "") -> None:

@@ -8,7 +8,7 @@ from moegrow.errors import MoegrowError
 from moegrow.family import lookup
 from moegrow.layout import Layout
 from moegrow.maps import Map, repeats
-from moegrow.outputs import outputs
+from moegrow.outputs import check_count, outputs
 from moegrow.plans import Growth, Noise, Plan, Source
 from moegrow.steps import describe
 
@@ -20,7 +20,7 @@ def outline(layout: Layout, family_text: str = "") -> Plan:
     """
     nothing = Growth.none(layers=layout.layers, experts=layout.experts, top_k=layout.top_k)
     checkpoint = layout.checkpoint
-    source = Source(checkpoint.folder, checkpoint.config_digest, checkpoint.files)
+    source = Source(checkpoint.location, checkpoint.config_digest, checkpoint.files)
     return Plan(
         source, layout.family.name, nothing, (), checkpoint.config_text, (),
         family_text=family_text,
@@ -108,6 +108,7 @@ def render(plan: Plan, layout: Layout, growth: Growth) -> Plan:
             f"top-k would be {growth.top_k} of {len(growth.experts)} experts",
             f"take a --top-k from 1 to {len(growth.experts)}",
         )
+    check_count(layout, growth)
     compensation = compensate(layout, growth)
     return replace(
         plan,

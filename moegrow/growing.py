@@ -1,7 +1,9 @@
 """The commands that grow a checkpoint, and the one that writes what they planned."""
 
 import shlex
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,8 +22,10 @@ from moegrow.options import (
     Reading,
     RouterCopies,
     Source,
+    TokenOption,
     Writing,
 )  # fmt: skip
+from moegrow.origin import Access
 from moegrow.progress import phase
 from moegrow.terminal import command_line, print_json, print_lines, read_source
 
@@ -80,13 +84,13 @@ def depth(
     read = read_source(source)
     command = command_line(source, read)
     with phase("planning", quiet=writing.quiet or planning.plan):
-        old = begin(read, reading.family)
+        old = begin(read, reading)
         grown = verbs.depth(
             old, mode=mode and mode.value, times=times, to=to, keep_first=keep_first,
             keep_last=keep_last, group=group, every=every, drop=drop, layers=layers,
             new_layers=new_layers and new_layers.value, command=command,
         )  # fmt: skip
-    finish(grown, old.layout, writing, planning, command=command, family=reading.family)
+    finish(grown, old.layout, writing, planning, command=command, reading=reading)
 
 
 def width(
@@ -117,6 +121,13 @@ def width(
         RouterCopies | None,
         typer.Option(show_default="noise", help="Noise on the copies' router rows, or none."),
     ] = None,
+    allow_nonfinite: Annotated[
+        bool,
+        typer.Option(
+            "--allow-nonfinite",
+            help="Noise around finite values only; NaN and infinity stay as they are.",
+        ),
+    ] = False,
     preset: Annotated[
         Preset, typer.Option(help="A published recipe; single flags override it.")
     ] = Preset.orthogonal,
@@ -131,13 +142,13 @@ def width(
     read = read_source(source)
     command = command_line(source, read)
     with phase("planning", quiet=writing.quiet or planning.plan):
-        old = begin(read, reading.family)
+        old = begin(read, reading)
         grown = verbs.width(
             old, experts=experts, noise=noise, seed=seed, top_k=top_k,
             order=order and order.value, router=router and router.value, preset=preset.value,
-            command=command,
+            allow_nonfinite=allow_nonfinite, command=command,
         )  # fmt: skip
-    finish(grown, old.layout, writing, planning, command=command, family=reading.family)
+    finish(grown, old.layout, writing, planning, command=command, reading=reading)
 
 
 def apply(
@@ -145,6 +156,7 @@ def apply(
         str | None, typer.Argument(metavar="PLAN", help="A plan, or - for standard input.")
     ] = None,
     *,
+    token: TokenOption = None,
     writing: Writing,
 ) -> None:
     """Write the checkpoint that a plan describes."""
@@ -156,15 +168,17 @@ def apply(
         raise MoegrowError(f"{read} is not a plan", "make one with moegrow depth … --plan")
     command = command_line(source, read)
     with phase("planning", quiet=writing.quiet):
-        plan, layout = _kept(opened.load(read), read)
-    finish(_noted(plan, command), layout, writing, command=command)
+        plan, layout = _kept(opened.load(read, access=Access(token)), read)
+    reading = Reading(token=token)
+    finish(_noted(plan, command), layout, writing, command=command, reading=reading)
 
 
-def begin(read: Any, family: str | None) -> "Opened":
+def begin(read: Any, reading: Reading) -> "Opened":
     """The source of a growth, opened."""
     from moegrow import opened
 
-    return _kept(opened.begin(read, family), read)
+    access = Access(reading.token, reading.revision)
+    return _kept(opened.begin(read, reading.family, access), read)
 
 
 def _kept(old: "Opened", read: object) -> "Opened":
@@ -187,14 +201,15 @@ def finish(
     planning: Planning | None = None,
     *,
     command: str,
-    family: str | None = None,
+    reading: Reading,
 ) -> None:
     """Print the plan, show it, or write what it describes and print where.
 
-    `layout` is that of the plan's source, `family` the file by which it was read, and `command`
-    what was typed.
+    `layout` is that of the plan's source, `reading` how it was read, and `command` what was typed.
     """
-    saved = _recipe_to_save(grown, writing, planning.save_recipe, family) if planning else None
+    saved = None
+    if planning:
+        saved = _recipe_to_save(grown, writing, planning.save_recipe, reading.family)
     if planning and planning.plan:
         _check_alone(writing)
         from moegrow.planfile import to_lines
@@ -205,16 +220,19 @@ def finish(
     from moegrow import documents, explain, show
     from moegrow.check import check_plan
     from moegrow.interrupted import going_on
-    from moegrow.resume import is_written
+    from moegrow.resume import written_plan
     from moegrow.shards import DEFAULT_SIZE, parse_size, split
-    from moegrow.writer import check_target, default_name
+    from moegrow.writer import check_target, default_name, fetch
 
     size, quiet = writing.max_shard_size or DEFAULT_SIZE, writing.quiet
     parse_size(size)
     target = Path(default_name(grown) if writing.output is None else writing.output)
-    is_there = writing.resume and is_written(grown, target)
-    check_target(target, grown.source.path, force=writing.force or is_there)
+    # What an upload broke off from is not grown again.
+    there = written_plan(grown, target) if writing.resume or writing.push is not None else None
+    grown = there or grown
+    check_target(target, grown.source.folder, force=writing.force or there is not None)
     check_plan(grown, layout.checkpoint)
+    upload = _prepared_upload(grown, writing, reading.token)
     if writing.verbose:
         show.told(explain.source_sentences(layout, own_family=bool(grown.family_text)))
         show.told(explain.growth_sentences(grown, layout))
@@ -227,29 +245,43 @@ def finish(
         if writing.as_json:
             print_json(documents.growth(grown, layout, target))
         return
+    if writing.download and not there:
+        fetch(layout.checkpoint, quiet=quiet or not sys.stderr.isatty())
     began = time.perf_counter()
     writing_phase = phase("writing", grown.nbytes, quiet=quiet)
     with going_on(target, command), writing_phase as progress:
         result = moegrow.apply(
-            grown, target, force=writing.force, resume=writing.resume, digests=writing.digests,
+            grown, target, force=writing.force, resume=writing.resume or there is not None,
+            digests=writing.digests,
             threads=writing.threads, max_shard_size=size, reflink=not writing.no_reflink,
             progress=progress, say=show.say(quiet=quiet), checked=layout.checkpoint,
         )  # fmt: skip
     seconds = time.perf_counter() - began
-    if not quiet and not is_there:
+    if not quiet and not there:
         show.written(result, seconds)
+    verified = None
+    if writing.verify:
+        verified = verify_result(target, None, writing.threads, reading.token, quiet=quiet)
+    is_good = verified is None or verified["ok"]
+    uploaded = upload(target) if is_good else None
     save(saved)
-    verified = verify_result(target, None, writing.threads, quiet=quiet) if writing.verify else None
     if writing.as_json:
-        print_json(documents.growth(grown, layout, target, result, seconds, verified))
+        facts = documents.growth(grown, layout, target, result, seconds, verified, uploaded)
+        print_json(facts)
     else:
         print(target)
-    if verified and not verified["ok"]:
+    if not is_good:
         raise typer.Exit(1)
 
 
 def verify_result(
-    folder: Path, source: str | None, threads: int | None, *, quiet: bool, noise: bool = False
+    folder: Path,
+    source: str | None,
+    threads: int | None,
+    token: str | None,
+    *,
+    quiet: bool,
+    noise: bool = False,
 ) -> dict[str, Any]:
     """Hold a folder against its plan, say what was found, and give that as a document."""
     from moegrow import documents, show
@@ -257,7 +289,7 @@ def verify_result(
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     began = time.perf_counter()
     with phase("verifying", size, quiet=quiet) as progress:
-        found = moegrow.verify(folder, source, threads=threads, progress=progress)
+        found = moegrow.verify(folder, source, threads=threads, token=token, progress=progress)
     if not quiet or not found.ok:
         show.verified(found, str(folder))
     if noise:
@@ -271,6 +303,7 @@ def _check_alone(writing: Writing) -> None:
         ("--output", writing.output is not None), ("--dry-run", writing.dry_run),
         ("--resume", writing.resume), ("--digests", writing.digests),
         ("--verify", writing.verify), ("--json", writing.as_json),
+        ("--download", writing.download), ("--push", writing.push is not None),
     ):  # fmt: skip
         if given:
             raise UsageError(
@@ -298,10 +331,10 @@ def _recipe_to_save(
             "the plan does not say by which steps it came about", "make it again from its source"
         )
     here, source = Path.cwd(), grown.source.location
-    if source.is_relative_to(here):
-        source = source.relative_to(here)
+    if grown.source.folder is not None and Path(source).is_relative_to(here):
+        source = str(Path(source).relative_to(here))
     recipe = Recipe(
-        steps=grown.recipe, source=str(source), family=family,
+        steps=grown.recipe, source=source, family=family,
         output=writing.output if is_below(writing.output or "") else None,
         max_shard_size=writing.max_shard_size,
     )  # fmt: skip
@@ -315,3 +348,27 @@ def save(recipe: tuple[Path, str] | None) -> None:
         temporary = path.with_name(path.name + ".tmp")
         temporary.write_text(text, "utf-8")
         temporary.rename(path)
+
+
+def _prepared_upload(
+    grown: "Plan", writing: Writing, token: str | None
+) -> Callable[[Path], str | None]:
+    """What uploads a result when it is written, and gives its address; may it, is asked now."""
+    if writing.push is None:
+        if writing.private:
+            raise UsageError("--private is for the repository of --push, and none is given")
+        return lambda target: None
+    from moegrow import uploader
+
+    goal = uploader.prepare(
+        grown, writing.push, private=writing.private, force=writing.force, token=token,
+        is_trial=writing.dry_run,
+    )  # fmt: skip
+
+    def upload(target: Path) -> str:
+        uploader.upload(target, goal, quiet=writing.quiet or not sys.stderr.isatty())
+        if not writing.quiet:
+            print(f"uploaded to {goal.address}", file=sys.stderr)
+        return goal.address
+
+    return upload

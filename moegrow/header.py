@@ -3,8 +3,9 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterable
-from functools import cache, lru_cache
+import os
+from collections.abc import Callable, Iterable
+from functools import lru_cache
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,8 +13,12 @@ from typing import Any, NamedTuple
 from moegrow import jsontext
 from moegrow.errors import MoegrowError
 from moegrow.ranges import BLOCK
+from moegrow.strangers import opened
 
 LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
+LONGEST_NAME = 1000  # characters of a tensor's name; published ones have less than 150
+MOST_DIMENSIONS = 64
+LARGEST_PRODUCT = 2**63  # what sizes are counted in by those who read the file next
 
 # Bits per element of every dtype that safetensors 0.8 knows.
 BITS = {
@@ -51,9 +56,16 @@ class Header(NamedTuple):
     begin: int
 
 
-@cache
+@lru_cache(maxsize=1 << 16)
 def nbytes(dtype: str, shape: tuple[int, ...]) -> int:
-    """Bytes of a tensor; raises ValueError where sub-byte elements do not fill whole bytes."""
+    """Bytes of a tensor.
+
+    Raises ValueError where sub-byte elements do not fill whole bytes, or where a product of
+    sizes is one that the libraries which read safetensors cannot count in.
+    """
+    # Some multiply all sizes before they meet one that is zero.
+    if len(shape) > MOST_DIMENSIONS or math.prod(filter(None, shape)) >= LARGEST_PRODUCT:
+        raise ValueError(f"a shape of {len(shape)} dimensions is too large")
     bits = math.prod(shape) * BITS[dtype]
     if bits % 8:
         raise ValueError(f"{dtype} {list(shape)} does not fill whole bytes")
@@ -66,32 +78,42 @@ def read_header(path: Path) -> Header:
     Raises MoegrowError, with the file's name and the two values that disagree, where the file
     is no safetensors file, is cut short, or its tensors overlap, leave gaps or do not fit.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > size - 8:
-            raise MoegrowError(
-                f"{path.name} is not a whole safetensors file: its header should be"
-                f" {length} bytes long and the file has {size}",
-                "it may be an unfinished download: fetch it again",
-            )
-        if length > LARGEST_HEADER:
-            raise MoegrowError(
-                f"{path.name}: a header of {length} bytes is over the limit of {LARGEST_HEADER}"
-            )
-        raw = file.read(length)
+    with opened(path.parent, path.name) as file:
+
+        def read(start: int, stop: int) -> bytes:
+            file.seek(start)
+            return file.read(stop - start)
+
+        return header_of(path.name, os.fstat(file.fileno()).st_size, read)
+
+
+def header_of(file_name: str, size: int, read: Callable[[int, int], bytes]) -> Header:
+    """The header of a file of `size` bytes, of which `read(start, stop)` gives some; see above."""
+    length = int.from_bytes(read(0, min(8, size)), "little")
+    if size < 8 or length > size - 8:
+        raise MoegrowError(
+            f"{file_name} is not a whole safetensors file: its header should be"
+            f" {length} bytes long and the file has {size}",
+            "it may be an unfinished download: fetch it again",
+        )
+    if length > LARGEST_HEADER:
+        raise MoegrowError(
+            f"{file_name}: a header of {length} bytes is over the limit of {LARGEST_HEADER}"
+        )
+    raw = read(8, 8 + length)
+    digest = hashlib.sha256(length.to_bytes(8, "little") + raw).hexdigest()
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
-        raise MoegrowError(f"{path.name}: the header is not UTF-8 text") from None
-    table = jsontext.loads(text, f"the header of {path.name}")
+        raise MoegrowError(f"{file_name}: the header is not UTF-8 text") from None
+    del raw
+    table = jsontext.loads(text, f"the header of {file_name}")
     metadata = table.pop("__metadata__", {})
     if not isinstance(metadata, dict):
-        raise MoegrowError(f"{path.name}: __metadata__ is not a table")
-    file_name, data = path.name, 8 + length
+        raise MoegrowError(f"{file_name}: __metadata__ is not a table")
+    data = 8 + length
     tensors = tuple(_spec(name, entry, file_name, data) for name, entry in table.items())
     _check_layout(tensors, file_name, data, size)
-    digest = hashlib.sha256(length.to_bytes(8, "little") + raw).hexdigest()
     return Header(tensors, metadata, digest, size, 8 + length)
 
 
@@ -117,8 +139,11 @@ def write_header(
 def _spec(name: str, entry: Any, file: str, data: int) -> TensorSpec:
     """One entry of the header, checked by itself; `data` is where the file's data begins."""
     try:
-        dtype, shape = entry["dtype"], _whole_numbers(*entry["shape"])
-        start, stop = entry["data_offsets"]
+        dtype, sizes, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+        if type(sizes) is not list or type(offsets) is not list:
+            raise TypeError("shape and data_offsets must be lists")
+        shape = _whole_numbers(*sizes)
+        start, stop = offsets
         # No two offsets are alike, so those that are right are not looked up.
         if type(start) is not int or type(stop) is not int or start < 0 or stop < 0:
             _whole_numbers(start, stop)
@@ -129,8 +154,11 @@ def _spec(name: str, entry: Any, file: str, data: int) -> TensorSpec:
             f"{file}: {name!r} has the dtype {dtype!r}, which is not known",
             f"known: {', '.join(BITS)}",
         )
-    if not name.isprintable():
-        raise MoegrowError(f"{file}: a tensor name holds control characters: {name!r}")
+    if not name.isprintable() or not 0 < len(name) <= LONGEST_NAME:
+        raise MoegrowError(
+            f"{file}: a tensor name holds control characters, or not 1 to {LONGEST_NAME}"
+            f" characters: {name[:LONGEST_NAME]!r}"
+        )
     try:
         size = nbytes(dtype, shape)
     except ValueError as error:
@@ -143,7 +171,7 @@ def _spec(name: str, entry: Any, file: str, data: int) -> TensorSpec:
     return TensorSpec(name, file, dtype, shape, data + start, data + stop)
 
 
-@lru_cache(maxsize=None, typed=True)  # typed, because True and 1.0 are no sizes
+@lru_cache(maxsize=1 << 16, typed=True)  # typed, because True and 1.0 are no sizes
 def _whole_numbers(*numbers: Any) -> tuple[int, ...]:
     """The numbers if that is what they are, the same tuple for all tensors of a shape."""
     if not all(type(number) is int and number >= 0 for number in numbers):

@@ -3,12 +3,13 @@
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from moegrow.checkpoint import DIGESTS, Checkpoint
 from moegrow.digests import Digests, Entry, damage, file_digest, read_digests
 from moegrow.errors import MoegrowError
+from moegrow.strangers import exists_inside
 
 
 class Held(NamedTuple):
@@ -30,7 +31,7 @@ def kept_digests(folder: Path) -> tuple[Digests | None, list[str]]:
 
 def is_as_written(folder: Path, kept: Digests, name: str) -> bool:
     """Whether a file beside the weights has the digest that was kept, if one was."""
-    return kept.files.get(name) in (None, file_digest(folder / name))
+    return kept.files.get(name) in (None, file_digest(folder, name))
 
 
 def file_problems(folder: Path, kept: Digests) -> Iterator[tuple[str, str]]:
@@ -39,19 +40,30 @@ def file_problems(folder: Path, kept: Digests) -> Iterator[tuple[str, str]]:
     Names that lead out of the folder are not followed.
     """
     for name in kept.files:
-        path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()):
+        if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
             yield name, f"{name} is not in the folder"
-        elif not path.is_file():
+        elif not exists_inside(folder, name):
             yield name, f"{name} is missing"
-        elif not is_as_written(folder, kept, name):
-            yield name, f"{name} is not as it was written"
+        else:
+            try:
+                if not is_as_written(folder, kept, name):
+                    yield name, f"{name} is not as it was written"
+            except MoegrowError as error:
+                yield name, error.message
 
 
 def hold(
-    written: Checkpoint, kept: Digests, *, threads: int, progress: Callable[[int], None]
+    written: Checkpoint,
+    folder: Path,
+    kept: Digests,
+    *,
+    threads: int,
+    progress: Callable[[int], None],
 ) -> Held:
-    """Hold every range that has a digest against it; the problems say which tensor it is of."""
+    """Hold every range that has a digest against it, in the files of `folder`.
+
+    The problems say which tensor it is of.
+    """
     files = {file.name for file in written.files}
     held = 0
     lock = threading.Lock()
@@ -60,9 +72,7 @@ def hold(
         nonlocal held
         if entry.name not in files:
             return [f"{entry.name} is missing"]
-        found = [
-            _told(written, entry, *place) for place in damage(written.folder / entry.name, entry)
-        ]
+        found = [_told(written, entry, *place) for place in damage(folder / entry.name, entry)]
         size = sum(stop - start for start, stop, _ in entry.ranges)
         with lock:
             held += size

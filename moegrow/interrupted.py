@@ -12,6 +12,9 @@ from moegrow.errors import InterruptedRun, MoegrowError
 from moegrow.partial import RESULT, kept_of, partial_of
 from moegrow.resume import UnfinishedError
 
+# Options that go along from a command behind a pipe; a token is never shown.
+_KEPT = ("--force", "--digests", "--no-reflink", "--download", "--private")
+
 
 @contextmanager
 def going_on(target: Path, command: str) -> Iterator[None]:
@@ -37,8 +40,8 @@ def resume_command(target: Path, command: str) -> str:
     if not command.startswith("| "):
         return f"{command} --resume"
     words = ["moegrow", "apply", str(partial_of(target) / RESULT / PLAN), "-o", str(target)]
-    words += [word for word in sys.argv[1:] if word in ("--force", "--digests", "--no-reflink")]
-    words += _given("--max-shard-size")
+    words += [word for word in sys.argv[1:] if word in _KEPT]
+    words += [*_given("--max-shard-size"), *_given("--push")]
     return shlex.join([*words, "--resume"])
 
 

@@ -14,14 +14,31 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
 
 
-def loads(text: str, what: str, *, infinities: bool = False) -> dict[str, Any]:
+# Values of one text: what parsing takes is many times its bytes.
+MOST_VALUES = 4_000_000
+
+# Tables and lists within each other, where they are looked into.
+DEEPEST = 64
+
+
+def loads(
+    text: str,
+    what: str,
+    *,
+    infinities: bool = False,
+    is_shallow: bool = False,
+    most: int = MOST_VALUES,
+) -> dict[str, Any]:
     """The JSON object in `text`; `what` names the file in errors.
 
-    Raises MoegrowError where it is not JSON, not an object, names a key twice or nests too
-    deeply, and, unless `infinities` is true, where it holds NaN or Infinity, which JSON does
-    not have but published configs do (the time-step limits of state-space models).
+    Raises MoegrowError where it is not JSON, not an object, names a key twice, nests too
+    deeply or holds more than `most` values, and, unless `infinities` is true, where it holds NaN or
+    Infinity, which JSON does not have but published configs do (the time-step limits of
+    state-space models). With `is_shallow` it may nest no more than DEEPEST deep.
     """
     constants = float if infinities else _refuse_constant
+    if sum(map(text.count, ",[{")) > most:
+        raise MoegrowError(f"{what} holds more than the {most} values that are read")
     try:
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=constants)
     except RecursionError:
@@ -30,13 +47,42 @@ def loads(text: str, what: str, *, infinities: bool = False) -> dict[str, Any]:
         raise MoegrowError(f"{what} is not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise MoegrowError(f"{what} holds a {type(value).__name__}, not a JSON object")
+    if is_shallow:
+        _check_depth(value, what)
     return value
+
+
+def _check_depth(value: Any, what: str) -> None:
+    """Raise MoegrowError where tables and lists nest more than DEEPEST deep."""
+    level = [value]
+    for _ in range(DEEPEST):
+        inner = (item.values() if isinstance(item, dict) else item for item in level)
+        level = [one for items in inner for one in items if isinstance(one, dict | list)]
+        if not level:
+            return
+    raise MoegrowError(f"{what} nests too deeply to be read: more than {DEEPEST} levels")
+
+
+def dumps(value: Any, **settings: Any) -> str:
+    r"""The value as JSON, with what steers a terminal or is no text at all escaped.
+
+    >>> dumps("ü\x9b")
+    '"ü\\u009b"'
+    """
+    text = json.dumps(value, ensure_ascii=False, **settings)
+    if text.isprintable():
+        return text
+    # An indented text has line ends and tabs between its values, and never within them.
+    return "".join(
+        mark if mark.isprintable() or mark in "\n\t" else json.dumps(mark)[1:-1] for mark in text
+    )
 
 
 def replace(text: str, changes: Mapping[Path, Any]) -> str:
     """`text` with the value at each path replaced, or added at the end of its object.
 
-    A path is the keys from the outermost object inwards; all but the last must exist.
+    A path is the keys from the outermost object inwards; those that are not there are added.
+    Raises MoegrowError where one on the way holds something else than an object.
 
     >>> replace('{"a": 1, "b": [1,2]}', {("a",): 2})
     '{"a": 2, "b": [1,2]}'
@@ -48,15 +94,27 @@ def replace(text: str, changes: Mapping[Path, Any]) -> str:
 
 def _replace_one(text: str, path: Path, value: Any) -> str:
     start = _skip(text, 0)
-    for key in path[:-1]:
-        start = _members(text, start)[key][0]
     spans = _members(text, start)
+    while len(path) > 1:
+        key, *rest = path
+        if key not in spans:
+            # The tables on the way are not there either: they are added with the value.
+            for inner in reversed(rest):
+                value = {inner: value}
+            path = (key,)
+            break
+        start, path = spans[key][0], tuple(rest)
+        if text[start] != "{":
+            raise MoegrowError(
+                f"config.json: {key} is no table, and {'.'.join(rest)} belongs in it"
+            )
+        spans = _members(text, start)
     if path[-1] in spans:
         first, last = spans[path[-1]]
         line = text[text.rfind("\n", 0, first) + 1 : first]
         spread_out = "\n" in text[first:last]
         return text[:first] + _dump(value, text, _indent(line), spread_out) + text[last:]
-    key_text = json.dumps(path[-1], ensure_ascii=False) + ": "
+    key_text = dumps(path[-1]) + ": "
     if not spans:
         return text[: start + 1] + key_text + _dump(value, text, "", False) + text[start + 1 :]
     lead = text[start + 1 : _skip(text, start + 1)]
@@ -68,10 +126,10 @@ def _replace_one(text: str, path: Path, value: Any) -> str:
 def _dump(value: Any, text: str, outer: str, spread_out: bool) -> str:
     """`value` as JSON: on one line, or one entry a line below a line indented by `outer`."""
     if not spread_out or not isinstance(value, list | dict):
-        return json.dumps(value, ensure_ascii=False)
+        return dumps(value)
     first_key = re.match(r"\s*\{[ \t\r]*\n([ \t]+)", text)
     step = first_key[1] if first_key else "  "
-    return json.dumps(value, indent=step, ensure_ascii=False).replace("\n", "\n" + outer)
+    return dumps(value, indent=step).replace("\n", "\n" + outer)
 
 
 def _indent(line: str) -> str:

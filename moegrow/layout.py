@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from moegrow.catalogue import find_family, read_family
 from moegrow.checkpoint import Checkpoint
@@ -17,6 +18,8 @@ from moegrow.places import Place, locator, stray_expert
 
 # A tensor of a layer: what the headers say of it, and where it stands.
 Tensor = tuple[TensorSpec, Place]
+
+MOST = 1_000_000  # layers or experts that a config may speak of
 
 # Tensors of a MoE block that have one row, or one block of rows, per expert.
 PER_EXPERT = ("router", "router_bias", "balance_bias", "experts")
@@ -98,7 +101,7 @@ def read_layout(checkpoint: Checkpoint, *, family_text: str = "") -> Layout:
         layers=layers,
         experts=_setting(config, family.config.experts, "number of experts"),
         top_k=_setting(config, family.config.top_k, "number of experts per token"),
-        extra=number(config, family.router.extra) if family.router.extra else 0,
+        extra=_extra(config, family),
         moe_layers=frozenset(
             place.layer
             for place in places.values()
@@ -110,6 +113,7 @@ def read_layout(checkpoint: Checkpoint, *, family_text: str = "") -> Layout:
         *_count_problems(layout, numbers),
         *_block_problems(layout),
         *_stray_problems(family, found),
+        *_packed_problems(layout),
     ]
     raise_all(f"{checkpoint.name} is not laid out as {family.name}", problems)
     return layout
@@ -169,11 +173,19 @@ def _layer_count(config: Config, family: Family) -> int:
         listed = lookup(config, key)
         if not isinstance(listed, list | str):
             raise MoegrowError(f"config.json: {key} is {listed!r}, not a list of layers")
-        return len(listed)
+        return _sensible(len(listed), f"the length of {key}", "number of layers")
     for key in present(config, family.config.doubled_layers):
         if not present(config, family.config.layers):
-            return number(config, key) // 2
+            return _sensible(number(config, key) // 2, f"half of {key}", "number of layers")
     return _setting(config, family.config.layers, "number of layers")
+
+
+def _extra(config: Config, family: Family) -> int:
+    """The number of rows of the router behind those of the experts."""
+    key = family.router.extra
+    if not key or not number(config, key):
+        return 0
+    return _sensible(number(config, key), key, "number of rows of the router")
 
 
 def _setting(config: Config, spellings: Iterable[str], what: str) -> int:
@@ -186,15 +198,20 @@ def _setting(config: Config, spellings: Iterable[str], what: str) -> int:
         value = lookup(config, key)
         if isinstance(value, list) and value and value.count(value[0]) == len(value):
             value = value[0]
-        if type(value) is not int or not 0 < value <= 1_000_000:
-            raise MoegrowError(f"config.json: {key} is {value!r}, not a sensible {what}")
-        found[key] = value
+        found[key] = _sensible(value, key, what)
     if not found:
         raise MoegrowError(f"config.json does not say the {what}: no {' or '.join(spellings)}")
     if len(set(found.values())) > 1:
         told = ", ".join(f"{key} {value}" for key, value in found.items())
         raise MoegrowError(f"config.json disagrees with itself on the {what}: {told}")
     return int(next(iter(found.values())))
+
+
+def _sensible(value: Any, key: str, what: str) -> int:
+    """A number of layers or experts, which others count up to."""
+    if type(value) is not int or not 0 < value <= MOST:
+        raise MoegrowError(f"config.json: {key} is {value!r}, not a sensible {what}")
+    return value
 
 
 def _count_problems(layout: Layout, numbers: set[int]) -> Iterator[str]:
@@ -266,15 +283,24 @@ def _expert_problems(
     layout: Layout, owners: Mapping[tuple[str, int, str, str], set[int]]
 ) -> Iterator[str]:
     count = layout.experts * layout.family.router.lists
-    whole, wider = set(range(count)), set(range(layout.router_rows))
     for (stack, layer, before, after), present in owners.items():
-        if present in (whole, wider):
+        if len(present) == max(present) + 1 and len(present) in (count, layout.router_rows):
             continue
         name = f"{stack}{layer}{before}"
-        if missing := sorted(whole - present):
-            yield f"{name}{missing[0]}{after} is missing"
-        if extra := sorted(present - whole):
-            yield f"{name}{extra[0]}{after} is beyond the {count} experts of the config"
+        missing = next((expert for expert in range(count) if expert not in present), None)
+        extra = min((expert for expert in present if expert >= count), default=None)
+        if missing is not None:
+            yield f"{name}{missing}{after} is missing"
+        if extra is not None:
+            yield f"{name}{extra}{after} is beyond the {count} experts of the config"
+
+
+def _packed_problems(layout: Layout) -> Iterator[str]:
+    """A table of all layers side by side must have room for each, all of the same size."""
+    for name, axis in layout.family.tensors.packed.items():
+        spec = layout.checkpoint.tensors.get(name)
+        if spec and (axis >= len(spec.shape) or spec.shape[axis] % layout.layers):
+            yield f"{name} {list(spec.shape)} has no {layout.layers} equal parts along axis {axis}"
 
 
 def _stray_problems(family: Family, found: Mapping[str, Place | None]) -> Iterator[str]:

@@ -14,14 +14,19 @@ from moegrow.options import (
     Reading,
     Source,
     ThreadsOption,
+    TokenOption,
     VerboseOption,
 )  # fmt: skip
+from moegrow.origin import Access
 from moegrow.terminal import print_json, read_source
 
 
 def inspect(
     source: Source = None,
     as_json: JsonOption = False,
+    values: Annotated[
+        bool, typer.Option("--values", help="Read all weights and look for NaN and infinity.")
+    ] = False,
     verbose: VerboseOption = False,
     *,
     reading: Reading,
@@ -29,13 +34,14 @@ def inspect(
     """Show what a checkpoint is: layers, experts, parameters, bytes."""
     from moegrow import opened
 
-    old = opened.load(read_source(source), reading.family)
+    access = Access(reading.token, reading.revision)
+    old = opened.load(read_source(source), reading.family, access)
     if verbose:
         from moegrow import explain, show
 
         own_family = bool(old.plan.family_text)
         show.told(explain.source_sentences(old.layout, own_family=own_family))
-    facts = moegrow.inspect(old)
+    facts = moegrow.inspect(old, values=values)
     if as_json:
         print_json(facts)
         return
@@ -48,8 +54,9 @@ def verify(
     ] = None,
     source: Annotated[
         str | None,
-        typer.Option(metavar="DIR", show_default=False, help="The source, if it has moved."),
+        typer.Option(metavar="SOURCE", show_default=False, help="The source, if it has moved."),
     ] = None,
+    token: TokenOption = None,
     noise: Annotated[
         bool, typer.Option("--noise", help="Show what rounding has left of the noise.")
     ] = False,
@@ -61,7 +68,7 @@ def verify(
     folder = read_source(grown)
     if not isinstance(folder, str):
         raise UsageError("verify takes the folder of a grown checkpoint, not a plan")
-    found = growing.verify_result(Path(folder), source, threads, quiet=quiet, noise=noise)
+    found = growing.verify_result(Path(folder), source, threads, token, quiet=quiet, noise=noise)
     if as_json:
         print_json(found)
     if not found["ok"]:
@@ -75,9 +82,12 @@ def diff(
     headers: Annotated[
         bool, typer.Option("--headers", help="Compare names, dtypes and shapes, not contents.")
     ] = False,
+    token: TokenOption = None,
 ) -> None:
     """Show what differs between two checkpoints or plans."""
-    found = moegrow.diff(read_source(a), read_source(b) if b != a else a, contents=not headers)
+    found = moegrow.diff(
+        read_source(a), read_source(b) if b != a else a, contents=not headers, token=token
+    )
     if as_json:
         print_json(found.__dict__)
         return

@@ -9,6 +9,7 @@ from typing import Concatenate, ParamSpec
 from moegrow import opened, report, tables, verbs, writer
 from moegrow.errors import printable
 from moegrow.opened import AnySource, Opened
+from moegrow.origin import Access
 from moegrow.plans import Plan
 from moegrow.report import Inspection
 from moegrow.writer import Written
@@ -59,12 +60,14 @@ class Model:
         threads: int | None = None,
         max_shard_size: str | int = "5GB",
         reflink: bool = True,
+        download: bool = False,
+        token: str | None = None,
         progress: writer.Progress = lambda count: None,
     ) -> Written:
         """Write the model to the folder `output`, as `moegrow.apply` writes a plan."""
         return writer.apply(
             self.plan, output, force=force, threads=threads, max_shard_size=max_shard_size,
-            reflink=reflink, progress=progress,
+            reflink=reflink, download=download, token=token, progress=progress,
         )  # fmt: skip
 
     def __repr__(self) -> str:
@@ -90,10 +93,17 @@ class Model:
         return [f"{step['axis']}: {sentence}" for step in steps for sentence in step["says"]]
 
 
-def open_model(source: AnySource, *, family: str | os.PathLike[str] | None = None) -> Model:
+def open_model(
+    source: AnySource,
+    *,
+    family: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+) -> Model:
     """The model in a checkpoint's folder or file, or the one that a plan describes.
 
-    family: a family file of your own, for a model that moegrow does not know. Raises MoegrowError
-    where the source is no checkpoint of a known family, or has changed since the plan was made.
+    family: a family file of your own, for a model that moegrow does not know. revision, token: for
+    a repository of the Hub. Raises MoegrowError where the source is no checkpoint of a known
+    family, or has changed since the plan was made.
     """
-    return Model(opened.begin(source, family))
+    return Model(opened.begin(source, family, Access(token, revision)))

@@ -66,7 +66,7 @@ class Draw:
 
     def __init__(self, noise: Noise, name: str, row: int) -> None:
         text = f"moegrow-noise-1\n{noise.seed}\n{name}\n{row}"
-        self.table = quantiles() if noise.kind == "normal" else evens()
+        self.table = evens() if noise.kind == "uniform" else quantiles()
         self.key = int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")
         self._generator: np.random.Philox | None = None
         self._next = 0
@@ -149,6 +149,34 @@ def deviation(chunks: Iterable[Floats]) -> float:
     for values in chunks:
         found.add(values)
     return found.value
+
+
+def finite_deviation(chunks: Iterable[Floats]) -> float:
+    """As `deviation`, of those values alone that are finite, and all in float64.
+
+    For values of which some are not, or whose squares are too large for their own precision.
+    Those that are not finite have no part in any sum, nor in the number of values.
+    """
+    count = 0
+    zero: float | None = None
+    sums, squares = np.zeros(LANES), np.zeros(LANES)
+    for values in chunks:
+        wide = values.astype(np.float64)
+        finite = np.isfinite(wide)
+        if zero is None:
+            first = wide[:FIRST][finite[:FIRST]]
+            zero = _mean(first) if first.size else 0.0
+        padded = np.zeros(-(-wide.size // LANES) * LANES)
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.subtract(wide, zero, out=padded[: wide.size], where=finite)
+            lanes = padded.reshape(-1, LANES)
+            sums += np.add.reduce(lanes, axis=0)
+            squares += np.add.reduce(lanes * lanes, axis=0)
+        count += int(np.count_nonzero(finite))
+    if not np.isfinite(squares).all():
+        return math.nan
+    total, total_squares = math.fsum(sums.tolist()), math.fsum(squares.tolist())
+    return math.sqrt(max(total_squares - total * total / max(1, count), 0.0) / max(1, count))
 
 
 def _mean(values: Floats) -> float:

@@ -37,15 +37,25 @@ class Preset(StrEnum):
 Source = Annotated[
     str | None,
     typer.Argument(
-        help="A checkpoint's folder, its one .safetensors file, or a plan; left out or -, the"
-        " plan or the path that comes in on standard input.",
+        help="A checkpoint's folder, its one .safetensors file, a repository of the Hub"
+        " (org/name or org/name@revision), or a plan; left out or -, the plan or the path that"
+        " comes in on standard input.",
         show_default=False,
     ),
 ]
 ThreadsOption = Annotated[
     int | None,
-    typer.Option(min=1, show_default="all cores", help="How many threads to use."),
+    typer.Option(
+        min=1, show_default="all cores, or 8 connections", help="How many threads to use."
+    ),
 ]
+TokenOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TOKEN", show_default=False,
+        help="A token for the Hub; better given in HF_TOKEN, or by hf auth login.",
+    ),
+]  # fmt: skip
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Say what is done and why.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -64,6 +74,13 @@ class Reading:
             help="How to read a model that moegrow does not know (docs/adding-a-family.md).",
         ),
     ] = None  # fmt: skip
+    revision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REV", show_default=False, help="A repository's branch, tag or commit."
+        ),
+    ] = None
+    token: TokenOption = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +138,20 @@ class Writing:
         typer.Option(
             "--no-reflink", help="Write real copies also where the filesystem can share blocks."
         ),
+    ] = False
+    download: Annotated[
+        bool,
+        typer.Option("--download", help="Put the source into the Hub's cache first, then grow."),
+    ] = False
+    push: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ORG/NAME", show_default=False,
+            help="Upload the result to the Hub when it is written.",
+        ),
+    ] = None  # fmt: skip
+    private: Annotated[
+        bool, typer.Option("--private", help="Make the repository of --push a private one.")
     ] = False
     quiet: QuietOption = False
     verify: Annotated[

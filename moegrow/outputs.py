@@ -1,11 +1,16 @@
 """Every tensor of the new model, as pieces of the source's."""
 
+import math
 import re
+from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping
+from fractions import Fraction
 from typing import NamedTuple
 
 from moegrow import maps
+from moegrow.checkpoint import MOST_TENSORS
 from moegrow.compensation import Compensation
+from moegrow.errors import MoegrowError
 from moegrow.experts import Experts, whole
 from moegrow.family import lookup
 from moegrow.header import TensorSpec
@@ -49,6 +54,28 @@ def outputs(layout: Layout, growth: Growth, compensation: Compensation) -> tuple
         else:
             new.append(_outside(layout, specs[name], growth))
     return tuple(new)
+
+
+def check_count(layout: Layout, growth: Growth) -> None:
+    """Raise MoegrowError where the new model would have more tensors than any has.
+
+    It is asked before any of them is made: a factor is quickly typed, and a plan may be a
+    stranger's.
+    """
+    times = Fraction(len(growth.experts), layout.experts)
+    most_copies = max(Counter(growth.layers).values(), default=1)
+    if len(layout.checkpoint.tensors) * most_copies * math.ceil(times) <= MOST_TENSORS:
+        return
+    sizes: Counter[int] = Counter()
+    for place in layout.places.values():
+        sizes[place.layer] += math.ceil(times) if place.expert is not None else 1
+    count = sum(sizes[old] for old in growth.layers)
+    if count > MOST_TENSORS:
+        raise MoegrowError(
+            f"the result would have {count} tensors, and the most that moegrow writes is"
+            f" {MOST_TENSORS}",
+            "take fewer layers or experts",
+        )
 
 
 def _variants(layout: Layout, growth: Growth) -> list[Variant]:

@@ -9,6 +9,9 @@ from moegrow.errors import MoegrowError
 from moegrow.family import Config, PerLayer, Rule, Setting, lookup, number
 from moegrow.maps import Map
 
+# A layer's number as a key; Python also calls others digits, such as ².
+_DIGITS = re.compile(r"[0-9]{1,9}")
+
 # What a form gives back: the new value of its key and of others, by key.
 Changes = dict[str, Any]
 
@@ -65,9 +68,12 @@ def dense_numbered(model: Old, key: str, form: PerLayer) -> frozenset[int]:
     if old is None:
         old = _marked(_from_rule(form.rule, model))
     _check_numbers(old, key)
+    meant = set(old)
     step = number(model.config, form.step, 1)
     return frozenset(
-        layer for layer in range(model.layers) if layer in old or (step > 1 and (layer + 1) % step)
+        layer
+        for layer in range(model.layers)
+        if layer in meant or (step > 1 and (layer + 1) % step)
     )
 
 
@@ -112,11 +118,11 @@ def _numbers(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
         if marks is None:
             return {}
         old = [layer + form.base for layer, mark in enumerate(marks) if mark]
-    repeated = maps.repeats(layer_map)
+    repeated, meant = maps.repeats(layer_map), set(old)
     new = [
         position + form.base
         for position, layer in enumerate(layer_map)
-        if layer + form.base in old and not (form.once and repeated[position])
+        if layer + form.base in meant and not (form.once and repeated[position])
     ]
     last = model.layers + form.base
     new += [
@@ -186,9 +192,9 @@ def _last(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
 def _table(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
     """Layer number → settings; keys that are no numbers, such as layer types, stay."""
     old = lookup(model.config, key)
-    if not isinstance(old, dict) or not any(name.isdigit() for name in old):
+    if not isinstance(old, dict) or not any(map(_DIGITS.fullmatch, old)):
         return {}
-    numbered = {int(name): value for name, value in old.items() if name.isdigit()}
+    numbered = {int(name): value for name, value in old.items() if _DIGITS.fullmatch(name)}
     width = max(map(len, old))
     padded = all(len(name) == width for name in old) and width > 1 and "0" * width in old
     new = {
@@ -198,7 +204,7 @@ def _table(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
     }
     for layer in (layer for layer in numbered if layer >= model.layers):
         new[str(layer - model.layers + len(layer_map))] = numbered[layer]
-    return {key: new | {name: value for name, value in old.items() if not name.isdigit()}}
+    return {key: new | {name: value for name, value in old.items() if not _DIGITS.fullmatch(name)}}
 
 
 def _owners(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
@@ -214,16 +220,12 @@ def _owners(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
     if len(old) < model.layers:
         raise MoegrowError(f"config.json: {key} has {len(old)} entries for {model.layers} layers")
     new = []
+    firsts: dict[int, int] = {}  # for each layer the first of its last copies in a row
     for position, layer in enumerate(layer_map):
         owner = old[layer]
-        candidates = [n for n in range(position) if layer_map[n] == owner]
-        if owner == layer or not candidates:
-            new.append(position)
-            continue
-        chosen = candidates[-1]
-        while chosen - 1 in candidates:
-            chosen -= 1
-        new.append(chosen)
+        new.append(position if owner == layer else firsts.get(owner, position))
+        if not position or layer_map[position - 1] != layer:
+            firsts[layer] = position
     return {key: new}
 
 
@@ -298,7 +300,7 @@ def _from_rule(rule: Rule | None, model: Old) -> list[Any] | None:
                 f"config.json has a pattern of layers ({value!r}) that moegrow does not read",
                 "load the checkpoint with transformers and save it, which writes the list",
             )
-    below = lookup(model.config, rule.below) if rule.below else None
+    below = number(model.config, rule.below, model.layers) if rule.below else None
 
     def is_hit(layer: int) -> bool:
         if layer < start:

@@ -120,6 +120,14 @@ def alternatives(patterns: Names) -> str:
 
 
 def _expression(pattern: str) -> str:
-    special = {"{layer}": NUMBER, "{layer-1}": NUMBER, "{expert}": NUMBER, "*": ".*"}
-    parts = re.split(r"(\{layer\}|\{layer-1\}|\{expert\}|\*)", pattern)
-    return "".join(special.get(part, re.escape(part)) for part in parts)
+    special = {"{layer}": NUMBER, "{layer-1}": NUMBER, "{expert}": NUMBER}
+
+    def fixed(text: str) -> str:
+        parts = re.split(r"(\{layer\}|\{layer-1\}|\{expert\})", text)
+        return "".join(special.get(part, re.escape(part)) for part in parts)
+
+    first, *others = map(fixed, pattern.split("*"))
+    # What stands between two stars is taken where it is found first, and not looked for again:
+    # a pattern of many stars, which may be a stranger's, would otherwise take for ever.
+    middle = "".join(f"(?>.*?{part})" for part in others[:-1])
+    return first + middle + (f".*{others[-1]}" if others else "")

@@ -2,21 +2,31 @@
 
 import json
 import operator
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cache
+from functools import lru_cache
+from io import TextIOWrapper
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from moegrow import jsontext
-from moegrow.checkpoint import CONFIG, INDEX, SourceFile
+from moegrow import jsontext, strangers
+from moegrow.checkpoint import CONFIG, INDEX, MOST_TENSORS, SourceFile
 from moegrow.errors import MoegrowError
 from moegrow.header import BITS
 from moegrow.maps import NULL
+from moegrow.origin import MOST_FILES, scheme
 from moegrow.plans import ONE, ZERO, Growth, Noise, Output, Piece, Plan, Source
 from moegrow.recipe import MOST_STEPS, Step, read_step
+from moegrow.strangers import opened
+
+# Characters of a plan and of one of its lines: a million tensors of some hundred each, and a
+# header with the config.
+LARGEST_PLAN, LONGEST_LINE = 512 << 20, 48 << 20
+
+MOST_EMPTY = 1000  # lines
 
 FORMAT = 1  # goes up when an older reader would misunderstand a plan
 
@@ -27,7 +37,7 @@ def to_lines(plan: Plan) -> Iterator[str]:
         {
             "moegrow_plan": FORMAT,
             "source": {
-                "path": str(plan.source.path),
+                "path": plan.source.path,
                 "config_digest": plan.source.config_digest,
                 "files": [file.__dict__ for file in plan.source.files],
             },
@@ -91,8 +101,8 @@ def from_lines(lines: Iterable[str]) -> Plan:
 
 def take_lines(lines: Iterable[str]) -> Lines:
     """The lines of a plan; raises MoegrowError where the first is no header of this format."""
-    texts = [line.rstrip("\n") for line in lines]
-    header = jsontext.loads(texts[0] if texts else "", "line 1 of the plan")
+    rest = iter(lines)
+    header = jsontext.loads(next(rest, "").rstrip("\n"), "line 1 of the plan", is_shallow=True)
     version = header.get("moegrow_plan")
     if version != FORMAT:
         raise MoegrowError(
@@ -112,13 +122,34 @@ def take_lines(lines: Iterable[str]) -> Lines:
         )
     except _WRONG_KINDS as error:
         raise _malformed(1, error) from None
-    return Lines(plan, header.get("outputs"), texts[1:])
+    promised = header.get("outputs")
+    if type(promised) is not int or not 0 <= promised <= MOST_TENSORS:
+        raise MoegrowError(f"the plan promises {promised!r} tensors, which makes no sense")
+    return Lines(plan, promised, list(_texts(rest, promised)))
+
+
+def _texts(lines: Iterator[str], promised: int) -> Iterator[str]:
+    """The lines behind the header: those promised, and perhaps some that are empty."""
+    found = empty = 0
+    for line in lines:
+        found, empty = found + bool(line.strip()), empty + (not line.strip())
+        if found > promised or empty > MOST_EMPTY:
+            raise MoegrowError(
+                f"the plan promises {promised} tensors and spells out more",
+                "make it again with --plan",
+            )
+        yield line.rstrip("\n")
+
+
+def lines_of(file: TextIO) -> Iterator[str]:
+    """The lines of a plan in an open file, which may be a stranger's and have no end."""
+    return strangers.lines(file, "the plan", longest=LONGEST_LINE, most=LARGEST_PLAN)
 
 
 def read_lines(path: Path) -> Lines:
-    """The lines of the plan in a file."""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        return take_lines(file)
+    """The lines of the plan in a file, which may not be a link."""
+    with opened(path.parent, path.name) as file:
+        return take_lines(lines_of(TextIOWrapper(file, encoding="utf-8", errors="replace")))
 
 
 def read_plan(path: Path) -> Plan:
@@ -127,7 +158,9 @@ def read_plan(path: Path) -> Plan:
 
 
 # What taking values of the wrong kind apart ends in.
-_WRONG_KINDS = (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError)
+_WRONG_KINDS = (
+    AttributeError, KeyError, OverflowError, TypeError, ValueError, ZeroDivisionError,
+)  # fmt: skip
 
 
 def _malformed(number: int, error: Exception) -> MoegrowError:
@@ -146,7 +179,7 @@ def is_plan(path: Path) -> bool:
 
 
 def _dump(table: dict[str, Any]) -> str:
-    return json.dumps(table, separators=(",", ":"), ensure_ascii=False)
+    return jsontext.dumps(table, separators=(",", ":"))
 
 
 def _output_line(output: Output) -> str:
@@ -161,7 +194,7 @@ def _output_line(output: Output) -> str:
     return f'{{"name":{_quoted(name)},{_kind_text(dtype, shape)},{joined}"pieces":[{made_of}]}}'
 
 
-@cache
+@lru_cache(maxsize=1 << 16)
 def _kind_text(dtype: str, shape: tuple[int, ...]) -> str:
     return f'"dtype":{_quoted(dtype)},"shape":[{",".join(map(str, shape))}]'
 
@@ -176,7 +209,7 @@ def _piece_text(piece: Piece) -> str:
     return f'{{"from":{_quoted(source)},"rows":[{start},{stop}]{changes}}}'
 
 
-@cache
+@lru_cache(maxsize=1 << 16)
 def _noise_text(noise: Noise) -> str:
     return f',"noise":{_dump({noise.kind: noise.amount, "seed": noise.seed})}'
 
@@ -224,15 +257,18 @@ def _growth(table: dict[str, Any]) -> Growth:
 
 def _noises(runs: list[list[Any]], count: int) -> tuple[Noise | None, ...]:
     noises: list[Noise | None] = [None] * count
+    end = 0
     for first, stop, kind, amount, seed in runs:
-        for expert in range(_number(first), min(_number(stop), count)):
-            noises[expert] = _noise(kind, amount, seed)
+        if not end <= _number(first) <= _number(stop):
+            raise ValueError("runs of noise overlap or run backwards")
+        noise, end = _noise(kind, amount, seed), stop
+        noises[first : min(stop, count)] = [noise] * (min(stop, count) - first)
     return tuple(noises)
 
 
 def _noise(kind: Any, amount: Any, seed: Any) -> Noise:
-    if kind not in ("normal", "uniform"):
-        raise ValueError(f"noise {kind!r} is neither normal nor uniform")
+    if kind not in ("normal", "finite", "uniform"):
+        raise ValueError(f"noise {kind!r} is neither normal nor finite nor uniform")
     if type(amount) not in (int, float) or not 0 < amount < 1e6:
         raise ValueError(f"a noise of {amount!r} makes no sense")
     return Noise(kind, float(amount), _number(seed))
@@ -240,10 +276,20 @@ def _noise(kind: Any, amount: Any, seed: Any) -> Noise:
 
 def _source(table: dict[str, Any]) -> Source:
     files = tuple(
-        SourceFile(_text(file["name"]), _number(file["size"]), _text(file["digest"]))
-        for file in table["files"]
+        SourceFile(_file_name(file["name"]), _number(file["size"]), _text(file["digest"]))
+        for file in table["files"][:MOST_FILES]
     )
-    return Source(Path(_text(table["path"])), _text(table["config_digest"]), files)
+    path = _text(table["path"])
+    if not scheme(path) and not Path(path).is_absolute():
+        raise ValueError(f"the path of the source, {path!r}, is not absolute")
+    return Source(path, _text(table["config_digest"]), files)
+
+
+def _file_name(name: Any) -> str:
+    """The name of a file in the source's own folder; any other could lead out of it."""
+    if _text(name) != Path(name).name or name == ".." or not name.endswith(".safetensors"):
+        raise ValueError(f"{name!r} is not the name of a weight file")
+    return str(name)
 
 
 def _step(table: dict[str, Any]) -> dict[str, Any]:
@@ -286,14 +332,21 @@ def _piece(table: dict[str, Any]) -> Piece:
         ((kind, amount),) = ((k, v) for k, v in table["noise"].items() if k != "seed")
         noise = _noise(kind, amount, table["noise"]["seed"])
     scale, shift = (
-        Fraction(_text(table.get("scale", "1"))),
-        Fraction(_text(table.get("shift", "0"))),
+        _fraction(table.get("scale", "1")),
+        _fraction(table.get("shift", "0")),
     )
-    parts = (*scale.as_integer_ratio(), *shift.as_integer_ratio())
-    if scale < 0 or any(abs(part) > 2**62 for part in parts):
-        raise ValueError("the scale or the shift makes no sense")
+    if scale < 0:
+        raise ValueError("the scale makes no sense")
     _check_keys(table, "from", "rows", "noise", "scale", "shift")
     return Piece(_text(table["from"]), _number(start), _number(stop), noise, scale, shift)
+
+
+@lru_cache(maxsize=1 << 10)
+def _fraction(text: Any) -> Fraction:
+    """A fraction of whole numbers; Fraction itself would also work out 1e999999999."""
+    if not re.fullmatch(r"-?[0-9]{1,18}(/[0-9]{1,18})?", _text(text)):
+        raise ValueError(f"{text!r} is not a fraction that makes sense")
+    return Fraction(text)
 
 
 def _check_keys(table: dict[str, Any], *known: str) -> None:

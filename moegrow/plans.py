@@ -12,14 +12,15 @@ from moegrow import maps
 from moegrow.checkpoint import INDEX, SourceFile
 from moegrow.header import nbytes
 from moegrow.maps import NULL, Map
+from moegrow.origin import scheme, short_name
 from moegrow.recipe import Step
 
 ONE, ZERO = Fraction(1), Fraction(0)
 
 
 class Noise(NamedTuple):
-    """Noise to be drawn: "normal" with σ = `amount` times that of the copied block, or "uniform"
-    in ±`amount`."""
+    """Noise to be drawn: "normal" with σ = `amount` times that of the copied block, "finite" with
+    that of its finite values while the others stay as they are, or "uniform" in ±`amount`."""
 
     kind: str
     amount: float
@@ -134,18 +135,34 @@ class Growth:
 
 @dataclass(frozen=True)
 class Source:
-    """The checkpoint a plan reads from, and how to tell that it is still the same."""
+    """The checkpoint a plan reads from, and how to tell that it is still the same.
 
-    path: Path
+    `path` is its folder, or the address of one far away, pinned to what it held.
+    """
+
+    path: str
     config_digest: str
     files: tuple[SourceFile, ...]
 
     @property
-    def location(self) -> Path:
+    def name(self) -> str:
+        """What people call it: its last folder."""
+        return short_name(self.path)
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that it is, or None where it is not on this machine."""
+        return None if scheme(self.path) else Path(self.path)
+
+    @property
+    def location(self) -> str:
         """What to open: the folder, or its one weight file where others may lie beside it."""
-        if len(self.files) == 1 and not (self.path / INDEX).exists():
-            return self.path / self.files[0].name
-        return self.path
+        if len(self.files) != 1:
+            return self.path
+        folder = self.folder
+        if folder is None:
+            return f"{self.path}/{self.files[0].name}"
+        return str(folder if (folder / INDEX).exists() else folder / self.files[0].name)
 
 
 @dataclass(frozen=True, repr=False)

@@ -70,8 +70,8 @@ def top_k(text: str | int, top_k: int, experts: int, old_experts: int) -> int:
     return int(text)
 
 
-def router_noise(router: str, noise: float, seed: int) -> Noise | None:
+def router_noise(router: str, noise: Noise) -> Noise | None:
     """The noise on the copies' router rows: as on experts, upcycling's jitter, or none."""
     if router == "uniform":
-        return Noise("uniform", UPCYCLING_BIAS, seed)
-    return Noise("normal", noise, seed) if router == "noise" and noise else None
+        return Noise("uniform", UPCYCLING_BIAS, noise.seed)
+    return noise if router == "noise" and noise.amount else None

@@ -16,7 +16,7 @@ LONGEST = 4096  # characters of one text
 Step = Mapping[str, Any]
 Kinds = Mapping[str, tuple[type, ...]]
 
-_TEXT, _NUMBER = (str,), (int,)
+_TEXT, _NUMBER, _SWITCH = (str,), (int,), (bool,)
 # What a step can say, by the axis along which it grows: the options of the command of that name.
 STEP_KEYS: Mapping[str, Kinds] = {
     "depth": {
@@ -26,7 +26,7 @@ STEP_KEYS: Mapping[str, Kinds] = {
     },
     "width": {
         "experts": (str, int), "noise": (float, int), "seed": _NUMBER, "top_k": (str, int),
-        "order": _TEXT, "router": _TEXT, "preset": _TEXT,
+        "order": _TEXT, "router": _TEXT, "preset": _TEXT, "allow_nonfinite": _SWITCH,
     },
 }  # fmt: skip
 _KEYS: Kinds = {
@@ -120,7 +120,7 @@ def _checked(table: Mapping[str, Any], kinds: Kinds, name: str) -> dict[str, Any
     return dict(table)
 
 
-_KINDS = {str: "a text", int: "a whole number", float: "a number"}
+_KINDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
 def is_below(path: str) -> bool:
@@ -148,11 +148,11 @@ def _lines(entries: Iterable[tuple[str, Any]]) -> list[str]:
 
 
 def _spelled(value: str | int | float) -> str:
-    r"""A value as TOML spells it; JSON does so too, but for one mark that it does not escape.
+    r"""A value as TOML spells it; JSON does so too, but for marks that it leaves unescaped.
 
-    >>> _spelled('a "b"'), _spelled(3), _spelled(1e-05), _spelled("\x7f")
-    ('"a \\"b\\""', '3', '1e-05', '"\\u007f"')
+    >>> _spelled('a "b"'), _spelled(3), _spelled(1e-05), _spelled(True), _spelled("\x7f")
+    ('"a \\"b\\""', '3', '1e-05', 'true', '"\\U0000007f"')
     """
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return repr(value)
+    text = json.dumps(value, ensure_ascii=False)
+    # What steers a terminal stays out of it: a recipe is shown, and may be a stranger's.
+    return "".join(mark if mark.isprintable() else f"\\U{ord(mark):08x}" for mark in text)

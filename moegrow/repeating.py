@@ -39,19 +39,20 @@ def run(
     from moegrow import verbs
 
     written = cookbook.open_recipe(recipe)
+    if reading.family is None:
+        reading = replace(reading, family=written.family)
     # A path that the recipe names is one, also where it reads "-".
     named = source is None and written.source is not None
     read = written.source if named else read_source(source)
-    family = written.family if reading.family is None else reading.family
     command = command_line(written.source if named else source, read)
     with phase("planning", quiet=writing.quiet or planning.plan):
-        old = growing.begin(read, family)
+        old = growing.begin(read, reading)
         grown = verbs.run(old, written, seed=seed, command=command)
     if writing.output is None and not planning.plan:
         writing = replace(writing, output=written.output)
     if writing.max_shard_size is None:
         writing = replace(writing, max_shard_size=written.max_shard_size)
-    growing.finish(grown, old.layout, writing, planning, command=command, family=family)
+    growing.finish(grown, old.layout, writing, planning, command=command, reading=reading)
 
 
 def recipes(

@@ -2,12 +2,13 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any
 
 from moegrow import maps, tables
+from moegrow.errors import one_line
 from moegrow.family import lookup
 from moegrow.header import nbytes
 from moegrow.layout import Layout, parameters, present
@@ -105,7 +106,7 @@ class Inspection(dict[str, Any]):
     """What a checkpoint is, by the keys that docs/json.md describes; it prints as a table."""
 
     def __str__(self) -> str:
-        return "\n".join(f"{name:<11} {value}" for name, value in self.rows())
+        return "\n".join(f"{name:<11} {one_line(value)}" for name, value in self.rows())
 
     def __repr__(self) -> str:
         return f"Inspection({dict.__repr__(self)})"
@@ -131,7 +132,22 @@ class Inspection(dict[str, Any]):
         ]
         if self["prediction_layers"]:
             rows.insert(2, ("prediction", f"{self['prediction_layers']} layers behind the last"))
-        return rows
+        return rows + (_values(self["values"]) if "values" in self else [])
+
+
+def _values(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Rows for what is no finite number or the same throughout, in groups of tensors."""
+    rows = []
+    for kind in ("nan", "infinite"):
+        total = sum(found[kind].values())
+        rows.append((kind, f"{total} values in {_told(found[kind])}" if total else "no values"))
+    for kind in ("constant", "empty"):
+        rows.append((kind, _told(found[kind]) or "no tensors"))
+    return rows
+
+
+def _told(names: Iterable[str]) -> str:
+    return ", ".join(f"{pattern} ({number})" for pattern, number in tables.groups(sorted(names)))
 
 
 def inspection(plan: Plan, layout: Layout) -> Inspection:
@@ -139,7 +155,7 @@ def inspection(plan: Plan, layout: Layout) -> Inspection:
     layers = plan.growth.layers
     return Inspection(
         {
-            "source": str(layout.checkpoint.folder),
+            "source": layout.checkpoint.location,
             "family": layout.family.name,
             **grown_numbers(plan, layout).table(),
             "moe_layers": [new for new, old in enumerate(layers) if old in layout.moe_layers],

@@ -101,4 +101,9 @@ def same_plan(plan: Plan, path: Path) -> Plan | None:
 
 def is_written(plan: Plan, target: Path) -> bool:
     """Whether a folder is the result of a plan."""
-    return (target / CONFIG).is_file() and same_plan(plan, target / PLAN) is not None
+    return written_plan(plan, target) is not None
+
+
+def written_plan(plan: Plan, target: Path) -> Plan | None:
+    """The plan with the commands by which a folder was written, if it is the result of that."""
+    return same_plan(plan, target / PLAN) if (target / CONFIG).is_file() else None

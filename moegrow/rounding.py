@@ -34,7 +34,7 @@ def warnings(plan: Plan) -> Iterator[str]:
         (output.dtype, piece.noise.amount)
         for output in plan.outputs
         for piece in output.pieces
-        if piece.noise and piece.noise.kind == "normal" and piece.noise.amount
+        if piece.noise and piece.noise.kind != "uniform" and piece.noise.amount
     }
     for dtype, amount in sorted(asked):
         found = foretell(dtype, amount)
@@ -56,9 +56,11 @@ def measure(made: Change, stored: Bytes, new: Bytes, scratch: Scratch) -> Realis
         Change(made.dtype, plain, None, 0.0, scratch).apply(old, 0, without)
         old = without
     before = numbers(old, made.dtype, scratch).astype(np.float64)
-    difference = numbers(new, made.dtype, scratch) - before
+    # Values that are no finite numbers stay as they are, and do not count.
+    with np.errstate(invalid="ignore"):
+        difference = numbers(new, made.dtype, scratch) - before
     difference = difference[np.isfinite(difference)]
-    rms = 1.0 if made.piece.noise.kind == "normal" else UNIFORM_RMS
+    rms = UNIFORM_RMS if made.piece.noise.kind == "uniform" else 1.0
     asked = made.amount * rms * float(made.piece.scale)
     return Realised(
         difference.size,

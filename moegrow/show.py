@@ -11,10 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from moegrow import report, rounding, serving
-from moegrow.errors import printable
+from moegrow.errors import one_line, printable
 from moegrow.layout import Layout
 from moegrow.plans import Plan
 from moegrow.realised import Realised
+from moegrow.tables import groups
 from moegrow.verifier import Verified
 from moegrow.writer import Written
 
@@ -27,7 +28,7 @@ def summary(plan: Plan, layout: Layout, target: Path) -> None:
     """Before and after, and what is done to get there."""
     person = _person()
     table = Table(box=None, pad_edge=False)
-    table.add_column(layout.family.name)
+    table.add_column(Text(one_line(layout.family.name)))
     table.add_column("before", justify="right")
     table.add_column("after", justify="right", style="bold")
     before, after = report.numbers(layout), report.grown_numbers(plan, layout)
@@ -37,14 +38,16 @@ def summary(plan: Plan, layout: Layout, target: Path) -> None:
     for step in plan.steps:
         for sentence in step["says"]:
             style = "yellow" if "not preserved" in sentence else ""
-            person.print(f"{step['axis']}: {sentence}", style=style, markup=False)
+            told = one_line(f"{step['axis']}: {sentence}")
+            person.print(told, style=style, markup=False)
     for warning in serving.warnings(before, after):
         person.print(f"serving: {warning}", style="yellow", markup=False)
     for warning in rounding.warnings(plan):
         person.print(f"width: {warning}", style="yellow", markup=False)
     if not plan.steps:
         person.print("nothing changes: the result is a copy")
-    person.print(f"from {layout.checkpoint.folder}\nto   {target.absolute()}", markup=False)
+    source, result = layout.checkpoint.location, str(target.absolute())
+    person.print(f"from {one_line(source)}\nto   {one_line(result)}", markup=False)
 
 
 def told(sentences: Iterable[str]) -> None:
@@ -77,6 +80,11 @@ def written(result: Written, seconds: float) -> None:
         )
         if count
     ]
+    if still := groups(sorted(moved.still)):
+        told = ", ".join(f"{pattern} ({count})" for pattern, count in still)
+        _person().print(
+            one_line(f"not jittered, for their sigma is 0: {told}"), style="yellow", markup=False
+        )
     speed = report.size(int(result.nbytes / max(seconds, 1e-9)))
     if result.kept:
         plural = "s" * (result.kept != 1)
@@ -119,4 +127,4 @@ def peak_memory() -> int:
 
 def verified(result: Verified, folder: str) -> None:
     """The outcome of verify: all is well, or the first problems."""
-    _person().print(f"{folder} is {result}" if result.ok else str(result), markup=False)
+    _person().print(f"{one_line(folder)} is {result}" if result.ok else str(result), markup=False)

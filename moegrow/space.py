@@ -12,6 +12,7 @@ from moegrow.report import size
 from moegrow.resume import UnfinishedError
 from moegrow.schedule import moves
 from moegrow.shards import Shard
+from moegrow.stream import Source
 
 
 def check_space(
@@ -69,26 +70,27 @@ def _shareable(
     """Bytes of whole blocks that the filesystem of `folder` can share with the source."""
     shares: dict[int, bool] = {}
     total = 0
-    devices = {
-        file.name: (checkpoint.folder / file.name).stat().st_dev for file in checkpoint.files
-    }
-    for copy in moves(shards, checkpoint, without=done).copies:
-        start, stop = -(-copy.start // BLOCK) * BLOCK, copy.stop // BLOCK * BLOCK
-        if copy.start % BLOCK != copy.offset % BLOCK or start >= stop:
-            continue
-        device = devices[copy.file]
-        if device not in shares:
-            shares[device] = _shares(checkpoint.folder / copy.file, start, folder)
-        total += (stop - start) * shares[device]
+    with Source(checkpoint) as source:
+        for copy in moves(shards, checkpoint, without=done).copies:
+            start, stop = -(-copy.start // BLOCK) * BLOCK, copy.stop // BLOCK * BLOCK
+            if copy.start % BLOCK != copy.offset % BLOCK or start >= stop:
+                continue
+            old = source.file(copy.file)
+            if old is None:
+                continue  # far away: every byte of it takes room here
+            device = os.fstat(old).st_dev
+            if device not in shares:
+                shares[device] = _shares(old, start, folder)
+            total += (stop - start) * shares[device]
     return total
 
 
-def _shares(source: Path, start: int, folder: Path) -> bool:
-    """Whether a file in `folder` can share a block of `source`; if unknown, it is said to."""
+def _shares(source: int, start: int, folder: Path) -> bool:
+    """Whether a file in `folder` can share a block of an open one; if unknown, it is said to."""
     trial = temporary(folder / "trial")
     try:
-        with source.open("rb") as old, trial.open("xb") as new:
-            return share_range(old.fileno(), start, BLOCK, new.fileno(), 0)
+        with trial.open("xb") as new:
+            return share_range(source, start, BLOCK, new.fileno(), 0)
     except OSError:
         return True
     finally:

@@ -75,6 +75,11 @@ def _width_sentences(layout: Layout, growth: Growth, compensation: Compensation)
 def _noise(noise: Noise) -> str:
     if noise.kind == "normal":
         return f"normal noise of {noise.amount:g} sigma, seed {noise.seed}"
+    if noise.kind == "finite":
+        return (
+            f"normal noise of {noise.amount:g} sigma, seed {noise.seed}, around finite values;"
+            " NaN and infinity stay as they are"
+        )
     return f"uniform noise within {noise.amount:g}, seed {noise.seed}"
 
 

@@ -3,7 +3,7 @@
 import math
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -18,6 +18,7 @@ from moegrow.plans import Output, Piece
 from moegrow.ranges import read_all
 
 READ = 8 << 20  # bytes read at a time
+KEPT = 32 << 20  # bytes fetched from far away that each thread keeps
 
 
 class Source:
@@ -27,6 +28,7 @@ class Source:
         self._checkpoint = checkpoint
         self._open: dict[str, int] = {}
         self._lock = threading.Lock()
+        self._kept = threading.local()
 
     def __enter__(self) -> Self:
         return self
@@ -40,29 +42,52 @@ class Source:
         """What the headers say of a tensor."""
         return self._checkpoint.tensors[name]
 
-    def file(self, name: str) -> int:
-        """The open file of a name, as a descriptor."""
+    def file(self, name: str) -> int | None:
+        """The open file of a name, as a descriptor, or None where it is not on this machine."""
         with self._lock:
             if name not in self._open:
-                path = self._checkpoint.folder / name
-                self._open[name] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                descriptor = self._opened(name)
+                if descriptor is None:
+                    return None
+                self._open[name] = descriptor
             return self._open[name]
+
+    def _opened(self, name: str) -> int | None:
+        descriptor = self._checkpoint.origin.open(name)
+        if descriptor is None:
+            return None
+        expected = next(file.size for file in self._checkpoint.files if file.name == name)
+        found = os.fstat(descriptor).st_size
+        if found != expected:
+            os.close(descriptor)
+            raise MoegrowError(
+                f"{self._checkpoint.location}/{name} had {expected} bytes and has {found}",
+                "it was changed while it was read; nothing was published",
+            )
+        return descriptor
 
     def read_into(self, file: str, start: int, view: memoryview) -> None:
         """Fill `view` with the bytes of a file from `start` on."""
+        descriptor = self.file(file)
         try:
-            read_all(self.file(file), start, view)
+            if descriptor is None:
+                self._checkpoint.origin.read_into(file, start, view)
+            else:
+                read_all(descriptor, start, view)
         except EOFError as end:
             raise self.cut_short(file, end.args[0]) from None
         except OSError as error:
-            path = self._checkpoint.folder / file
-            raise OSError(error.errno, error.strerror, str(path)) from error
+            path = f"{self._checkpoint.location}/{file}"
+            raise OSError(error.errno, error.strerror, path) from error
 
     def read(self, file: str, start: int, stop: int, size: int) -> Iterator[Bytes]:
         """The bytes of a file from `start` to `stop`, exactly `size` at a time.
 
         Each block is valid until the next is asked for.
         """
+        if self.file(file) is None:
+            yield from self._fetched(file, start, stop, size)
+            return
         buffer = np.empty(min(size, stop - start), np.uint8)
         while start < stop:
             block = buffer[: min(size, stop - start)]
@@ -70,12 +95,33 @@ class Source:
             yield block
             start += block.size
 
+    def _fetched(self, file: str, start: int, stop: int, size: int) -> Iterator[Bytes]:
+        """As `read`, from far away: what this thread has fetched last is not fetched again.
+
+        So the pieces that are joined side by side, which take turns at the same bytes, and σ,
+        which needs a piece before it is changed, cost no more than one request.
+        """
+        step = max(READ // max(size, 1), 1) * max(size, 1)
+        kept = self._kept.__dict__.setdefault("blocks", {})
+        for first in range(start, stop, step):
+            key = file, first, min(stop, first + step)
+            block = kept.pop(key, None)
+            if block is None:
+                block = np.empty(key[2] - first, np.uint8)
+                self.read_into(file, first, block.data)
+                block.flags.writeable = False
+            kept[key] = block  # the last to be let go
+            while len(kept) > 1 and sum(other.size for other in kept.values()) > KEPT:
+                del kept[next(iter(kept))]
+            for at in range(0, block.size, size):
+                yield block[at : at + size]
+
     def cut_short(self, file: str, position: int) -> MoegrowError:
         """The error for a file that has become shorter than its header says."""
         specs = self._checkpoint.tensors.values()
         name = next(spec.name for spec in specs if spec.file == file and spec.stop > position)
         return MoegrowError(
-            f"{self._checkpoint.folder / file} ends before the end of {name}",
+            f"{self._checkpoint.location}/{file} ends before the end of {name}",
             "it was changed while it was read; nothing was published",
         )
 
@@ -137,29 +183,40 @@ def constant(dtype: str, piece: Piece, count: int) -> Iterator[Bytes]:
 def change(output: Output, piece: Piece, row: int, deviation: float, scratch: Scratch) -> Change:
     """What a piece that begins at `row` of its output does to its values.
 
-    `deviation` is what `sigma` says of the piece.
+    `deviation` is what `sigma` says of the piece; where it is 0, the output is noted as still.
     """
     draw, amount = None, 0.0
     if piece.noise:
         draw = Draw(piece.noise, output.name, row)
         amount = piece.noise.amount * deviation
+        if not deviation:
+            scratch.still.add(output.name)
     return Change(output.dtype, piece, draw, amount, scratch)
 
 
-def sigma(piece: Piece, dtype: str, blocks: Iterator[Bytes], scratch: Scratch) -> float:
+def is_relative(piece: Piece) -> bool:
+    """Whether noise in a piece is relative to the deviation of its values."""
+    return piece.noise is not None and piece.noise.kind != "uniform"
+
+
+def sigma(piece: Piece, dtype: str, read: Callable[[], Iterator[Bytes]], scratch: Scratch) -> float:
     """The deviation that noise in a piece is relative to: 1 where it is relative to nothing.
 
-    The blocks are those of the piece, each of a multiple of CHUNK values but the last. Raises
-    MoegrowError where the values have no deviation.
+
+    `read` gives the blocks of the piece, anew each time that it is called, each of a multiple of
+    CHUNK values but the last. Raises MoegrowError where the values have no deviation.
     """
-    if not piece.noise or piece.noise.kind != "normal":
+    if not piece.noise or not is_relative(piece):
         return 1.0
-    found = arithmetic.deviation(blocks, dtype, scratch)
+    found = arithmetic.deviation(read(), dtype, scratch)
+    if not math.isfinite(found) and piece.noise.kind == "finite":
+        found = arithmetic.deviation_of_finite(read(), dtype, scratch)
     if not math.isfinite(found):
         raise MoegrowError(
             f"{piece.source} holds NaN, infinity or values beyond 1e18, so noise relative to"
             " their deviation means nothing",
-            "look at the source first; --noise 0 copies it as it is",
+            "moegrow inspect --values shows where; --allow-nonfinite takes the sigma of the others"
+            " and leaves those as they are, --noise 0 copies all as it is",
         )
     return found
 
@@ -176,7 +233,7 @@ def _changed(
     def stored() -> Iterator[Bytes]:
         return source.read(spec.file, start, stop, max(1, READ // chunk) * chunk)
 
-    deviation = sigma(piece, spec.dtype, stored(), scratch)
+    deviation = sigma(piece, spec.dtype, stored, scratch)
     made = change(output, piece, row, deviation, scratch)
     first = 0
     for block in stored():
@@ -206,8 +263,11 @@ def _joined(source: Source, output: Output, scratch: Scratch) -> Iterator[Bytes]
         if piece.is_copy:
             yield from columns(piece)
             return
-        flat = (block.ravel() for block in columns(piece))
-        deviation = sigma(piece, output.dtype, rechunked(flat, CHUNK * width), scratch)
+
+        def values() -> Iterator[Bytes]:
+            return rechunked((block.ravel() for block in columns(piece)), CHUNK * width)
+
+        deviation = sigma(piece, output.dtype, values, scratch)
         made = change(output, piece, first, deviation, scratch)
         done = 0
         for block in columns(piece):

@@ -1,7 +1,12 @@
-"""Rows of text as a table: for a terminal, and as HTML for a notebook."""
+"""Rows of text as a table, for a terminal and for a notebook, and names as a few patterns."""
 
-from collections.abc import Sequence
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from html import escape
+from itertools import zip_longest
+
+from moegrow import maps
 
 Rows = Sequence[Sequence[str]]
 
@@ -35,3 +40,26 @@ def html(rows: Rows, sentences: Sequence[str] = (), *, heading: bool = False) ->
         lines.append(f"<tr><th>{escape(first)}</th>{cells}</tr>")
     below = "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
     return f"<table>{''.join(lines)}</table>{below}"
+
+
+def groups(names: Iterable[str]) -> list[tuple[str, int]]:
+    """Names that differ in numbers alone, as one pattern each with how many there are.
+
+    >>> groups(["layers.0.up", "layers.1.up", "norm"])
+    [('layers.{0-1}.up', 2), ('norm', 1)]
+    """
+    found: dict[str, list[tuple[int, ...]]] = defaultdict(list)
+    for name in names:
+        parts = re.split(r"(?<=\.)([0-9]{1,9})(?=\.|$)", name)
+        found["\0".join(parts[::2])].append(tuple(map(int, parts[1::2])))
+    patterns = []
+    for template, numbers in found.items():
+        ranges = [_ranges(sorted(set(slot))) for slot in zip(*numbers, strict=True)]
+        words = zip_longest(template.split("\0"), ranges, fillvalue="")
+        patterns.append(("".join(word for pair in words for word in pair), len(numbers)))
+    return patterns
+
+
+def _ranges(numbers: list[int]) -> str:
+    spelled = maps.spell(numbers)
+    return spelled if len(numbers) == 1 else "{" + spelled + "}"

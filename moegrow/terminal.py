@@ -5,7 +5,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -28,16 +28,17 @@ def read_source(source: str | None) -> Any:
         return source
     if source is None and sys.stdin.isatty():
         raise UsageError("no SOURCE was given", "name a checkpoint's folder, or pipe a plan in")
-    first = sys.stdin.readline()
-    if first.lstrip().startswith("{"):
-        from moegrow.planfile import take_lines
+    from moegrow.planfile import lines_of, take_lines
 
-        return take_lines(chain([first], sys.stdin))
+    rest = lines_of(sys.stdin)
+    first = next(rest, "")
+    if first.lstrip().startswith("{"):
+        return take_lines(chain([first], rest))
     if not first.strip():
         raise MoegrowError(
             "nothing came in on standard input", "the command before this one may have failed"
         )
-    if any(line.strip() for line in sys.stdin):
+    if any(line.strip() for line in rest):
         raise MoegrowError(
             "standard input is neither a plan nor one line with a path",
             f"it begins with {first.strip()[:60]!r}",
@@ -49,13 +50,23 @@ def command_line(source: str | None, read: Any) -> str:
     """The command as it was typed, so that it can be typed again: `| moegrow …` behind a pipe.
 
     A path that came in on standard input is named like any other. Whether an earlier run was gone
-    on with makes no difference to the plan, so that is left out.
+    on with makes no difference to the plan, so that is left out, and so is a token, which is
+    nobody's business.
     """
-    typed = [word for word in sys.argv[1:] if word != "--resume"]
+    typed = [word for word in _without_token(sys.argv[1:]) if word != "--resume"]
     if source in (None, "-") and isinstance(read, str):
         typed = [word for word in typed if word != "-"] + [read]
     piped = "" if isinstance(read, str) else "| "
     return piped + shlex.join(["moegrow", *typed])
+
+
+def _without_token(typed: Iterable[str]) -> Iterator[str]:
+    words = iter(typed)
+    for word in words:
+        if word == "--token":
+            next(words, None)
+        elif not word.startswith("--token="):
+            yield word
 
 
 def print_json(document: Any) -> None:

@@ -1,13 +1,14 @@
 """The verbs of the command line as functions: what `import moegrow` offers."""
 
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from moegrow import cookbook, grow, maps, modes, presets, report
 from moegrow.check import check_noise
 from moegrow.errors import UsageError, choose
 from moegrow.opened import AnySource, Opened, begin, check_unedited, load
+from moegrow.origin import Access
 from moegrow.plans import Noise, Plan
 from moegrow.recipe import Recipe, Step
 from moegrow.report import Inspection
@@ -30,6 +31,8 @@ def depth(
     layers: str | None = None,
     new_layers: str | None = None,
     family: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+    token: str | None = None,
     command: str = "",
 ) -> Plan:
     """The plan of `source` with more layers; nothing is written.
@@ -39,8 +42,8 @@ def depth(
     `every` layers, "overlap" joins the model without its last and without its first `drop`
     layers. `keep_first` and `keep_last` layers stay single. `layers` is a free map such as
     "0,0,1-3" instead. new_layers: "copy", or "identity" for repeated layers that begin as the
-    identity (the rule for "expand"). family: a family file of your own. `command` is noted in
-    the plan as what made it.
+    identity (the rule for "expand"). family: a family file of your own. revision, token: for a
+    repository of the Hub. `command` is noted in the plan as what made it.
     """
     # Spelled out, so that a recipe says what a later version might choose otherwise.
     if mode is None and layers is None:
@@ -52,7 +55,8 @@ def depth(
         keep_last=keep_last or None, group=None if group == 1 else group, every=every, drop=drop,
         layers=layers, new_layers=new_layers,
     )  # fmt: skip
-    return _noted(_grown(begin(source, family), step), command or _call(step, family))
+    old = begin(source, family, Access(token, revision))
+    return _noted(_grown(old, step), command or _call(step, family, revision))
 
 
 def width(
@@ -65,7 +69,10 @@ def width(
     order: str | None = None,
     router: str | None = None,
     preset: str = "orthogonal",
+    allow_nonfinite: bool = False,
     family: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+    token: str | None = None,
     command: str = "",
 ) -> Plan:
     """The plan of `source` with more experts; nothing is written.
@@ -73,14 +80,16 @@ def width(
     experts: a factor ("2x") or a number. noise: σ of the Gaussian noise on copies, relative to
     that of what is copied (0.01). top_k: "scale" (grows with the experts), "keep" or a number.
     order: "append" copies behind the originals or "interleave" beside them. router: "noise" or
-    "copy" for the copies' router rows. What is not given comes from `preset`. family: a family
-    file of your own.
+    "copy" for the copies' router rows. allow_nonfinite: take σ of the finite values where others
+    are NaN or infinite, which then stay as they are. What is not given comes from `preset`.
+    family: a family file of your own. revision, token: for a repository of the Hub.
     """
     step = _step(
         "width", experts=experts, noise=noise, seed=seed, top_k=top_k, order=order, router=router,
-        preset=preset,
+        preset=preset, allow_nonfinite=allow_nonfinite or None,
     )  # fmt: skip
-    return _noted(_grown(begin(source, family), step), command or _call(step, family))
+    old = begin(source, family, Access(token, revision))
+    return _noted(_grown(old, step), command or _call(step, family, revision))
 
 
 def run(
@@ -89,20 +98,25 @@ def run(
     *,
     seed: int | None = None,
     family: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+    token: str | None = None,
     command: str = "",
 ) -> Plan:
     """The plan of `source` after every step of a recipe; nothing is written.
 
     recipe: a file, the name of one that ships with moegrow (`moegrow recipes` lists them), or
     one that was read. seed: for all steps, instead of those that the recipe says. family: a
-    family file of your own. The plan is that of the same calls of `depth` and `width`.
+    family file of your own. revision, token: for a repository of the Hub. The plan is that of the
+    same calls of `depth` and `width`.
     """
     read = recipe if isinstance(recipe, Recipe) else cookbook.open_recipe(recipe)
     chosen = read.family if family is None else family
-    old = begin(source, chosen)
+    old = begin(source, chosen, Access(token, revision))
     for step in read.steps:
         old = old._replace(plan=_grown(old, seeded(step, read, seed)))
-    called = _spelled(recipe=recipe if isinstance(recipe, Recipe) else str(recipe), seed=seed)
+    called = _spelled(
+        recipe=recipe if isinstance(recipe, Recipe) else str(recipe), seed=seed, revision=revision
+    )
     return _noted(old.plan, command or f"moegrow.run(source, {called})")
 
 
@@ -114,12 +128,27 @@ def seeded(step: Step, recipe: Recipe, seed: int | None) -> Step:
     return {**step, "seed": (own or 0) if seed is None else seed}
 
 
-def inspect(source: AnySource, *, family: str | os.PathLike[str] | None = None) -> Inspection:
+def inspect(
+    source: AnySource,
+    *,
+    family: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    values: bool = False,
+) -> Inspection:
     """What a checkpoint is, or what a plan makes: family, layers, experts, parameters, bytes.
 
-    docs/json.md describes the keys; printed, it is a table.
+    With `values`, all weights are read, a plan's source's, and under "values" stand the tensors
+    that hold NaN or infinity, one value alone, or none. docs/json.md describes the keys; printed,
+    it is a table.
     """
-    return report.inspection(*load(source, family))
+    opened = load(source, family, Access(token, revision))
+    facts = report.inspection(*opened)
+    if values:
+        from moegrow.values import find_values
+
+        facts["values"] = asdict(find_values(opened.layout.checkpoint))
+    return facts
 
 
 def _step(grow: str, **options: Any) -> Step:
@@ -165,6 +194,7 @@ def _widened(old: Opened, step: Step) -> Plan:
     experts = str(step.get("experts", "2x"))
     wanted = presets.expert_count(experts, count, kind)
     maps.check_size(wanted, "experts")
+    drawn = Noise("finite" if step.get("allow_nonfinite") else "normal", noise, seed)
     asked = chosen["top_k"]
     if kind == "skip" and asked == "scale":
         asked = "keep"
@@ -173,8 +203,8 @@ def _widened(old: Opened, step: Step) -> Plan:
         layout,
         presets.expert_map(layout, count, wanted, order),
         top_k=presets.top_k(asked, plan.growth.top_k, wanted, count),
-        weight_noise=Noise("normal", noise, seed) if noise else None,
-        router_noise=presets.router_noise(chosen["router"], noise, seed),
+        weight_noise=drawn if noise else None,
+        router_noise=presets.router_noise(chosen["router"], drawn),
     )
     check_noise(new)
     return new
@@ -184,10 +214,11 @@ def _noted(new: Plan, command: str) -> Plan:
     return replace(new, commands=(*new.commands, command))
 
 
-def _call(step: Step, family: str | os.PathLike[str] | None) -> str:
+def _call(step: Step, family: str | os.PathLike[str] | None, revision: str | None) -> str:
     """The Python call that a plan notes where no command line made it."""
     options = {key: value for key, value in step.items() if key != "grow"}
-    spelled = _spelled(**options, family=None if family is None else str(family))
+    own = None if family is None else str(family)
+    spelled = _spelled(**options, family=own, revision=revision)
     return f"moegrow.{step['grow']}(source{', ' if spelled else ''}{spelled})"
 
 

@@ -15,16 +15,26 @@ import numpy as np
 from moegrow import jsontext, report
 from moegrow.arithmetic import Scratch, compiled_loops
 from moegrow.check import check_plan, check_source
-from moegrow.checkpoint import CONFIG, INDEX, PLAN, Checkpoint, open_checkpoint, user_path
+from moegrow.checkpoint import (
+    CONFIG,
+    INDEX,
+    LARGEST_INDEX,
+    PLAN,
+    Checkpoint,
+    open_checkpoint,
+    user_path,
+)  # fmt: skip
 from moegrow.digests import Digests
-from moegrow.errors import MoegrowError, printable
+from moegrow.errors import MoegrowError, OutOfReachError, printable
 from moegrow.header import read_header, write_header
 from moegrow.integrity import Held, file_problems, hold, is_as_written, kept_digests
 from moegrow.layout import parameters, read_layout
+from moegrow.origin import Access
 from moegrow.planfile import read_plan
 from moegrow.plans import Output, Plan
 from moegrow.ranges import BLOCK, cores
 from moegrow.realised import Realised, add_all
+from moegrow.strangers import exists_inside, read_text
 from moegrow.stream import READ, Source, segments
 
 SHOWN = 20  # problems that are printed
@@ -48,7 +58,7 @@ class Verified:
     realised: dict[str, Realised] = field(default_factory=dict, compare=False)
     held: int = 0
     unchecked: int = 0
-    gone: Path | None = None
+    gone: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -85,6 +95,7 @@ def verify(
     source: str | os.PathLike[str] | None = None,
     *,
     threads: int | None = None,
+    token: str | None = None,
     progress: Progress = lambda count: None,
 ) -> Verified:
     """Compare the checkpoint in the folder `grown` with the plan that lies in it.
@@ -92,14 +103,14 @@ def verify(
     Every tensor of the plan must be there with its dtype and shape, and nothing else; copied
     ranges must equal the source byte for byte; noise is drawn again and compared; the config
     must be the planned one and agree with the tensors; the other files must have their digests.
-    The source is where the plan says, or in the folder `source`. If there is nothing where the plan
-    says, what has a digest is held against that instead. Raises MoegrowError where `grown` is no
-    folder of moegrow's, or the source another than the plan's.
+    The source is where the plan says, or where `source` says; `token` is for one on the Hub. If
+    there is nothing where the plan says, what has a digest is held against that instead. Raises
+    MoegrowError where `grown` is no folder of moegrow's, or the source another than the plan's.
     """
     folder = user_path(grown)
     if not folder.exists():
         raise MoegrowError(f"{folder} does not exist", "give the folder of a grown checkpoint")
-    if not (folder / PLAN).exists():
+    if not exists_inside(folder, PLAN):
         raise MoegrowError(
             f"{folder} holds no {PLAN}", "verify takes a folder that moegrow has written"
         )
@@ -108,9 +119,8 @@ def verify(
         # Nothing else can be held against a plan that is not the one.
         return Verified((f"{PLAN} is not as it was written",), 0)
     plan = read_plan(folder / PLAN)
-    origin = None
-    if source is not None or plan.source.path.exists():
-        origin = open_checkpoint(source if source is not None else plan.source.location)
+    origin = _source_of(plan, source, Access(token))
+    if origin:
         check_source(plan, origin)
         check_plan(plan, origin)
     try:
@@ -119,19 +129,34 @@ def verify(
         return Verified((error.message,), len(plan.outputs))
     problems += [
         *_name_problems(plan, written),
-        *_config_problems(plan, written),
-        *_file_problems(plan, written),
+        *_config_problems(plan, written, folder),
+        *_file_problems(plan, written, folder),
     ]
-    threads = threads or cores()
+    threads = threads or (origin and origin.origin.threads) or cores()
     if origin:
         result = _compare(plan, origin, written, threads, progress)
     else:
-        result = _hold(plan, written, kept, threads, progress)
+        result = _hold(plan, written, folder, kept, threads, progress)
     problems += result.problems
     told = " ".join(problems)
     beside = file_problems(folder, kept) if kept else ()
     problems += [problem for name, problem in beside if name not in told]
     return replace(result, problems=tuple(problems))
+
+
+def _source_of(
+    plan: Plan, source: str | os.PathLike[str] | None, access: Access
+) -> Checkpoint | None:
+    """The source of a plan, or None where it is gone or, offline, out of reach."""
+    if source is not None:
+        return open_checkpoint(source, access)
+    folder = plan.source.folder
+    if folder is not None and not folder.exists():
+        return None
+    try:
+        return open_checkpoint(plan.source.location, access)
+    except OutOfReachError:
+        return None
 
 
 def _compare(
@@ -150,11 +175,17 @@ def _compare(
 
 
 def _hold(
-    plan: Plan, written: Checkpoint, kept: Digests | None, threads: int, progress: Progress
+    plan: Plan,
+    written: Checkpoint,
+    folder: Path,
+    kept: Digests | None,
+    threads: int,
+    progress: Progress,
 ) -> Verified:
     """The tensors held against their digests, as far as there are any: the source is gone."""
-    nothing = Held([], 0)
-    problems, held = hold(written, kept, threads=threads, progress=progress) if kept else nothing
+    problems, held = Held([], 0)
+    if kept:
+        problems, held = hold(written, folder, kept, threads=threads, progress=progress)
     return Verified(
         tuple(problems), len(plan.outputs), held=held, unchecked=max(0, plan.nbytes - held),
         gone=plan.source.path,
@@ -181,7 +212,7 @@ def _is_like(output: Output, written: Checkpoint) -> bool:
     return spec is not None and (spec.dtype, spec.shape) == (output.dtype, output.shape)
 
 
-def _config_problems(plan: Plan, written: Checkpoint) -> Iterator[str]:
+def _config_problems(plan: Plan, written: Checkpoint, folder: Path) -> Iterator[str]:
     """Where config and index say something else than the plan and the tensors."""
     if written.config_text != plan.config:
         yield f"{CONFIG} is not the one that was planned"
@@ -189,10 +220,10 @@ def _config_problems(plan: Plan, written: Checkpoint) -> Iterator[str]:
         read_layout(written, family_text=plan.family_text)
     except MoegrowError as error:
         yield error.message
-    if not (written.folder / INDEX).exists():
+    if not exists_inside(folder, INDEX):
         yield f"{INDEX} is missing"
         return
-    table = jsontext.loads((written.folder / INDEX).read_text("utf-8", "replace"), INDEX)
+    table = jsontext.loads(read_text(folder, INDEX, LARGEST_INDEX), INDEX)
     metadata = table.get("metadata")
     if not isinstance(metadata, dict):
         metadata = {}
@@ -204,11 +235,11 @@ def _config_problems(plan: Plan, written: Checkpoint) -> Iterator[str]:
             yield f"{INDEX} says {key} {metadata.get(key)}, and it is {value}"
 
 
-def _file_problems(plan: Plan, written: Checkpoint) -> Iterator[str]:
+def _file_problems(plan: Plan, written: Checkpoint, folder: Path) -> Iterator[str]:
     """Headers that are not, byte for byte, what moegrow writes, and weights beside the index."""
     shapes = {output.name: (output.name, output.dtype, output.shape) for output in plan.outputs}
     for file in written.files:
-        found = read_header(written.folder / file.name)
+        found = read_header(folder / file.name)
         in_order = sorted(found.tensors, key=lambda spec: (spec.start, spec.stop))
         if not all(spec.name in shapes for spec in in_order):
             continue
@@ -218,7 +249,7 @@ def _file_problems(plan: Plan, written: Checkpoint) -> Iterator[str]:
         if hashlib.sha256(expected).hexdigest() != found.digest:
             yield f"the header of {file.name} is not as it was written"
     named = {file.name for file in written.files}
-    for path in sorted(written.folder.glob("*.safetensors")):
+    for path in sorted(folder.glob("*.safetensors")):
         if path.name not in named:
             yield f"{path.name} is not in {INDEX}"
 

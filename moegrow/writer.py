@@ -10,11 +10,22 @@ from pathlib import Path
 
 from moegrow import card, engine, report, shards, verifier
 from moegrow.check import check_plan, check_source, check_unchanged, check_witness, witness
-from moegrow.checkpoint import CONFIG, DIGESTS, INDEX, PLAN, Checkpoint, open_checkpoint, user_path
-from moegrow.digests import Digests, file_digest, text_digest
+from moegrow.checkpoint import (
+    CARD,
+    CONFIG,
+    DIGESTS,
+    INDEX,
+    PLAN,
+    Checkpoint,
+    open_checkpoint,
+    user_path,
+)  # fmt: skip
+from moegrow.digests import Digests, file_digest, text_bytes, text_digest
 from moegrow.durable import durable, sync
 from moegrow.engine import Moved
-from moegrow.errors import MoegrowError
+from moegrow.errors import MoegrowError, UsageError
+from moegrow.hub import Repository
+from moegrow.origin import Access, contents
 from moegrow.partial import Partial, locked, partial_of
 from moegrow.plans import Plan
 from moegrow.ranges import cores
@@ -24,7 +35,6 @@ from moegrow.space import check_space
 from moegrow.targets import Journal
 from moegrow.verifier import Verified
 
-CARD = "README.md"
 REPLACED = ".replaced"  # behind the name of a result, for the moment in which it is replaced
 
 Progress = Callable[[int], None]
@@ -77,6 +87,8 @@ def apply(
     threads: int | None = None,
     max_shard_size: str | int = shards.DEFAULT_SIZE,
     reflink: bool = True,
+    download: bool = False,
+    token: str | None = None,
     progress: Progress = lambda count: None,
     say: Say = lambda text: None,
     checked: Checkpoint | None = None,
@@ -84,24 +96,27 @@ def apply(
     """Write the checkpoint that the plan describes to the folder `output`.
 
     With `resume`, shards that an earlier run of the same plan has finished are kept. With
-    `digests`, those of all bytes are kept beside the result, not only of the computed ones.
+    `digests`, those of all bytes are kept beside the result, not only of the computed ones. With
+    `download` a source on the Hub is put into the Hub's cache first; `token` is for it.
     `progress` is called with the number of bytes just written, from several threads, and `say`
     with sentences for a person. `checked` is the plan's source, where it has just been opened and
     the plan held against it. Raises MoegrowError, with nothing left under the final name, where the
     plan does not fit its source or the folder may not be written.
     """
-    target = user_path(output).absolute()
-    check_target(target, plan.source.path, force=force or (resume and is_written(plan, target)))
+    target, here = user_path(output).absolute(), plan.source.folder
+    check_target(target, here, force=force or (resume and is_written(plan, target)))
     for beside in (partial_of(target), target.with_name(target.name + REPLACED)):
-        check_apart(beside, plan.source.path)
-    checkpoint = checked or open_checkpoint(plan.source.location)
+        check_apart(beside, here)
+    checkpoint = checked or open_checkpoint(plan.source.location, Access(token))
     if not checked:
         check_source(plan, checkpoint)
         check_plan(plan, checkpoint)
     files = shards.split(plan, checkpoint, max_shard_size)
-    threads = threads or cores()
+    if download:
+        fetch(checkpoint)
+    threads = threads or checkpoint.origin.threads or cores()
     seen = witness(checkpoint)
-    check_witness(plan, seen, checkpoint)
+    check_witness(seen, checkpoint)
     with locked(target) as partial:
         if resume and is_written(plan, target):
             say(f"{target} is complete already")
@@ -126,7 +141,22 @@ def apply(
     return Written(target, len(files), len(plan.outputs), plan.nbytes, moved, len(done))
 
 
-def check_target(target: Path, source: Path, *, force: bool) -> None:
+def fetch(checkpoint: Checkpoint, *, quiet: bool = True) -> None:
+    """Put all that is read from a source on the Hub into the Hub's cache.
+
+    Raises MoegrowError where the source is elsewhere, or it does not arrive whole.
+    """
+    origin = checkpoint.origin
+    if not isinstance(origin, Repository):
+        raise UsageError(
+            f"--download is for a repository of the Hub, and {origin.location} is none",
+            "leave it out",
+        )
+    names = [CONFIG, INDEX, CARD, *(file.name for file in checkpoint.files), *checkpoint.side_files]
+    origin.download([name for name in names if origin.has(name)], quiet=quiet)
+
+
+def check_target(target: Path, source: Path | None, *, force: bool) -> None:
     """Raise MoegrowError unless `target` may be written: new, or made by moegrow and `force`.
 
     The source, and anything in it or around it, is never written, whatever the flags.
@@ -153,8 +183,10 @@ def check_free(target: Path, *, force: bool) -> None:
         )
 
 
-def check_apart(target: Path, source: Path) -> None:
-    """Raise MoegrowError where writing to `target` could touch the source."""
+def check_apart(target: Path, source: Path | None) -> None:
+    """Raise MoegrowError where writing to `target` could touch a source on this machine."""
+    if source is None:
+        return
     real, origin = target.resolve(), source.resolve()
     folder = origin if origin.is_dir() else origin.parent
     if real == folder or real.is_relative_to(folder) or folder.is_relative_to(real):
@@ -167,7 +199,8 @@ def check_apart(target: Path, source: Path) -> None:
 
 def default_name(plan: Plan) -> str:
     """The folder for a result that was given none: `ckpt-depth2x-width2x`."""
-    name = plan.source.path.name
+    # It comes from a plan, and is printed for the next program as it is.
+    name = "".join(mark if mark.isprintable() else "_" for mark in plan.source.name)
     for step in plan.steps:
         if step["axis"] not in ("depth", "width"):
             continue
@@ -208,20 +241,21 @@ def _finish(
 ) -> None:
     """Write what stands beside the shards, index and config last."""
     folder = partial.result
-    texts = {CARD: card.model_card(plan, name), INDEX: shards.index(files), CONFIG: plan.config}
+    text = card.model_card(plan, name, card.carried_from(checkpoint.origin), checkpoint.side_files)
+    texts = {CARD: text, INDEX: shards.index(files), CONFIG: plan.config}
     for side in checkpoint.side_files:
         copy = folder / side
         copy.parent.mkdir(parents=True, exist_ok=True)
-        with (checkpoint.folder / side).open("rb") as old, durable(copy) as file:
-            shutil.copyfileobj(old, file)
+        with durable(copy) as file:
+            file.writelines(contents(checkpoint.origin, side))
         sync(copy.parent)
-    found = {side: file_digest(folder / side) for side in (PLAN, *checkpoint.side_files)}
+    found = {side: file_digest(folder, side) for side in (PLAN, *checkpoint.side_files)}
     found |= {side: text_digest(text) for side, text in texts.items()}
     entries = tuple(map(partial.noted, files))
     texts[DIGESTS] = Digests(everything, found, entries).text()
     for side in (CARD, DIGESTS, INDEX, CONFIG):
         with durable(folder / side) as file:
-            file.write(texts[side].encode())
+            file.write(text_bytes(texts[side]))
     sync(folder)
 
 

@@ -8,8 +8,8 @@ import torch
 
 import moegrow
 from moegrow.checkpoint import CONFIG
-from moegrow.difference import groups
 from moegrow.planfile import to_lines
+from moegrow.tables import groups
 
 
 @pytest.fixture

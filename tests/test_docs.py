@@ -160,8 +160,8 @@ def test_every_block_of_commands_is_run_or_says_that_it_is_not(page):
         if block["language"] == "console":
             assert start.startswith("$ "), start
         elif not block["mark"]:
-            # Whatever else a shell would run; console and python are run, and data is not.
-            assert block["language"] in {"python", "json", "toml", "yaml", "text"}, start
+            # Whatever else a shell would run; console and Python are run, and data is not.
+            assert block["language"] in {"python", "pycon", "json", "toml", "yaml", "text"}, start
     assert text.count("Not run by the tests") == sum(bool(block["mark"]) for block in found)
 
 

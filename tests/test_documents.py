@@ -5,9 +5,11 @@ import re
 
 import alter
 import pytest
+import torch
 from test_docs import DOCS, rows, section
 
 PAGE = DOCS / "json.md"
+EXPERT = "model.layers.1.mlp.experts.2.up_proj.weight"
 KINDS = {
     "text": str, "whole number": int, "number": float, "true or false": bool, "list": list,
     "table": dict, "nothing": type(None), "any": object,
@@ -78,6 +80,11 @@ def test_growth(run, source, checkpoint, tmp_path):
         document(run("width", checkpoint("deepseek_v3"), "--json", "-o", "compensated")),
     ]
     (tmp_path / "plan.jsonl").write_text(run("depth", source, "--plan").stdout)
+    still = alter.copy(checkpoint(), tmp_path / "still")
+    with alter.weights(still) as tensors:
+        tensors[EXPERT] = torch.ones_like(tensors[EXPERT])
+    documents.append(document(run("width", still, "-o", "constant", "--json")))
+    assert documents[-1]["still"] == [EXPERT.replace("experts.2", "experts.6")]
     documents.append(document(run("apply", "plan.jsonl", "-o", "applied", "--json")))
     hold("depth, width, apply, run", *documents)
     wide, dry, *_ = documents
@@ -112,7 +119,17 @@ def test_verify(run, source, tmp_path):
 
 
 def test_inspect(run, source):
-    hold("inspect", document(run("inspect", source, "--json")))
+    name, other, norm = EXPERT, EXPERT.replace("up_proj", "down_proj"), "model.norm.weight"
+    with alter.weights(source) as tensors:
+        tensors["empty"] = torch.zeros(0, 4)
+        tensors[norm] = torch.ones_like(tensors[norm])
+        tensors[name], tensors[other] = tensors[name].clone(), tensors[other].clone()
+        tensors[name][0, 0], tensors[other][0, 1] = float("nan"), float("inf")
+    found = document(run("inspect", source, "--values", "--json"))
+    hold("inspect", document(run("inspect", source, "--json")), found)
+    assert (found["values"]["nan"], found["values"]["infinite"]) == ({name: 1}, {other: 1})
+    assert norm in found["values"]["constant"]
+    assert found["values"]["empty"] == ["empty"]
 
 
 def test_diff(run, source, checkpoint, tmp_path):

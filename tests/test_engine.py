@@ -260,7 +260,7 @@ def large_pieces(folder):
     outputs += [Output("many", "BF16", (10, 100_001), pieces)]
     wide = tuple(piece._replace(source="wide") for piece in pieces)
     outputs += [Output("wide", "F32", (10, 100_001), wide)]
-    where = replace(tiny_plan.source, path=source, files=origin.files)
+    where = replace(tiny_plan.source, path=str(source), files=origin.files)
     return replace(tiny_plan, outputs=tuple(outputs), source=where)
 
 
@@ -382,11 +382,11 @@ def test_every_file_is_closed(source, filled, monkeypatch, fails):
 def test_a_source_that_two_threads_open_at_once_is_opened_once(checkpoint, monkeypatch):
     together, real = threading.Barrier(2), os.open
 
-    def slow(path, *arguments):
+    def slow(path, *arguments, **keywords):
         if threading.current_thread() is not threading.main_thread():
             with suppress(threading.BrokenBarrierError):
                 together.wait(0.5)
-        return real(path, *arguments)
+        return real(path, *arguments, **keywords)
 
     origin = open_checkpoint(checkpoint())
     before = len(os.listdir("/proc/self/fd"))

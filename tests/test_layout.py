@@ -163,7 +163,7 @@ def test_every_problem_is_told_at_once(source):
     assert all(word in message for word in ("experts.1", "layers.2", "mystery"))
 
 
-@pytest.mark.parametrize("digit", ["²", "٣", "9" * 5000])
+@pytest.mark.parametrize("digit", ["²", "٣", "9" * 500])
 def test_a_name_that_ends_in_odd_digits_is_carried_along(source, digit):
     name = "model.layers.0.self_attn." + digit
     with alter.weights(source) as tensors:
@@ -171,7 +171,7 @@ def test_a_name_that_ends_in_odd_digits_is_carried_along(source, digit):
     assert name in {output.name for output in grow.start(layout_of(source)).outputs}
 
 
-@pytest.mark.parametrize("number", ["9" * 5000, "1٠", "4"])
+@pytest.mark.parametrize("number", ["9" * 500, "1٠", "4"])
 def test_a_layer_or_expert_of_an_odd_number_is_refused(source, number):
     with alter.weights(source) as tensors:
         tensors[f"model.layers.{number}.mlp.gate.weight"] = tensors["model.norm.weight"]

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from pathlib import Path
 
 import pytest
 from benchmarks import sparse
@@ -25,7 +26,7 @@ def source(tmp_path):
 
 
 def read(checkpoint, spec):
-    with (checkpoint.folder / spec.file).open("rb") as file:
+    with (Path(checkpoint.location) / spec.file).open("rb") as file:
         file.seek(spec.start)
         return file.read(spec.stop - spec.start)
 
@@ -34,7 +35,7 @@ def mark(checkpoint):
     """Write something of its own at both ends of every tensor."""
     for spec in checkpoint.tensors.values():
         own = hashlib.sha256(spec.name.encode()).digest()[: spec.stop - spec.start]
-        with (checkpoint.folder / spec.file).open("rb+") as file:
+        with (Path(checkpoint.location) / spec.file).open("rb+") as file:
             for place in (spec.start, spec.stop - len(own)):
                 file.seek(place)
                 file.write(own)

@@ -211,10 +211,21 @@ def test_a_source_that_became_shorter_is_named(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     save(tmp_path / "model.safetensors", {"old": weights(4, 100)})
     origin = open_checkpoint(tmp_path)
-    (tmp_path / "model.safetensors").write_bytes(b"short")
     output = Output("new", "F32", (4, 100), (Piece("old", 0, 4),))
-    with pytest.raises(MoegrowError, match="ends before the end of old"), Source(origin) as source:
-        list(blocks(source, output, Scratch()))
+    with Source(origin) as source:
+        source.file("model.safetensors")
+        (tmp_path / "model.safetensors").write_bytes(b"short")
+        with pytest.raises(MoegrowError, match="ends before the end of old"):
+            list(blocks(source, output, Scratch()))
+
+
+def test_a_source_of_another_size_than_its_header_said_is_not_read(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    save(tmp_path / "model.safetensors", {"old": weights(4, 100)})
+    origin = open_checkpoint(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"short")
+    with pytest.raises(MoegrowError, match="and has 5"), Source(origin) as source:
+        source.file("model.safetensors")
 
 
 def test_files_are_closed(tmp_path):

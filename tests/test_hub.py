@@ -1,0 +1,504 @@
+"""The Hub as a source, through its real client and against a small Hub on loopback."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from itertools import pairwise
+from pathlib import Path
+
+import alter
+import hubserver
+import pytest
+import tiny
+
+import moegrow
+from moegrow.checkpoint import DIGESTS, PLAN
+from moegrow.hub import looks_like_one
+
+NAME = "org/tiny-moe"
+TOKEN = "hf_secretSECRETsecret"
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A Hub that every command of the test talks to, with a cache of its own and no token."""
+    with hubserver.serving() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf-home"))
+        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+        for name in ("HF_TOKEN", "HF_HUB_CACHE", "HUGGING_FACE_HUB_TOKEN"):
+            monkeypatch.delenv(name, raising=False)
+        yield hub
+
+
+@pytest.fixture
+def source(checkpoint, tmp_path):
+    """A checkpoint with what travels along, and what must not."""
+    folder = alter.copy(checkpoint(), tmp_path / "elsewhere")
+    (folder / "tokenizer.json").write_text('{"a": 1}' * 50)
+    (folder / "LICENSE").write_text("free")
+    (folder / "sub").mkdir()
+    (folder / "sub" / "note.txt").write_text("note")
+    (folder / "pytorch_model.bin").write_bytes(b"x" * 5000)
+    (folder / ".hidden").write_text("hidden")
+    (folder / "other").mkdir()
+    (folder / "other" / "config.json").write_text("{}")
+    (folder / "other" / "vocab.txt").write_text("of another checkpoint")
+    return folder
+
+
+@pytest.fixture
+def commit(hub, source):
+    return hub.add(NAME, source)
+
+
+@pytest.fixture
+def refused(run, tmp_path):
+    def refused(*arguments, says, hint="", code=1, stdin=""):
+        done = run(*arguments, code=code, stdin=stdin)
+        assert done.stdout == ""
+        assert says in done.stderr
+        assert hint in done.stderr.splitlines()[-1]
+        assert not any(path.name.startswith("grown") for path in tmp_path.iterdir())
+        return done
+
+    return refused
+
+
+def headers(folder):
+    """The bytes of each weight file's header."""
+    files = sorted(folder.glob("*.safetensors"))
+    return {file.name: 8 + int.from_bytes(file.read_bytes()[:8], "little") for file in files}
+
+
+def sizes(folder):
+    return {file.name: file.stat().st_size for file in folder.glob("*.safetensors")}
+
+
+def weights(hub):
+    return {name: count for name, count in hub.sent.items() if name.endswith(".safetensors")}
+
+
+def twice(hub, folder):
+    """What was sent more than once of the weights behind the headers."""
+    begins = headers(folder)
+    ranges = sorted(entry for entry in hub.ranges if entry[1] >= begins.get(entry[0], 1 << 60))
+    return [(a, b) for a, b in pairwise(ranges) if a[0] == b[0] and b[1] < a[2]]
+
+
+def opened_twice(folder):
+    """The bytes of weight files that are sent where opening a source and growing are two steps."""
+    begins = headers(folder)
+    return {name: size + begins[name] for name, size in sizes(folder).items()}
+
+
+def same(one, other):
+    """Whether two results hold the same files, but for what names their sources."""
+    left, right = alter.contents(one), alter.contents(other)
+    assert left.keys() == right.keys()
+    # The first of the digests are those of the other two, and the last is that of the digests.
+    shards = [(folder / DIGESTS).read_text().splitlines()[1:-1] for folder in (one, other)]
+    assert shards[0] == shards[1]
+    return {name for name in left if left[name] != right[name]} <= {PLAN, DIGESTS, "README.md"}
+
+
+# Planning
+
+
+def test_planning_reads_the_config_the_index_and_the_headers_alone(run, hub, source, commit):
+    run("depth", NAME, "--plan")
+    assert weights(hub) == headers(source)
+    others = {"config.json", "model.safetensors.index.json"}
+    assert hub.sent.keys() - headers(source).keys() == others
+    assert {name: hub.sent[name] for name in others} == {
+        name: (source / name).stat().st_size for name in others
+    }
+
+
+def test_a_repository_is_named_in_three_ways(run, hub, commit):
+    plans = [
+        run("depth", name, "--plan").stdout.splitlines()
+        for name in (NAME, f"hf://{NAME}", f"{NAME}@main", f"hf://{NAME}@{commit}")
+    ]
+    assert all(plan[1:] == plans[0][1:] for plan in plans)
+    assert {json.loads(plan[0])["source"]["path"] for plan in plans} == {f"hf://{NAME}@{commit}"}
+
+
+def test_a_folder_of_the_same_name_comes_first(run, hub, commit, checkpoint, tmp_path):
+    shutil.copytree(checkpoint("mixtral"), tmp_path / NAME)
+    assert "mixtral" in run("inspect", NAME).stdout
+    assert not hub.asked
+    assert "qwen3_moe" in run("inspect", f"hf://{NAME}").stdout
+
+
+def test_what_is_neither_a_folder_nor_a_repository_gets_a_hint_for_both(refused, hub):
+    done = refused("depth", "org/missing", says="neither a folder here nor a repository of the Hub")
+    assert "for a folder check the path" in done.stderr
+    assert f"{hub.url}/org/missing" in done.stderr
+    done = refused("depth", "hf://org/missing", says="is not on the Hub, or is private")
+    assert "folder" not in done.stderr
+
+
+@pytest.mark.parametrize("text", ["ckpt", "./a/b", "/a/b", "a/b/c", "~/b", "a/", "a/b.safetensors"])
+def test_a_path_is_not_taken_for_a_repository(text):
+    assert not looks_like_one(text)
+
+
+@pytest.mark.parametrize("address", ["hf://", "hf://name", "hf://a/b@", "hf://a b/c"])
+def test_an_address_that_is_none_is_wrong_usage(refused, hub, address):
+    refused("depth", address, says="is no address of a repository", code=2)
+
+
+def test_a_revision_is_a_branch_a_tag_or_a_commit(run, refused, hub, source, commit):
+    hub.repositories[NAME].refs["refs/pr/1"] = commit
+    with alter.table(source / "config.json") as config:
+        config["rope_theta"] = 5
+    second = hub.update(NAME, source)
+
+    def planned(*arguments):
+        return json.loads(run("depth", *arguments, "--plan").stdout.splitlines()[0])
+
+    assert planned(NAME)["source"]["path"].endswith(second)
+    for old in ([f"{NAME}@{commit}"], [NAME, "--revision", commit], [f"hf://{NAME}@refs/pr/1"]):
+        assert planned(*old)["source"]["path"].endswith(commit)
+    assert json.loads(run("inspect", NAME, "--revision", commit, "--json").stdout)["layers"] == 4
+    refused("depth", f"{NAME}@v9", says=f"{NAME} has no revision v9", hint="/refs")
+    refused("depth", f"{NAME}@main", "--revision", "x", says="--revision says x", code=2)
+    refused("depth", NAME, "--revision", "../../x", says="no name of a revision", code=2)
+    refused("depth", source, "--revision", "main", says="--revision goes with", code=2)
+    plan = run("depth", NAME, "--plan").stdout
+    refused("width", "--revision", "main", stdin=plan, says="names the commit", code=2)
+
+
+def test_a_checkpoint_in_a_folder_of_a_repository(run, refused, hub, source, checkpoint):
+    shutil.copytree(checkpoint("mixtral"), source / "small")
+    commit = hub.add(NAME, source)
+    assert "mixtral" in run("inspect", f"hf://{NAME}/small").stdout
+    header = json.loads(run("depth", f"hf://{NAME}@main/small", "--plan").stdout.splitlines()[0])
+    assert header["source"]["path"] == f"hf://{NAME}@{commit}/small"
+    (source / "config.json").unlink()
+    hub.update(NAME, source)
+    refused("depth", NAME, says="holds no config.json", hint="/other")
+    refused("depth", f"hf://{NAME}/none", says="holds no none")
+
+
+def test_one_file_of_several_is_named(run, refused, hub, source, tmp_path):
+    with alter.weights(source) as tensors:
+        alter.save(source / "adapter.safetensors", {"a": tensors["lm_head.weight"]})
+    (source / "model.safetensors").rename(source / "moe.safetensors")
+    commit = hub.add(NAME, source)
+    address = f"hf://{NAME}@{commit}/moe.safetensors"
+    assert not hub.sent
+    refused("depth", NAME, says="2 .safetensors files", hint=f"hf://{NAME}@{commit}/adapter")
+    run("depth", address, "-o", "grown")
+    assert "adapter.safetensors" not in hub.sent
+    run("verify", "grown")
+
+
+@pytest.mark.parametrize("name", ["../../evil.txt", "/etc/passwd", "a\\b", "a//b", "a\x1b[2J"])
+def test_a_listing_that_leads_out_of_the_folder_is_refused(refused, hub, commit, name):
+    hub.repositories[NAME].files[name] = b"evil"
+    done = refused("depth", NAME, "-o", "grown", says="no name of a file in it")
+    assert "\x1b" not in done.stderr
+
+
+# Growing
+
+
+@pytest.mark.parametrize("verb", [["depth"], ["width", "--noise", "0.01"]])
+def test_growing_fetches_each_byte_once_and_gives_the_same_files(
+    run, hub, source, commit, tmp_path, verb
+):
+    plan = run(*verb, NAME, "--plan").stdout
+    hub.sent.clear()
+    hub.ranges.clear()
+    run(*verb, source, "-o", "grown-here")
+    run("apply", "-o", "grown", stdin=plan)
+    assert same(tmp_path / "grown", tmp_path / "grown-here")
+    tiny.load(tmp_path / "grown")
+    assert (tmp_path / "grown/sub/note.txt").read_text() == "note"
+    assert not {"pytorch_model.bin", ".hidden", "other/vocab.txt"} & hub.sent.keys()
+    assert weights(hub) == sizes(source)
+    assert not twice(hub, source)
+
+
+def test_a_piece_too_large_to_hold_is_fetched_once_all_the_same(hub, source, commit, tmp_path):
+    script = (
+        "import moegrow, moegrow.engine as engine, moegrow.stream as stream\n"
+        "engine.HELD = engine.READ = stream.READ = 1000\n"
+        f"moegrow.apply(moegrow.width({NAME!r}, noise=0.01), 'grown')\n"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+    assert weights(hub) == opened_twice(source)
+    assert not twice(hub, source)
+    moegrow.apply(moegrow.width(source, noise=0.01), tmp_path / "grown-here")
+    assert same(tmp_path / "grown", tmp_path / "grown-here")
+
+
+@pytest.mark.parametrize(("model", "verb"), [("gemma4", "depth"), ("ernie4_5_vl_moe", "width")])
+def test_tensors_joined_along_a_later_axis_are_fetched_once(
+    run, hub, checkpoint, tmp_path, model, verb
+):
+    source = checkpoint(model)
+    hub.add(NAME, source)
+    run(verb, NAME, "-o", "grown")
+    run(verb, source, "-o", "grown-here")
+    assert same(tmp_path / "grown", tmp_path / "grown-here")
+    assert not twice(hub, source)
+
+
+def test_several_connections_are_used_at_a_time(run, hub, source, commit):
+    together = threading.Barrier(3, timeout=20)
+    answer = hubserver._Answer._data
+
+    def waiting(self, file, data, headers, fault):
+        if file.endswith(".safetensors") and "bytes=0-" not in self.headers["Range"]:
+            # Passes only where three are asked for at once.
+            with hub.lock:
+                hub.met = getattr(hub, "met", 0) + 1
+                mine = hub.met
+            if mine <= 3:
+                together.wait()
+        return answer(self, file, data, headers, fault)
+
+    hubserver._Answer._data = waiting
+    try:
+        run("depth", NAME, "-o", "grown")
+    finally:
+        hubserver._Answer._data = answer
+
+
+def test_the_token_goes_to_the_hub_and_nowhere_else(
+    run, hub, source, commit, tmp_path, monkeypatch
+):
+    hub.repositories[NAME].private = True
+    hub.user(TOKEN, "org")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    done = run("depth", NAME, "-o", "grown")
+    home = [asked for asked in hub.asked if asked.host == "hub" and NAME in asked.path]
+    assert {asked.headers.get("authorization") for asked in home} == {f"Bearer {TOKEN}"}
+    stored = [asked for asked in hub.asked if asked.host == "storage"]
+    assert stored
+    assert not any("authorization" in asked.headers for asked in stored)
+    assert TOKEN not in done.stdout + done.stderr
+    assert all(TOKEN.encode() not in data for data in alter.contents(tmp_path / "grown").values())
+    # Where a file lies is asked for once, not for each range of it.
+    asked = [a for a in hub.asked if "/resolve/" in a.path and a.path.endswith(".safetensors")]
+    assert len(asked) < len(stored)
+
+
+def test_a_token_given_as_an_option_is_noted_nowhere(run, hub, source, commit, tmp_path):
+    hub.repositories[NAME].private = True
+    hub.user(TOKEN, "org")
+    for given in (["--token", TOKEN], [f"--token={TOKEN}"]):
+        plan = run("depth", NAME, *given, "--plan").stdout
+        assert json.loads(plan.splitlines()[0])["commands"] == [f"moegrow depth {NAME} --plan"]
+        assert TOKEN not in plan
+        run("apply", *given, "-o", "grown", "--force", stdin=plan)
+        assert all(
+            TOKEN.encode() not in data for data in alter.contents(tmp_path / "grown").values()
+        )
+        assert run("verify", "grown", *given).returncode == 0
+        assert "num_hidden_layers" in run("diff", "--headers", NAME, "grown", *given).stdout
+        assert "qwen3_moe" in run("inspect", NAME, *given).stdout
+
+
+# Bad days
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"kind": "cut", "after": 100},
+        {"kind": "cut", "after": 0},
+        {"kind": "short"},
+        {"kind": "503"},
+        {"kind": "429", "headers": {"Retry-After": "1"}},
+        {"kind": "403"},
+    ],
+    ids=lambda fault: f"{fault['kind']} {fault.get('after', '')}".strip(),
+)
+def test_growing_goes_on_after_a_bad_moment_and_fetches_nothing_twice(
+    run, hub, source, commit, tmp_path, fault
+):
+    run("depth", source, "-o", "grown-here")
+    kind, skip = fault.pop("kind"), 25  # the headers have come by then
+    times = 1 if kind == "403" else 2
+    hub.fail(r"\.safetensors\?Signature", kind, times=times, skip=skip, **fault)
+    run("depth", NAME, "-o", "grown", "--threads", 2)
+    assert [fault.times for fault in hub.faults] == [0]
+    assert same(tmp_path / "grown", tmp_path / "grown-here")
+    assert weights(hub) == sizes(source)
+    assert not twice(hub, source)
+
+
+def test_a_server_that_asks_to_wait_is_not_asked_before(run, hub, commit):
+    hub.fail(r"\.safetensors\?Signature", "429", skip=25, headers={"Retry-After": "2"})
+    run("depth", NAME, "-o", "grown", "--threads", 1)
+    stored = [asked.at for asked in hub.asked if asked.host == "storage"]
+    assert max(b - a for a, b in pairwise(stored)) >= 2
+
+
+def test_planning_goes_on_after_a_bad_moment(run, hub, commit):
+    hub.fail("/api/models/", "503", times=2)
+    hub.fail("/api/models/", "429", headers={"Retry-After": "1"})
+    hub.fail("config.json", "cut", after=10)
+    assert run("depth", NAME, "--plan").stdout
+    assert not any(fault.times for fault in hub.faults)
+
+
+def test_a_server_that_never_answers_is_given_up(refused, hub, commit):
+    hub.fail(r"\.safetensors\?Signature", "503", times=999, skip=25)
+    done = refused(
+        "depth", NAME, "-o", "grown", "--threads", 1, says="answers 503, 6 times",
+        hint="run the command again",
+    )  # fmt: skip
+    assert "Signature" not in done.stderr
+    hub.faults.clear()
+    hub.fail("/api/models/", "429", headers={"Retry-After": "99999"})
+    refused("depth", NAME, says="answers 429, and asks to wait 99999 s")
+
+
+def test_answers_that_cannot_be_right_are_refused(refused, hub, commit):
+    hub.fail(r"\.safetensors\?Signature", "wrong size", times=99)
+    refused("depth", NAME, "-o", "grown", says="and it was listed with")
+    hub.faults.clear()
+    hub.fail(r"\.safetensors\?Signature", "no range", times=99, skip=25)
+    refused("depth", NAME, "-o", "grown", says="was asked for bytes from", hint="--download")
+
+
+def test_a_hub_that_is_not_there_or_none_at_all(refused, hub, commit, monkeypatch):
+    hub.fail("/api/models/", "404", times=9)
+    refused("depth", NAME, says="the Hub answers 404")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    refused("depth", NAME, says="the connection was lost (ConnectError)")
+
+
+def test_every_refusal_says_what_to_do(refused, hub, commit, monkeypatch):
+    stored = hub.repositories[NAME]
+    stored.private = True
+    refused("depth", NAME, says="neither a folder here", hint="sign in if it is private")
+    refused("depth", f"hf://{NAME}", says="is private and no token was given", hint="hf auth login")
+    monkeypatch.setenv("HF_TOKEN", hub.user(TOKEN, "someone"))
+    refused("depth", f"hf://{NAME}", says="the token may not see it", hint="a token of its owners")
+    monkeypatch.setenv("HF_TOKEN", "hf_unknown")
+    done = refused("depth", f"hf://{NAME}", says="does not know the token", hint="settings/tokens")
+    assert "hf_unknown" not in done.stderr
+    monkeypatch.setenv("HF_TOKEN", "hf_two\u00e4 words")
+    done = refused("depth", f"hf://{NAME}", says="characters that no token has", hint="HF_TOKEN")
+    assert "words" not in done.stderr
+    monkeypatch.delenv("HF_TOKEN")
+    stored.private, stored.gated = False, True
+    refused("depth", NAME, says="is gated", hint=f"{hub.url}/{NAME}")
+
+
+def test_a_shard_that_the_repository_lacks_is_named(refused, hub, source, commit):
+    name = sorted(source.glob("*.safetensors"))[1].name
+    del hub.repositories[NAME].files[name]
+    refused("depth", NAME, says=f"{name} is missing")
+
+
+# The cache, offline
+
+
+def test_offline_mode_asks_nobody_and_says_so(refused, hub, commit, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    done = refused("depth", NAME, says="HF_HUB_OFFLINE is set", hint=f"hf download {NAME}")
+    assert f"nor is there a folder {NAME} here" in done.stderr
+    assert not hub.asked
+
+
+def test_download_puts_the_source_into_the_cache_and_grows_from_there(
+    run, hub, source, commit, tmp_path, monkeypatch
+):
+    run("depth", source, "-o", "grown-here")
+    done = run("depth", NAME, "-o", "grown", "--download")
+    assert same(tmp_path / "grown", tmp_path / "grown-here")
+    assert weights(hub) == opened_twice(source)
+    assert "pytorch_model.bin" not in hub.sent
+    assert "Traceback" not in done.stderr
+    asked = len(hub.asked)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    run("depth", NAME, "-o", "grown-offline")
+    assert same(tmp_path / "grown-offline", tmp_path / "grown-here")
+    run("verify", "grown")
+    run("depth", f"{NAME}@{commit}", "-o", "grown-pinned")
+    assert len(hub.asked) == asked
+
+
+def test_files_in_the_cache_are_not_fetched_again(run, hub, source, commit, tmp_path):
+    shard = sorted(source.glob("*.safetensors"))[1].name
+    script = f"import huggingface_hub as h; h.hf_hub_download({NAME!r}, {shard!r})"
+    subprocess.run([sys.executable, "-c", script], check=True)
+    hub.sent.clear()
+    run("depth", NAME, "-o", "grown")
+    assert shard not in hub.sent
+    assert moegrow.diff(tmp_path / "grown", moegrow.depth(source)).is_empty
+
+
+def test_a_cache_that_lacks_something_is_no_source_offline(
+    run, refused, hub, source, commit, tmp_path, monkeypatch
+):
+    run("depth", NAME, "-o", "kept", "--download")
+    blobs = next((tmp_path / "hf-home").rglob("snapshots")) / commit
+    (blobs / "LICENSE").unlink()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    refused(
+        "depth", NAME, says="LICENSE of org/tiny-moe is not in the Hub's cache", hint="--download"
+    )
+
+
+def test_download_is_for_the_hub_and_for_growing(refused, hub, source, commit):
+    refused(
+        "depth", source, "--download", "-o", "grown", says="--download is for a repository", code=2
+    )
+    refused("depth", NAME, "--download", "--plan", says="--download does not go with it", code=2)
+
+
+# Plans
+
+
+def test_a_plan_holds_its_source_to_one_commit(run, hub, source, commit, tmp_path):
+    plan = run("depth", NAME, "--plan").stdout
+    moegrow.apply(moegrow.depth(source), tmp_path / "grown-here")
+    for file in source.glob("*.safetensors"):
+        alter.flip(file, file.stat().st_size - 1)
+    hub.update(NAME, source)
+    run("apply", "-o", "grown", stdin=plan)
+    assert same(tmp_path / "grown", tmp_path / "grown-here")
+    assert "is as planned" in run("verify", "grown").stderr
+
+
+def test_the_same_source_may_lie_elsewhere_for_verify(run, hub, source, commit, tmp_path):
+    run("width", NAME, "-o", "grown")
+    run("verify", "grown", "--source", source)
+    run("width", source, "-o", "grown-here")
+    run("verify", "grown-here", "--source", NAME)
+    shard = sorted(source.glob("*.safetensors"))[1]
+    alter.flip(shard, shard.stat().st_size // 2)
+    done = run("verify", "grown", "--source", source, code=1)
+    assert f"{shard.name} holds other tensors or other weights" in done.stderr
+
+
+def test_a_plan_of_the_hub_is_grown_further_and_compared(run, hub, source, commit, tmp_path):
+    plan = run("depth", NAME, "--plan").stdout
+    run("width", "-o", "grown", stdin=plan)
+    here = moegrow.width(moegrow.depth(source))
+    assert moegrow.diff(tmp_path / "grown", here).is_empty
+    assert "are the same" in run("diff", NAME, source).stdout
+
+
+def test_the_python_functions_take_a_repository(hub, source, commit, tmp_path):
+    script = (
+        "import moegrow\n"
+        f"plan = moegrow.width({NAME!r}, revision='main', token={hub.user(TOKEN)!r})\n"
+        f"moegrow.apply(plan, 'grown', token={TOKEN!r}, download=True)\n"
+        f"assert moegrow.verify('grown', token={TOKEN!r}).ok\n"
+        f"assert {TOKEN!r} not in repr(plan)\n"
+        f"assert moegrow.inspect({NAME!r}, token={TOKEN!r})['layers'] == 4\n"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, env=os.environ)
+    assert Path(tmp_path / "grown" / "config.json").exists()

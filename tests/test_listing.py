@@ -1,0 +1,37 @@
+"""The names of files far away: what belongs to a checkpoint, and what is no name at all."""
+
+import pytest
+
+from moegrow.errors import MoegrowError
+from moegrow.listing import Entry, Listed, safe
+
+NAMES = [
+    "config.json", "model.safetensors", "sub/a.txt", "sub/deep/b.txt", ".git/x", "sub/.hidden",
+    "other/config.json", "other/vocab.txt", "other/deep/c.txt",
+]  # fmt: skip
+
+
+def test_hidden_files_and_other_checkpoints_are_no_part():
+    listed = Listed("hf://org/name@1", {name: Entry(len(name)) for name in NAMES})
+    assert list(listed.walk(lambda name: False)) == [
+        "config.json",
+        "model.safetensors",
+        "sub/a.txt",
+        "sub/deep/b.txt",
+    ]
+    assert listed.top() == ["config.json", "model.safetensors"]
+    assert listed.below("config.json") == ["hf://org/name@1/other"]
+    assert listed.size("sub/a.txt") == 9
+    assert not listed.has("sub")
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "a/../../x", "/x", "a//b", "a/./b", "a\\b", "a\nb", "", ".", "a/"]
+)
+def test_a_name_that_leads_elsewhere_is_refused(name):
+    with pytest.raises(MoegrowError, match="no name of a file"):
+        safe(name)
+
+
+def test_an_ordinary_name_is_kept():
+    assert safe("sub/größe 1.txt") == "sub/größe 1.txt"
