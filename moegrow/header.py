@@ -108,6 +108,8 @@ def header_of(file_name: str, size: int, read: Callable[[int, int], bytes]) -> H
         raise MoegrowError(f"{file_name}: the header is not UTF-8 text") from None
     del raw
     table = jsontext.loads(text, f"the header of {file_name}")
+    if "\\u" in text:
+        _check_text(table, file_name)
     metadata = table.pop("__metadata__", {})
     if not isinstance(metadata, dict):
         raise MoegrowError(f"{file_name}: __metadata__ is not a table")
@@ -134,6 +136,14 @@ def write_header(
     begin = 8 + len(text)
     text += b" " * (-begin % 8 if residue is None else (residue - begin) % BLOCK)
     return len(text).to_bytes(8, "little") + text
+
+
+def _check_text(table: dict[str, Any], file: str) -> None:
+    """Raise MoegrowError where an escape stands for half a character, which others do not read."""
+    try:
+        json.dumps(table, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise MoegrowError(f"{file}: the header holds an escape that is no character") from None
 
 
 def _spec(name: str, entry: Any, file: str, data: int) -> TensorSpec:

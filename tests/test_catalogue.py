@@ -89,7 +89,11 @@ def test_a_text_that_is_no_family_file_of_the_type_is_refused(text):
         ('layers = ["model.layers.{layer}."]', "layers = [5]", "is not a text"),
         ('"mtp.layers.{layer}."', '"mtp.layers.{layer}.block"', "end in a dot"),
         ('"mtp.layers.{layer}."', '"mtp.layers.{layer}.{expert}."', "one '{layer}.'"),
-        ('scores = "sigmoid"', 'scores = "sigmiod"', "did you mean sigmoid? known: softmax, sigmoid"),
+        (
+            'scores = "sigmoid"',
+            'scores = "sigmiod"',
+            "did you mean sigmoid? known: softmax, sigmoid",
+        ),
         ('scores = "sigmoid"', 'kind = "rowz"', "'rowz' is not known"),
         ('scores = "sigmoid"', 'normalised = "no"', "is not what belongs there"),
         ('scores = "sigmoid"', 'scaling = { key = "s" }', "needs a number as its default"),

@@ -138,6 +138,8 @@ def test_half_bytes_must_fill_whole_bytes():
         ({"a\x1b[31m": entry()}, bytes(8), "control characters"),
         ({"__metadata__": [], "a": entry()}, bytes(8), "__metadata__"),
         (b'{"a": {}, "a": {}}', b"", "stands twice"),
+        ({"__metadata__": {"a": "\ud800"}, "a": entry()}, bytes(8), "no character"),
+        ({"a": entry() | {"shape": ""}}, bytes(8), "must be lists"),
     ],
 )
 def test_a_broken_header_is_refused_by_the_name_of_its_file(tmp_path, table, data, says):
