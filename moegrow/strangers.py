@@ -114,8 +114,9 @@ def _open(root: Path, parts: tuple[str, ...]) -> int:
             if is_last and not stat.S_ISREG(mode):
                 raise MoegrowError(f"{root.joinpath(*parts)} is not a plain file")
             below = os.open(part, _FILE if is_last else _FOLDER, dir_fd=at)
-            os.close(at)
-            at = below
+            # A signal may end the run between any two steps, and `at` is always open.
+            above, at = at, below
+            os.close(above)
         if not stat.S_ISREG(os.fstat(at).st_mode):
             raise MoegrowError(f"{root.joinpath(*parts)} is not a plain file")
     except BaseException:

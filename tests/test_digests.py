@@ -1,5 +1,7 @@
 """A digest does not depend on how the bytes came, and any byte that changes changes it."""
 
+import hashlib
+import json
 import random
 import zlib
 from dataclasses import replace
@@ -114,7 +116,9 @@ def test_damage_is_told_by_its_range(source, tmp_path):
 
 def test_the_file_comes_back_as_it_was(tmp_path):
     entry = Entry("model-00001-of-00001.safetensors", 100, "ab" * 32, (Range(8, 50, 0xABC),))
-    kept = Digests(False, {"config.json": "cd" * 32, "naïve.txt": "ef" * 32}, (entry,))
+    kept = Digests(
+        False, {"config.json": "cd" * 32, "naïve.txt": "ef" * 32, "a\u2028\udc80": ""}, (entry,)
+    )
     (tmp_path / DIGESTS).write_text(kept.text())
     assert read_digests(tmp_path / DIGESTS) == kept
     assert Entry.read(entry.line()) == entry
@@ -135,6 +139,35 @@ def test_a_file_of_digests_that_was_damaged_is_refused(source, tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(MoegrowError, match="is not as it was written"):
             read_digests(path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{}",
+        "[]",
+        '{"moegrow_digests": 2}',
+        '{"moegrow_digests": 1, "covers": "computed"}',
+        '{"moegrow_digests": 1, "covers": "computed", "files": {"a": 1}}',
+        '{"moegrow_digests": 1, "covers": "computed", "files": {}}\n{"shard": 1}',
+        '{"moegrow_digests": 1, "covers": "computed", "files": {}}\n{"shard": "a", "size": 1,'
+        ' "header": "", "ranges": [[0, 1, 2]]}',
+    ],
+)
+def test_a_file_of_digests_that_somebody_made_up_is_refused(tmp_path, line):
+    above = f"{line}\n".encode()
+    last = json.dumps({"above": hashlib.sha256(above).hexdigest()}, separators=(",", ":"))
+    (tmp_path / DIGESTS).write_bytes(above + f"{last}\n".encode())
+    with pytest.raises(MoegrowError, match=DIGESTS):
+        read_digests(tmp_path / DIGESTS)
+
+
+def test_a_file_of_digests_that_is_a_link_is_not_followed(tmp_path):
+    (tmp_path / "secret").write_text("x")
+    (tmp_path / "grown").mkdir()
+    (tmp_path / "grown" / DIGESTS).symlink_to(tmp_path / "secret")
+    with pytest.raises(MoegrowError, match="leads out of the checkpoint"):
+        read_digests(tmp_path / "grown" / DIGESTS)
 
 
 def test_a_result_that_is_grown_on_leaves_its_digests_behind(source, tmp_path):

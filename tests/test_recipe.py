@@ -17,7 +17,12 @@ DEPTHS = st.fixed_dictionaries(
 )
 WIDTHS = st.fixed_dictionaries(
     {"grow": st.just("width")},
-    optional={"noise": st.floats(0, 1), "seed": st.integers(0, 2**62), "top_k": TEXTS},
+    optional={
+        "noise": st.floats(0, 1),
+        "seed": st.integers(0, 2**62),
+        "top_k": TEXTS,
+        "allow_nonfinite": st.booleans(),
+    },
 )
 
 
@@ -54,6 +59,7 @@ def test_what_is_written_is_read_as_the_same(steps, source, output, seed):
         (f"{WHOLE}mode = 3", "mode is 3, not a text", ""),
         (f"{WHOLE}to = 2.0", "to is 2.0, not a whole number", ""),
         (f"{WHOLE}to = true", "to is True, not a whole number", ""),
+        (f"{WHOLE}[[step]]\ngrow = 'width'\nallow_nonfinite = 1", "is 1, not true or false", ""),
         (f"{WHOLE}layers = '{'0,' * 3000}'", "layers has 6000 characters", ""),
         (f"sead = 1\n{WHOLE}", "the key 'sead' is not known", "did you mean seed?"),
         (f"output = '../x'\n{WHOLE}", "leads out of the folder", "-o writes anywhere"),
@@ -70,3 +76,8 @@ def test_a_slip_is_refused_with_the_word_that_was_meant(text, says, hint):
     assert says in refused.value.message
     assert hint in refused.value.hint
     assert len(refused.value.message) < 300
+
+
+def test_nothing_in_a_recipe_steers_the_terminal_that_shows_it():
+    text = to_toml(Recipe(steps=({"grow": "width", "top_k": "\x9b2J\u202e\x1b[1m\n"},)))
+    assert all(line.isprintable() for line in text.split("\n"))

@@ -7,10 +7,10 @@ import alter
 import pytest
 
 from moegrow import cookbook
-from moegrow.checkpoint import PLAN
+from moegrow.checkpoint import DIGESTS, PLAN, README
 
-# They say by which command the result came about, which is another one.
-SAY_HOW = {"README.md", PLAN}
+# They say by which command the result came about, which is another one; so do their digests.
+SAY_HOW = {README, PLAN, DIGESTS}
 
 RECIPE = """
 moegrow_recipe = 1

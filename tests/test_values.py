@@ -8,7 +8,7 @@ import tiny
 import torch
 
 import moegrow
-from moegrow import noise
+from moegrow import arithmetic, noise
 from moegrow.checkpoint import open_checkpoint
 from moegrow.errors import MoegrowError
 from moegrow.values import find_values
@@ -109,6 +109,21 @@ def test_with_leave_the_finite_values_take_noise_and_the_others_stay(run, broken
     sigma = old[finite].double().std(unbiased=False)
     assert 0.9 < float(drawn / sigma / 0.05) < 1.1
     assert moegrow.verify(tmp_path / "grown").ok
+
+
+def test_a_recipe_keeps_the_leave(run, broken):
+    run("width", broken, "-o", "grown", "--allow-nonfinite", "--save-recipe", "it.toml")
+    run("run", "it.toml", "-o", "again")
+    assert moegrow.diff(broken.parent / "grown", broken.parent / "again").is_empty
+
+
+def test_with_leave_compiled_loops_change_no_byte(broken, tmp_path, monkeypatch):
+    pytest.importorskip("numba")
+    plan = moegrow.width(broken, allow_nonfinite=True)
+    for name, least in (("plain", 1 << 60), ("compiled", 0)):
+        monkeypatch.setattr(arithmetic, "WORTH_LOADING", least)
+        moegrow.apply(plan, tmp_path / name)
+    assert moegrow.diff(tmp_path / "plain", tmp_path / "compiled").is_empty
 
 
 def test_where_all_values_are_finite_leave_changes_no_byte(checkpoint, tmp_path):
