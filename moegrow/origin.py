@@ -170,7 +170,15 @@ class LocalFolder:
         """Every question is asked of the folder as it is."""
 
     def read_into(self, name: str, start: int, view: memoryview) -> None:
-        read_here(self.open(name), start, view)
+        try:
+            with opened(self.folder, name) as file:
+                file.seek(start)
+                count = file.readinto(view)
+        except OSError as error:
+            path = str(self.folder / name)
+            raise OSError(error.errno, error.strerror, path) from error
+        if count < len(view):
+            raise EOFError(start + count)
 
 
 def check_count(location: str, count: int, depth: int) -> None:

@@ -104,7 +104,7 @@ def test_an_upload_that_broke_off_goes_on_without_growing_again(run, signed_in, 
     assert sent > 3
     signed_in.asked.clear()
     done = run(*command)
-    assert "holds this result already" in done.stderr
+    assert "is complete already" in done.stderr
     assert not puts(signed_in)
     assert uploaded(signed_in) == grown == alter.contents(tmp_path / "grown")
     # And once more, where nothing is left to do.

@@ -225,7 +225,7 @@ def test_an_interruption_in_the_middle_leaves_nothing_behind(source, plan, tmp_p
 def test_a_source_cut_short_while_it_is_read_leaves_nothing_behind(source, tmp_path, noise):
     plan = moegrow.width(source, noise=noise)
     (first, *_) = sorted(source.glob("*.safetensors"))
-    with pytest.raises(MoegrowError, match="ends before the end of"):
+    with pytest.raises(MoegrowError, match=r"ends before the end of|had \d+ bytes and has 4000"):
         moegrow.apply(
             plan, tmp_path / "grown", threads=1, max_shard_size="10KB",
             progress=lambda count: os.truncate(first, 4000) if count else None,
