@@ -128,7 +128,7 @@ def test_a_plan_of_an_older_moegrow_has_no_recipe_to_save(run, source, tmp_path)
     done = run("width", "--save-recipe", "r.toml", stdin=plan, code=1)
     assert "does not say by which steps" in done.stderr
     run("width", "-o", "grown", "-q", stdin=plan)
-    assert "as a recipe" not in (tmp_path / "grown" / "CARD.md").read_text()
+    assert "as a recipe" not in (tmp_path / "grown" / "README.md").read_text()
 
 
 def test_recipes_are_listed_with_their_papers(run):
@@ -143,7 +143,7 @@ def test_recipes_are_listed_with_their_papers(run):
 
 
 def commands_of(folder):
-    card = (folder / "CARD.md").read_text()
+    card = (folder / "README.md").read_text()
     return card.partition("```console\n")[2].partition("```")[0]
 
 
