@@ -26,8 +26,13 @@ HALF = np.uint32(0x7FFF)  # what is added to the lower half of a float32, with t
 ONE, UPPER = np.uint32(1), np.uint32(16)
 
 
-def _compiled(signature: str) -> Callable[[Callable[..., Any]], Any]:
-    """Compile a function, or take it from where an earlier run has left it."""
+# Bytes that others read too may be locked against writing. What may be written to is taken as well.
+STORED = types.Array(types.uint16, 1, "C", readonly=True)
+
+
+def _compiled(*arguments: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Compile a function of these arguments, or take it from where an earlier run has left it."""
+    signature = types.void(*arguments)
 
     def compile_(function: Callable[..., Any]) -> Any:
         try:
@@ -50,7 +55,7 @@ def _upper_product(context: Any, a: Any, b: Any) -> Any:
     return types.uint64(types.uint64, types.uint64), generate
 
 
-@_compiled("void(uint64, uint64, uint64, uint64[:, ::1])")
+@_compiled(types.uint64, types.uint64, types.uint64, types.uint64[:, ::1])
 def _draw(low, high, block, words):  # type: ignore[no-untyped-def]
     """Fill rows of four words with Philox blocks, from number `block` on."""
     for row in range(words.shape[0]):
@@ -65,7 +70,7 @@ def _draw(low, high, block, words):  # type: ignore[no-untyped-def]
         words[row, 0], words[row, 1], words[row, 2], words[row, 3] = a, b, c, d
 
 
-@_compiled("void(uint16[::1], uint64, uint64, uint64, float32[::1], uint16[::1])")
+@_compiled(STORED, types.uint64, types.uint64, types.uint64, types.float32[::1], types.uint16[::1])
 def add_noise(stored, low, high, block, table, new):  # type: ignore[no-untyped-def]
     """Add values of a table to bf16 ones, and round to nearest even.
 
@@ -90,7 +95,7 @@ def add_noise(stored, low, high, block, table, new):  # type: ignore[no-untyped-
             result[i] = np.uint16((bits[i] + HALF + ((bits[i] >> UPPER) & ONE)) >> UPPER)
 
 
-@_compiled("void(uint16[::1], float32, float64[::1], float64[::1])")
+@_compiled(STORED, types.float32, types.float64[::1], types.float64[::1])
 def add_sums(stored, zero, sums, squares):  # type: ignore[no-untyped-def]
     """Add bf16 values less `zero`, and their squares, to the lanes of `noise.Deviation`."""
     lanes, lanes_of_squares = np.empty(LANES, np.float32), np.empty(LANES, np.float32)

@@ -59,6 +59,16 @@ def test_noise_is_the_same(called, size, start):
     assert called == ["add_noise"]
 
 
+def test_bytes_that_may_not_be_written_are_read(called):
+    """Those fetched from far away are kept for others, and locked."""
+    old = weights(LANES)
+    old.flags.writeable = False
+    assert np.array_equal(noised(old, compiled), noised(old, None))
+    deviations = [deviation(iter([old]), "BF16", Scratch(loops)) for loops in (compiled, None)]
+    assert deviations[0] == deviations[1]
+    assert called == ["add_noise", "add_sums"]
+
+
 def test_draws_that_begin_within_a_block_are_those_of_numpy(called):
     old = weights(1000)
     assert np.array_equal(noised(old, compiled, start=3), noised(old, None, start=3))
