@@ -1,18 +1,14 @@
 """The commands that grow a checkpoint, and the one that writes what they planned."""
 
 import shlex
-import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-import moegrow
-from moegrow.checkpoint import user_path
-from moegrow.errors import MoegrowError, UsageError
+from moegrow.errors import MoegrowError
+from moegrow.finishing import finish
 from moegrow.options import (
     Mode,
     NewLayers,
@@ -27,12 +23,10 @@ from moegrow.options import (
 )  # fmt: skip
 from moegrow.origin import Access
 from moegrow.progress import phase
-from moegrow.terminal import command_line, print_json, print_lines, read_source
+from moegrow.terminal import command_line, read_source
 
 if TYPE_CHECKING:
-    from moegrow.layout import Layout
     from moegrow.opened import Opened
-    from moegrow.plans import Plan
 
 
 def depth(
@@ -170,7 +164,7 @@ def apply(
     with phase("planning", quiet=writing.quiet):
         plan, layout = _kept(opened.load(read, access=Access(token)), read)
     reading = Reading(token=token)
-    finish(_noted(plan, command), layout, writing, command=command, reading=reading)
+    finish(plan.noted(command), layout, writing, command=command, reading=reading)
 
 
 def begin(read: Any, reading: Reading) -> "Opened":
@@ -188,187 +182,3 @@ def _kept(old: "Opened", read: object) -> "Opened":
         return old
     last = f"{commands[-1]} > {shlex.quote(read)}"
     return old._replace(plan=replace(old.plan, commands=(*commands[:-1], last)))
-
-
-def _noted(plan: "Plan", command: str) -> "Plan":
-    return replace(plan, commands=(*plan.commands, command))
-
-
-def finish(
-    grown: "Plan",
-    layout: "Layout",
-    writing: Writing,
-    planning: Planning | None = None,
-    *,
-    command: str,
-    reading: Reading,
-) -> None:
-    """Print the plan, show it, or write what it describes and print where.
-
-    `layout` is that of the plan's source, `reading` how it was read, and `command` what was typed.
-    """
-    saved = None
-    if planning:
-        saved = _recipe_to_save(grown, writing, planning.save_recipe, reading.family)
-    if planning and planning.plan:
-        _check_alone(writing)
-        from moegrow.planfile import to_lines
-
-        save(saved)
-        print_lines(to_lines(grown))
-        return
-    from moegrow import documents, explain, show
-    from moegrow.check import check_plan
-    from moegrow.interrupted import going_on
-    from moegrow.resume import written_plan
-    from moegrow.shards import DEFAULT_SIZE, parse_size, split
-    from moegrow.writer import check_target, default_name, fetch
-
-    size, quiet = writing.max_shard_size or DEFAULT_SIZE, writing.quiet
-    parse_size(size)
-    target = Path(default_name(grown) if writing.output is None else writing.output)
-    # What an upload broke off from is not grown again.
-    there = written_plan(grown, target) if writing.resume or writing.push is not None else None
-    grown = there or grown
-    check_target(target, grown.source.folder, force=writing.force or there is not None)
-    check_plan(grown, layout.checkpoint)
-    upload = _prepared_upload(grown, writing, reading.token)
-    if writing.verbose:
-        show.told(explain.source_sentences(layout, own_family=bool(grown.family_text)))
-        show.told(explain.growth_sentences(grown, layout))
-        files = split(grown, layout.checkpoint, size)
-        show.told(explain.writing_sentences(files, layout))
-    if writing.dry_run or not quiet:
-        show.summary(grown, layout, target)
-    if writing.dry_run:
-        show.dry_run(grown, target)
-        if writing.as_json:
-            print_json(documents.growth(grown, layout, target))
-        return
-    if writing.download and not there:
-        fetch(layout.checkpoint, quiet=quiet or not sys.stderr.isatty())
-    began = time.perf_counter()
-    writing_phase = phase("writing", grown.nbytes, quiet=quiet)
-    with going_on(target, command), writing_phase as progress:
-        result = moegrow.apply(
-            grown, target, force=writing.force, resume=writing.resume or there is not None,
-            digests=writing.digests,
-            threads=writing.threads, max_shard_size=size, reflink=not writing.no_reflink,
-            progress=progress, say=show.say(quiet=quiet), checked=layout.checkpoint,
-        )  # fmt: skip
-    seconds = time.perf_counter() - began
-    if not quiet and not there:
-        show.written(result, seconds)
-    verified = None
-    if writing.verify:
-        verified = verify_result(target, None, writing.threads, reading.token, quiet=quiet)
-    is_good = verified is None or verified["ok"]
-    uploaded = upload(target) if is_good else None
-    save(saved)
-    if writing.as_json:
-        facts = documents.growth(grown, layout, target, result, seconds, verified, uploaded)
-        print_json(facts)
-    else:
-        print(target)
-    if not is_good:
-        raise typer.Exit(1)
-
-
-def verify_result(
-    folder: Path,
-    source: str | None,
-    threads: int | None,
-    token: str | None,
-    *,
-    quiet: bool,
-    noise: bool = False,
-) -> dict[str, Any]:
-    """Hold a folder against its plan, say what was found, and give that as a document."""
-    from moegrow import documents, show
-
-    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    began = time.perf_counter()
-    with phase("verifying", size, quiet=quiet) as progress:
-        found = moegrow.verify(folder, source, threads=threads, token=token, progress=progress)
-    if not quiet or not found.ok:
-        show.verified(found, str(folder))
-    if noise:
-        show.noise(found.realised)
-    return documents.verification(found, folder, time.perf_counter() - began)
-
-
-def _check_alone(writing: Writing) -> None:
-    """With --plan nothing is written and no document printed: a plan is one."""
-    for other, given in (
-        ("--output", writing.output is not None), ("--dry-run", writing.dry_run),
-        ("--resume", writing.resume), ("--digests", writing.digests),
-        ("--verify", writing.verify), ("--json", writing.as_json),
-        ("--download", writing.download), ("--push", writing.push is not None),
-    ):  # fmt: skip
-        if given:
-            raise UsageError(
-                f"--plan writes nothing but the plan, so {other} does not go with it",
-                f"leave out --plan or {other}",
-            )
-
-
-def _recipe_to_save(
-    grown: "Plan", writing: Writing, file: str | None, family: str | None
-) -> tuple[Path, str] | None:
-    """Where the recipe goes and its text; refused before anything is written."""
-    if file is None:
-        return None
-    from moegrow.recipe import Recipe, is_below, to_toml
-
-    if writing.dry_run:
-        raise UsageError("--dry-run writes nothing, so --save-recipe does not go with it")
-    path = user_path(file)
-    if path.exists() or not path.absolute().parent.is_dir():
-        what = "exists already" if path.exists() else "is in no folder that exists"
-        raise MoegrowError(f"--save-recipe {path} {what}", "give another file")
-    if not grown.recipe:
-        raise MoegrowError(
-            "the plan does not say by which steps it came about", "make it again from its source"
-        )
-    here, source = Path.cwd(), grown.source.location
-    if grown.source.folder is not None and Path(source).is_relative_to(here):
-        source = str(Path(source).relative_to(here))
-    recipe = Recipe(
-        steps=grown.recipe, source=source, family=family,
-        output=writing.output if is_below(writing.output or "") else None,
-        max_shard_size=writing.max_shard_size,
-    )  # fmt: skip
-    return path, to_toml(recipe)
-
-
-def save(recipe: tuple[Path, str] | None) -> None:
-    """Write a recipe whole, or not at all."""
-    if recipe:
-        path, text = recipe
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(text, "utf-8")
-        temporary.rename(path)
-
-
-def _prepared_upload(
-    grown: "Plan", writing: Writing, token: str | None
-) -> Callable[[Path], str | None]:
-    """What uploads a result when it is written, and gives its address; may it, is asked now."""
-    if writing.push is None:
-        if writing.private:
-            raise UsageError("--private is for the repository of --push, and none is given")
-        return lambda target: None
-    from moegrow import uploader
-
-    goal = uploader.prepare(
-        grown, writing.push, private=writing.private, force=writing.force, token=token,
-        is_trial=writing.dry_run,
-    )  # fmt: skip
-
-    def upload(target: Path) -> str:
-        uploader.upload(target, goal, quiet=writing.quiet or not sys.stderr.isatty())
-        if not writing.quiet:
-            print(f"uploaded to {goal.address}", file=sys.stderr)
-        return goal.address
-
-    return upload

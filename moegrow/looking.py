@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 import moegrow
-from moegrow import growing
+from moegrow import finishing
 from moegrow.errors import UsageError
 from moegrow.options import (
     JsonOption,
@@ -68,7 +68,7 @@ def verify(
     folder = read_source(grown)
     if not isinstance(folder, str):
         raise UsageError("verify takes the folder of a grown checkpoint, not a plan")
-    found = growing.verify_result(Path(folder), source, threads, token, quiet=quiet, noise=noise)
+    found = finishing.verify_result(Path(folder), source, threads, token, quiet=quiet, noise=noise)
     if as_json:
         print_json(found)
     if not found["ok"]:

@@ -186,6 +186,10 @@ class Plan:
     family_text: str = ""
     recipe: tuple[Step, ...] | None = field(default=(), compare=False)
 
+    def noted(self, command: str) -> "Plan":
+        """The plan with one more command by which it came about."""
+        return replace(self, commands=(*self.commands, command))
+
     def __repr__(self) -> str:
         """One line, where the values themselves could fill a book."""
         numbers = [

@@ -7,6 +7,7 @@ import typer
 
 from moegrow import cookbook, growing
 from moegrow.errors import printable
+from moegrow.finishing import finish
 from moegrow.options import JsonOption, Planning, Reading, Source, Writing
 from moegrow.progress import phase
 from moegrow.terminal import command_line, print_json, print_lines, read_source
@@ -52,7 +53,7 @@ def run(
         writing = replace(writing, output=written.output)
     if writing.max_shard_size is None:
         writing = replace(writing, max_shard_size=written.max_shard_size)
-    growing.finish(grown, old.layout, writing, planning, command=command, reading=reading)
+    finish(grown, old.layout, writing, planning, command=command, reading=reading)
 
 
 def recipes(

@@ -56,7 +56,7 @@ def depth(
         layers=layers, new_layers=new_layers,
     )  # fmt: skip
     old = begin(source, family, Access(token, revision))
-    return _noted(_grown(old, step), command or _call(step, family, revision))
+    return _grown(old, step).noted(command or _call(step, family, revision))
 
 
 def width(
@@ -89,7 +89,7 @@ def width(
         preset=preset, allow_nonfinite=allow_nonfinite or None,
     )  # fmt: skip
     old = begin(source, family, Access(token, revision))
-    return _noted(_grown(old, step), command or _call(step, family, revision))
+    return _grown(old, step).noted(command or _call(step, family, revision))
 
 
 def run(
@@ -117,7 +117,7 @@ def run(
     called = _spelled(
         recipe=recipe if isinstance(recipe, Recipe) else str(recipe), seed=seed, revision=revision
     )
-    return _noted(old.plan, command or f"moegrow.run(source, {called})")
+    return old.plan.noted(command or f"moegrow.run(source, {called})")
 
 
 def seeded(step: Step, recipe: Recipe, seed: int | None) -> Step:
@@ -208,10 +208,6 @@ def _widened(old: Opened, step: Step) -> Plan:
     )
     check_noise(new)
     return new
-
-
-def _noted(new: Plan, command: str) -> Plan:
-    return replace(new, commands=(*new.commands, command))
 
 
 def _call(step: Step, family: str | os.PathLike[str] | None, revision: str | None) -> str:

@@ -46,6 +46,7 @@ FLOORS = [
     {"verbs"},
     {"show", "explain", "documents", "model"},
     {"demo", "terminal", "interrupted"},
+    {"finishing"},
     {"growing"},
     {"looking", "repeating"},
     {"cli"},
