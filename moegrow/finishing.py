@@ -47,9 +47,10 @@ def finish(
     from moegrow import documents, explain, show
     from moegrow.check import check_plan
     from moegrow.interrupted import going_on
+    from moegrow.publishing import check_target
     from moegrow.resume import written_plan
     from moegrow.shards import DEFAULT_SIZE, parse_size, split
-    from moegrow.writer import check_target, default_name, fetch
+    from moegrow.writer import default_name, fetch
 
     size, quiet = writing.max_shard_size or DEFAULT_SIZE, writing.quiet
     parse_size(size)

@@ -40,7 +40,7 @@ FLOORS = [
     {"outputs", "schedule", "digests"},
     {"grow", "targets", "partial"},
     {"engine", "resume", "integrity"},
-    {"space", "values"},
+    {"space", "values", "publishing"},
     {"verifier", "difference", "opened"},
     {"writer", "uploader"},
     {"verbs"},
