@@ -105,17 +105,25 @@ def complete(run: Run, partial: Partial, plan: Plan) -> None:
 @contextmanager
 def failing(partial: Partial, target: Path) -> Iterator[None]:
     """What becomes of a run that fails: finished shards are kept where they can be of use."""
+    with telling(partial, target):
+        try:
+            yield
+        except BaseException as error:
+            is_useful = isinstance(error, UnfinishedError) or not isinstance(error, MoegrowError)
+            with suppress(OSError):
+                if is_useful and partial.finished():
+                    partial.tidy()
+                else:
+                    partial.remove()
+            raise
+
+
+@contextmanager
+def telling(partial: Partial, target: Path) -> Iterator[None]:
+    """Tell of a disk that fails as of a run that can be gone on with."""
     try:
         yield
-    except BaseException as error:
-        is_useful = isinstance(error, UnfinishedError) or not isinstance(error, MoegrowError)
-        with suppress(OSError):
-            if is_useful and partial.finished():
-                partial.tidy()
-            else:
-                partial.remove()
-        if not isinstance(error, OSError):
-            raise
+    except OSError as error:
         said = f"writing {target} failed: {error.filename or partial.folder}: {error.strerror}"
         raise UnfinishedError(said, "nothing was published; mend what is wrong there") from error
 

@@ -1,6 +1,7 @@
 """Write a plan as a checkpoint that appears under its name only when it is complete."""
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -12,7 +13,8 @@ from moegrow.engine import Moved
 from moegrow.errors import UsageError
 from moegrow.hub import Repository
 from moegrow.origin import Access
-from moegrow.partial import locked, partial_of
+from moegrow.partial import HeldError, locked, partial_of
+from moegrow.parts import Part, publish_parts, read_part, write_part
 from moegrow.plans import Plan
 from moegrow.publishing import (
     REPLACED,
@@ -35,7 +37,9 @@ from moegrow.verifier import Verified
 class Written:
     """What apply wrote: where, how many files and tensors, how many bytes of tensors, and how.
 
-    `kept` of the files were there already, finished by an earlier run.
+    `kept` of the files were there already, finished by an earlier run. Where a `part` was written,
+    these are its own; `missing` are the numbers of the shards, counted from 1, that no process has
+    finished, and `is_published` says whether the result is at `path` now.
     """
 
     path: Path
@@ -44,6 +48,9 @@ class Written:
     nbytes: int
     moved: Moved
     kept: int = 0
+    part: Part | None = None
+    missing: tuple[int, ...] = ()
+    is_published: bool = True
 
     def verify(
         self, *, threads: int | None = None, progress: Progress = lambda count: None
@@ -74,6 +81,8 @@ def apply(
     *,
     force: bool = False,
     resume: bool = False,
+    part: str | tuple[int, int] | None = None,
+    finish: bool = False,
     digests: bool = False,
     threads: int | None = None,
     max_shard_size: str | int = shards.DEFAULT_SIZE,
@@ -86,16 +95,23 @@ def apply(
 ) -> Written:
     """Write the checkpoint that the plan describes to the folder `output`.
 
-    With `resume`, shards that an earlier run of the same plan has finished are kept. With
-    `digests`, those of all bytes are kept beside the result, not only of the computed ones. With
-    `download` a source on the Hub is put into the Hub's cache first; `token` is for it.
+    With `resume`, shards that an earlier run of the same plan has finished are kept. With `part`,
+    (3, 16) or "3/16", every sixteenth shard from the third on is written: any number of processes
+    may do that at once, on any machines that see the folder, and the last one publishes the
+    result. With `finish` no shard is written, and a result whose shards are all there is published.
+    With `digests`, those of all bytes are kept beside the result, not only of the computed ones.
+    With `download` a source on the Hub is put into the Hub's cache first; `token` is for it.
     `progress` is called with the number of bytes just written, from several threads, and `say`
     with sentences for a person. `checked` is the plan's source, where it has just been opened and
     the plan held against it. Raises MoegrowError, with nothing left under the final name, where the
     plan does not fit its source or the folder may not be written.
     """
+    share = None if part is None else read_part(part)
+    if share and finish:
+        raise UsageError("--finish writes no shards, so --shards does not go with it")
+    goes_on = resume or finish or share is not None
     target, here = user_path(output).absolute(), plan.source.folder
-    check_target(target, here, force=force or (resume and is_written(plan, target)))
+    check_target(target, here, force=force or (goes_on and is_written(plan, target)))
     for beside in (partial_of(target), target.with_name(target.name + REPLACED)):
         check_apart(beside, here)
     checkpoint = checked or open_checkpoint(plan.source.location, Access(token))
@@ -113,7 +129,34 @@ def apply(
         threads=threads or checkpoint.origin.threads or cores(), reflink=reflink,
         progress=progress, say=say,
     )  # fmt: skip
+    if goes_on and is_written(plan, target):
+        with suppress(HeldError), locked(target) as partial:
+            partial.remove()
+        return _there(run, share)
+    if share:
+        return _write_part(run, share)
+    if finish:
+        publish_parts(run)
+        return Written(target, len(files), len(plan.outputs), plan.nbytes, Moved(), len(files))
     return _write(run, resume=resume)
+
+
+def _there(run: Run, part: Part | None = None) -> Written:
+    """What is said of a result that is complete already."""
+    run.say(f"{run.target} is complete already")
+    count, plan = sum(1 for _ in run.target.glob("*.safetensors")), run.plan
+    return Written(run.target, count, len(plan.outputs), plan.nbytes, Moved(), count, part)
+
+
+def _write_part(run: Run, part: Part) -> Written:
+    """Write the shards of a part, and publish the result if they were the last ones."""
+    mine = [run.files[number] for number in part.shards(len(run.files))]
+    done = write_part(run, part)
+    return Written(
+        run.target, len(mine), sum(len(shard.outputs) for shard in mine),
+        sum(output.nbytes for shard in mine for output in shard.outputs), done.moved, done.kept,
+        part, tuple(number + 1 for number in done.missing), done.is_published,
+    )  # fmt: skip
 
 
 def _write(run: Run, *, resume: bool) -> Written:
@@ -121,10 +164,8 @@ def _write(run: Run, *, resume: bool) -> Written:
     plan, target, files = run.plan, run.target, run.files
     with locked(target) as partial:
         if resume and is_written(plan, target):
-            run.say(f"{target} is complete already")
             partial.remove()
-            count = sum(1 for _ in target.glob("*.safetensors"))
-            return Written(target, count, len(plan.outputs), plan.nbytes, Moved(), count)
+            return _there(run)
         check_free(target, force=run.force)
         begun = go_on(partial, plan, run.facts, resume=resume, force=run.force, say=run.say)
         with failing(partial, target):
