@@ -7,6 +7,7 @@ from typing import Any
 from moegrow import report, rounding, serving
 from moegrow.engine import Moved
 from moegrow.layout import Layout
+from moegrow.logits import TOLERANCE, Compared
 from moegrow.plans import Plan
 from moegrow.profiles import Profile
 from moegrow.realised import Realised
@@ -84,6 +85,31 @@ def _profile(profile: Profile) -> Document:
         "norms": {group: list(norms) for group, norms in profile.norms.items()},
         "nonfinite": dict(profile.nonfinite),
         "sample": sample,
+    }
+
+
+def compared(found: Compared, seconds: float) -> Document:
+    """What `verify --logits` found."""
+    return {
+        "ok": found.ok,
+        "reasons": list(found.reasons),
+        "tolerance": TOLERANCE,
+        "tokens": found.tokens,
+        "deviation": found.deviation,
+        "largest": found.largest,
+        "mean": found.mean,
+        "kl": found.kl,
+        "agree": found.agree,
+        "parts_at": found.parts_at,
+        "layers": [
+            {"old": layer.old, "new": list(layer.new), "differences": list(layer.differences)}
+            for layer in found.layers
+        ],
+        "together": None
+        if found.together is None
+        else [{"layer": layer.layer, "share": layer.share} for layer in found.together],
+        "alive": list(found.alive),
+        "seconds": seconds,
     }
 
 
