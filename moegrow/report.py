@@ -152,7 +152,7 @@ def _told(names: Iterable[str]) -> str:
 
 def inspection(plan: Plan, layout: Layout) -> Inspection:
     """What a plan and the layout of its source say of the checkpoint that there is, or will be."""
-    layers = plan.growth.layers
+    layers, shared = plan.growth.layers, shared_parameters(layout)
     return Inspection(
         {
             "source": layout.checkpoint.location,
@@ -161,7 +161,7 @@ def inspection(plan: Plan, layout: Layout) -> Inspection:
             "moe_layers": [new for new, old in enumerate(layers) if old in layout.moe_layers],
             "prediction_layers": layout.prediction_layers,
             "shared_experts": shared_experts(layout),
-            "shared_parameters": sum(shared_parameters(layout)[old] for old in layers),
+            "shared_parameters": sum(shared[old] for old in layers),
             "router": layout.family.router.scores_by(layout.config),
             "dtypes": dict(dtypes(plan)),
             "tensors": len(plan.outputs),
