@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import moegrow
-from moegrow import growing, looking, repeating
+from moegrow import growing, looking, picturing, repeating
 from moegrow.errors import InterruptedRun, MoegrowError, UsageError
 from moegrow.options import JsonOption
 from moegrow.spread import spread
@@ -59,7 +59,7 @@ def demo(
 # In the order in which --help lists them.
 for command in (
     growing.depth, growing.width, growing.apply, repeating.run, repeating.recipes,
-    looking.inspect, looking.verify, looking.diff, demo,
+    looking.inspect, picturing.norms, looking.verify, looking.diff, demo,
 ):  # fmt: skip
     app.command()(spread(command))
 

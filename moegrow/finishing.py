@@ -148,6 +148,20 @@ def verify_result(
     return documents.verification(found, folder, time.perf_counter() - began)
 
 
+def compared(
+    folder: Path, source: str | None, prompts: list[str], *, quiet: bool
+) -> dict[str, Any]:
+    """Compare the logits of a folder and its source, say what was found, and give that."""
+    from moegrow import documents, show
+
+    began = time.perf_counter()
+    with phase("running", quiet=quiet):
+        found = moegrow.compare_logits(folder, source, prompts)
+    if not quiet or not found.ok:
+        show.compared(found)
+    return documents.compared(found, time.perf_counter() - began)
+
+
 def _check_alone(writing: Writing) -> None:
     """With --plan nothing is written and no document printed: a plan is one."""
     for other, given in (

@@ -131,17 +131,18 @@ def telling(partial: Partial, target: Path) -> Iterator[None]:
 def _write_beside(partial: Partial, plan: Plan, run: Run) -> None:
     """Write what stands beside the shards, index and config last."""
     folder, checkpoint, files = partial.result, run.checkpoint, run.files
-    text = card.model_card(
-        plan, run.target.name, card.carried_from(checkpoint.origin), checkpoint.side_files
-    )
+    changed = dict(plan.files)
+    sides = [side for side in checkpoint.side_files if changed.get(side, "") is not None]
+    text = card.model_card(plan, run.target.name, card.carried_from(checkpoint.origin), sides)
     texts = {CARD: text, INDEX: shards.index(files), CONFIG: plan.config}
-    for side in checkpoint.side_files:
+    for side in sides:
         copy = folder / side
         copy.parent.mkdir(parents=True, exist_ok=True)
+        new = changed.get(side)
         with durable(copy) as file:
-            file.writelines(contents(checkpoint.origin, side))
+            file.writelines(contents(checkpoint.origin, side) if new is None else [new.encode()])
         sync(copy.parent)
-    found = {side: file_digest(folder, side) for side in (PLAN, *checkpoint.side_files)}
+    found = {side: file_digest(folder, side) for side in (PLAN, *sides)}
     found |= {side: text_digest(text) for side, text in texts.items()}
     entries = tuple(map(partial.noted, files))
     texts[DIGESTS] = Digests(run.digests, found, entries).text()

@@ -37,6 +37,7 @@ MASKS = {
     r"\b[0-9a-f]{64}\b": "SHA-256",
     r"\d+\.\d s \([\d.]+ \w+/s\)": "SECONDS",
     r"[\d.]+ [KMGT]B free( \(not enough\))?": "FREE DISK",
+    r"\b\d(\.\d+)?e-\d\d\b": "ROUNDING",
     r"peak memory [\d.]+ [KMGT]B": "PEAK MEMORY",
 }
 

@@ -170,6 +170,15 @@ def test_the_bytes_do_not_depend_on_the_way_they_take(source, filled, monkeypatc
     assert calls or way == "no such call"
 
 
+def test_a_real_disk_takes_whole_blocks(source, filled, monkeypatch, tmp_path):
+    if not direct.is_of_use(tmp_path, direct.SMALLEST):
+        pytest.skip("temporary files are not on a disk of this machine")
+    plans = both_ways(source), moegrow.width(source, preset="upcycling")
+    expected = [filled(plan, reflink=False)[0] for plan in plans]
+    monkeypatch.setattr(direct, "SMALLEST", 0)
+    assert [filled(plan)[0] for plan in plans] == expected
+
+
 def whole_blocks(real, calls):
     """Writing as a disk has it where a file is open for nothing but writing past the cache."""
 
