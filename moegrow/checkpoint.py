@@ -5,12 +5,11 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from moegrow import hub, jsontext, stores
+from moegrow import hub, jsontext, stores, waiting
 from moegrow.errors import MoegrowError, UsageError, raise_all
 from moegrow.fingerprints import SourceFile as SourceFile
 from moegrow.fingerprints import digest, read_header
@@ -297,7 +296,7 @@ def _each(origin: Origin, names: list[str], read: Callable[[str], T]) -> dict[st
     """What `read` gives for each name, several at a time where each has to be waited for."""
     if not origin.threads:
         return {name: read(name) for name in names}
-    with ThreadPoolExecutor(max_workers=origin.threads) as pool:
+    with waiting.pool(origin.threads) as pool:
         return dict(zip(names, pool.map(read, names), strict=True))
 
 

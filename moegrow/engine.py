@@ -2,12 +2,12 @@
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
+from moegrow import waiting
 from moegrow.arithmetic import Bytes, Scratch, compiled_loops
 from moegrow.checkpoint import Checkpoint
 from moegrow.direct import BOUNCE, is_of_use, placed, room
@@ -134,7 +134,7 @@ class _Engine:
         self, threads: int, tasks: Iterable[Task], work: Callable[[Task, _Worker], None]
     ) -> None:
         """Do all tasks, in their order as far as several threads can."""
-        waiting = iter(tasks)
+        left = iter(tasks)
         failures: list[BaseException] = []
 
         def loop(_: int) -> None:
@@ -142,7 +142,7 @@ class _Engine:
             try:
                 while not self._stop.is_set():
                     with self._lock:
-                        task = next(waiting, None)
+                        task = next(left, None)
                     if task is None:
                         break
                     work(task, worker)
@@ -153,7 +153,7 @@ class _Engine:
                 failures.append(error)
                 self._stop.set()
 
-        with ThreadPoolExecutor(max_workers=threads) as pool:
+        with waiting.pool(threads, self._stop) as pool:
             try:
                 for _ in pool.map(loop, range(threads)):
                     pass

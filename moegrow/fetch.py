@@ -14,10 +14,12 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import parse_ratelimit_headers
 
 from moegrow.errors import MoegrowError
+from moegrow.waiting import wait
 
 TRIES = 6  # before giving up, if nothing at all has come in between
 FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0  # seconds between tries, doubling
 LONGEST_ASKED = 300.0  # seconds that a server may ask to wait
+CONTACTS = 2  # tries to reach a host of which nothing has been heard yet
 REDIRECTS = 5
 
 _BUSY = (408, 429, 500, 502, 503, 504)
@@ -44,7 +46,7 @@ class Patience:
     def ready(self) -> None:
         """Wait until the host wants to be asked again."""
         while (left := self._next - time.monotonic()) > 0:
-            time.sleep(left)
+            wait(left)
 
     def after(self, failures: int, error: Exception) -> None:
         """Take note of a failure in a row; raises it as a MoegrowError if it was one too many."""
@@ -55,13 +57,17 @@ class Patience:
                 f"{_spell(error)}{wish}", "run the command again, or with fewer --threads"
             ) from None
         if asked is None:
-            time.sleep(min(FIRST_WAIT * 2 ** (failures - 1), LONGEST_WAIT))
+            wait(min(FIRST_WAIT * 2 ** (failures - 1), LONGEST_WAIT))
             return
         with self._lock:
             self._next = max(self._next, time.monotonic() + asked)
 
     def insist(self, call: Callable[[], T]) -> T:
-        """What a call to the Hub's API gives, tried again while the Hub is busy."""
+        """What a call to the Hub's API gives, tried again while the Hub is busy.
+
+        A host that cannot be reached at all is no busy one: it is tried once more, and then the
+        error is raised as it came.
+        """
         failures = 0
         while True:
             self.ready()
@@ -74,6 +80,9 @@ class Patience:
                 self.after(failures, busy(error.response))
             except httpx2.TransportError as error:
                 failures += 1
+                is_out_of_reach = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
+                if is_out_of_reach and failures >= CONTACTS:
+                    raise
                 self.after(failures, error)
 
 

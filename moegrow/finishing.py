@@ -35,7 +35,7 @@ def finish(
 
     `layout` is that of the plan's source, `reading` how it was read, and `command` what was typed.
     """
-    saved = None
+    saved: dict[Path, str] = {}
     if planning:
         saved = _recipe_to_save(grown, writing, planning.save_recipe, reading.family)
     if planning and planning.plan:
@@ -86,7 +86,8 @@ def finish(
     if not quiet and not there:
         show.written(result, seconds)
     verified, uploaded = deliver(target, writing, reading.token, upload)
-    _save(saved)
+    if verified is None or verified["ok"]:
+        _save(saved)
     if writing.as_json:
         print_json(documents.growth(grown, layout, target, result, seconds, verified, uploaded))
     else:
@@ -178,18 +179,26 @@ def _check_alone(writing: Writing) -> None:
 
 def _recipe_to_save(
     grown: "Plan", writing: Writing, file: str | None, family: str | None
-) -> tuple[Path, str] | None:
-    """Where the recipe goes and its text; refused before anything is written."""
+) -> dict[Path, str]:
+    """What is saved, texts by their paths: the recipe, and a family file where nobody named one.
+
+    A plan brings the text of the family file along that was given to the first command of a pipe.
+    Refused before anything is written.
+    """
     if file is None:
-        return None
+        return {}
     from moegrow.recipe import Recipe, is_below, to_toml
 
     if writing.dry_run:
         raise UsageError("--dry-run writes nothing, so --save-recipe does not go with it")
-    path = user_path(file)
-    if path.exists() or not path.absolute().parent.is_dir():
-        what = "exists already" if path.exists() else "is in no folder that exists"
-        raise MoegrowError(f"--save-recipe {path} {what}", "give another file")
+    path, texts = user_path(file), {}
+    if family is None and grown.family_text:
+        beside = path.with_suffix(".family.toml")
+        family, texts[beside] = str(beside), grown.family_text
+    for each in (path, *texts):
+        if each.exists() or not each.absolute().parent.is_dir():
+            what = "exists already" if each.exists() else "is in no folder that exists"
+            raise MoegrowError(f"--save-recipe {each} {what}", "give another file")
     if not grown.recipe:
         raise MoegrowError(
             "the plan does not say by which steps it came about", "make it again from its source"
@@ -202,13 +211,12 @@ def _recipe_to_save(
         output=writing.output if is_below(writing.output or "") else None,
         max_shard_size=writing.max_shard_size,
     )  # fmt: skip
-    return path, to_toml(recipe)
+    return {**texts, path: to_toml(recipe)}
 
 
-def _save(recipe: tuple[Path, str] | None) -> None:
-    """Write a recipe whole, or not at all."""
-    if recipe:
-        path, text = recipe
+def _save(texts: dict[Path, str]) -> None:
+    """Write texts, each whole or not at all."""
+    for path, text in texts.items():
         with durable(path) as file:
             file.write(text.encode())
 

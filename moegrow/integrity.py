@@ -2,10 +2,10 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
+from moegrow import waiting
 from moegrow.checkpoint import DIGESTS, Checkpoint
 from moegrow.digests import Digests, Entry, damage, file_digest, read_digests
 from moegrow.errors import MoegrowError
@@ -79,7 +79,7 @@ def hold(
         progress(size)
         return found
 
-    with ThreadPoolExecutor(max_workers=threads) as pool:
+    with waiting.pool(threads) as pool:
         found = [problem for some in pool.map(problems, kept.entries) for problem in some]
     return Held(found, held)
 

@@ -11,13 +11,12 @@ import os
 import shutil
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moegrow import jsontext
+from moegrow import jsontext, waiting
 from moegrow.checkpoint import PLAN
 from moegrow.digests import Entry, damage, entry
 from moegrow.durable import TEMPORARY, durable, sync, temporary
@@ -160,7 +159,7 @@ class Partial:
             return False
 
         asked = list(numbers)
-        with ThreadPoolExecutor(max_workers=threads) as pool:
+        with waiting.pool(threads) as pool:
             found = list(pool.map(is_good, asked))
         return frozenset(number for number, is_kept in zip(asked, found, strict=True) if is_kept)
 

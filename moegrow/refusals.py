@@ -32,8 +32,9 @@ def explained(
     except errors.HfHubHTTPError as error:
         raise _refusal(error, name, revision, token, is_guess) from None
     except httpx2.TransportError as error:
+        here = f", and there is no folder {name} here" if is_guess else ""
         raise MoegrowError(
-            f"{endpoint()} cannot be reached ({type(error).__name__})",
+            f"{endpoint()} cannot be reached ({type(error).__name__}){here}",
             "check the network and HF_ENDPOINT, or use what is in the cache: HF_HUB_OFFLINE=1",
         ) from None
     except (errors.LocalEntryNotFoundError, errors.FileMetadataError):

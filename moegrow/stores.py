@@ -1,7 +1,6 @@
 """Object stores as sources, through the drivers of fsspec."""
 
 import re
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from moegrow.errors import MoegrowError, UsageError
 from moegrow.listing import Entry, Listed, safe
 from moegrow.origin import Access, scheme, short_name
+from moegrow.waiting import wait
 
 # The driver of each kind of address, and the extra of moegrow that brings it along.
 DRIVERS = {
@@ -72,7 +72,7 @@ class Store(Listed):
             if failures >= TRIES:
                 raise EOFError(position)
             if failures:
-                time.sleep(FIRST_WAIT * 2 ** (failures - 1))
+                wait(FIRST_WAIT * 2 ** (failures - 1))
 
 
 def find(text: str, access: Access) -> tuple[Store, str]:

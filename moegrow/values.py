@@ -1,11 +1,11 @@
 """Which values of a checkpoint are no finite numbers, and which tensors hold one value alone."""
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
+from moegrow import waiting
 from moegrow.arithmetic import Bytes
 from moegrow.checkpoint import Checkpoint
 from moegrow.header import BITS, TensorSpec
@@ -40,7 +40,7 @@ def find_values(checkpoint: Checkpoint) -> Values:
     Tensors of one value are not called constant: they could be nothing else.
     """
     specs = sorted(checkpoint.tensors.values(), key=lambda spec: (spec.file, spec.start))
-    with Source(checkpoint) as source, ThreadPoolExecutor(max_workers=cores()) as pool:
+    with Source(checkpoint) as source, waiting.pool(cores()) as pool:
         found = list(pool.map(lambda spec: _count(source, spec), specs))
     together = list(zip(specs, found, strict=True))
     return Values(

@@ -4,7 +4,6 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
@@ -12,7 +11,7 @@ from types import ModuleType
 
 import numpy as np
 
-from moegrow import jsontext, report
+from moegrow import jsontext, report, waiting
 from moegrow.arithmetic import Scratch, compiled_loops
 from moegrow.check import check_plan, check_source
 from moegrow.checkpoint import (
@@ -166,7 +165,7 @@ def _compare(
     same = [output for output in plan.outputs if _is_like(output, written)]
     drawn = sum(output.nbytes for output in same if any(piece.noise for piece in output.pieces))
     comparison = _Comparison(origin, written, progress, compiled_loops(drawn))
-    with ThreadPoolExecutor(max_workers=threads) as pool:
+    with waiting.pool(threads) as pool:
         each = pool.map(comparison.compare, _by_file(same, written))
         problems = tuple(problem for found in each for problem in found)
     return Verified(

@@ -203,3 +203,22 @@ def test_the_example_of_rules_is_toml():
         r"^    \[config\.per_layer.*?(?=^\S)", heron.PAGE.read_text(), re.M | re.S
     )
     assert tomllib.loads(re.sub(r"^    ", "", example, flags=re.M))
+
+
+def test_a_recipe_saved_at_the_end_of_a_pipe_has_the_family_beside_it(source, run, tmp_path):
+    plan = run("depth", "heron", "--family", "heron.toml", "--plan").stdout
+    save = "width", "--noise", "0", "-o", "both", "--save-recipe", "mine.toml"
+    run(*save, stdin=plan)
+    assert (tmp_path / "mine.family.toml").read_text() == heron.family_text()
+    assert 'family = "mine.family.toml"' in (tmp_path / "mine.toml").read_text()
+    (tmp_path / "heron.toml").unlink()
+    run("run", "mine.toml", "-o", "again")
+    weights = [
+        {path.name: path.read_bytes() for path in (tmp_path / folder).glob("*.safetensors")}
+        for folder in ("both", "again")
+    ]
+    assert weights[0] == weights[1]
+    (tmp_path / "mine.toml").unlink()
+    done = run(*save, "--force", stdin=plan, code=1)
+    assert "mine.family.toml exists already" in done.stderr
+    assert not (tmp_path / "mine.toml").exists()

@@ -6,6 +6,7 @@ from email.utils import format_datetime
 import httpx2
 import pytest
 
+from moegrow import fetch
 from moegrow.errors import MoegrowError
 from moegrow.fetch import LONGEST_ASKED, Again, Patience, _asked_wait, _check_range, _next_address
 
@@ -28,6 +29,20 @@ def test_a_wait_is_asked_for_in_seconds_as_a_date_or_by_a_rate_limit():
 def test_a_wait_that_is_too_long_is_not_begun():
     with pytest.raises(MoegrowError, match="asks to wait"):
         Patience().after(1, Again("host answers 429", LONGEST_ASKED + 1))
+
+
+def test_a_host_that_is_not_there_is_given_up_soon_and_one_that_was_lost_is_not(monkeypatch):
+    monkeypatch.setattr(fetch, "FIRST_WAIT", 0)
+    for error, most in ((httpx2.ConnectError, fetch.CONTACTS), (httpx2.ReadError, fetch.TRIES)):
+        tries = []
+
+        def call(error=error, tries=tries):
+            tries.append(1)
+            raise error("gone")
+
+        with pytest.raises((error, MoegrowError)):
+            Patience().insist(call)
+        assert len(tries) == most
 
 
 def test_a_redirect_never_leads_from_an_encrypted_connection_to_another():

@@ -22,6 +22,7 @@ FLOORS = [
         "recipe",
         "progress",
         "strangers",
+        "waiting",
     },
     {"durable", "tables"},
     {"header", "places", "catalogue", "origin", "metadata", "refusals"},

@@ -3,9 +3,11 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -374,7 +376,32 @@ def test_a_hub_that_is_not_there_or_none_at_all(refused, hub, commit, monkeypatc
     hub.fail("/api/models/", "404", times=9)
     refused("depth", NAME, says="the Hub answers 404")
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    refused("depth", NAME, says="the connection was lost (ConnectError)")
+    says = (
+        f"http://127.0.0.1:9 cannot be reached (ConnectError), and there is no folder {NAME} here"
+    )
+    refused("depth", NAME, says=says, hint="check the network")
+    done = refused("depth", f"hf://{NAME}", says="cannot be reached (ConnectError)\n")
+    assert "folder" not in done.stderr
+
+
+def test_a_thread_that_waits_as_long_as_a_server_asks_ends_when_it_is_interrupted(
+    hub, commit, tmp_path
+):
+    hub.fail(r"\.safetensors\?Signature", "429", times=999, skip=25, headers={"Retry-After": "250"})
+    for verb, begun in (("depth", "grown.partial"), ("inspect", "")):
+        more = ["-o", "grown"] if begun else ["--values"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "moegrow", verb, NAME, *more], cwd=tmp_path, text=True,
+            stderr=subprocess.PIPE,
+        )  # fmt: skip
+        while not any(fault.times < 999 for fault in hub.faults):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert told.splitlines()[-2].startswith("error: interrupted; nothing was published")
+        assert "Traceback" not in told
+        hub.faults[0].times = 999
 
 
 def test_every_refusal_says_what_to_do(refused, hub, commit, monkeypatch):

@@ -11,6 +11,7 @@ import tiny
 
 import moegrow
 from moegrow.checkpoint import DIGESTS, PLAN
+from moegrow.errors import MoegrowError
 
 BUCKET = "s3://models/qwen/tiny-moe"
 
@@ -90,6 +91,33 @@ def test_weights_that_were_trained_on_in_place_are_noticed(run, store, source):
         store.pipe_file(f"{BUCKET}/{shard.name}", shard.read_bytes())
     done = run("apply", "-o", "grown", stdin=plan, code=1)
     assert "has changed since the plan was made" in done.stderr
+
+
+@pytest.mark.parametrize("what", ["other weights", "more bytes", "nothing", "another config"])
+def test_a_file_that_is_overwritten_while_it_is_read_ends_the_run(store, source, tmp_path, what):
+    shard = sorted(source.glob("*.safetensors"))[-1]
+    alter.flip(shard, shard.stat().st_size - 1)
+    path, changed = f"{BUCKET}/{shard.name}", []
+
+    def progress(count):
+        if changed:
+            return
+        changed.append(what)
+        if what == "other weights":
+            store.pipe_file(path, shard.read_bytes())
+        elif what == "more bytes":
+            store.pipe_file(path, shard.read_bytes() + b"0")
+        elif what == "nothing":
+            store.rm_file(path)
+        else:
+            store.pipe_file(f"{BUCKET}/config.json", b"{}")
+
+    plan = moegrow.depth(BUCKET)
+    says = "was changed while it was read|does not exist, or not all of it|has changed since"
+    with pytest.raises(MoegrowError, match=says):
+        moegrow.apply(plan, tmp_path / "grown", threads=1, progress=progress)
+    assert changed
+    assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
 
 
 def test_reading_goes_on_after_a_bad_moment(store, source, tmp_path):

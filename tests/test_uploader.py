@@ -1,6 +1,7 @@
 """Uploading to the Hub, through its real client and against a small Hub on loopback."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -90,6 +91,84 @@ def test_no_token_is_in_what_is_uploaded_or_said(run, signed_in, source, monkeyp
     stored = [asked for asked in signed_in.asked if asked.host == "storage"]
     assert stored
     assert not any("authorization" in asked.headers for asked in stored)
+
+
+def test_what_is_verified_is_uploaded_and_its_recipe_saved(run, signed_in, source, tmp_path):
+    more = "--verify", "--save-recipe", "mine.toml"
+    done = run("depth", source, "-o", "grown", "--push", GOAL, *more)
+    verified, sent = (done.stderr.index(word) for word in ("is as planned", "uploaded to"))
+    assert verified < sent
+    assert uploaded(signed_in) == alter.contents(tmp_path / "grown")
+    run("run", "mine.toml", "-o", "again")
+    again, grown = (
+        {name: file for name, file in alter.contents(tmp_path / folder).items() if "model-" in name}
+        for folder in ("again", "grown")
+    )
+    assert again == grown
+
+
+DAMAGE = """
+import moegrow, sys
+from moegrow import cli
+real = moegrow.apply
+def apply(*arguments, **options):
+    written = real(*arguments, **options)
+    file = sorted(written.path.glob("*.safetensors"))[0]
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    return written
+moegrow.apply = apply
+cli.main()
+"""
+
+
+def test_what_is_not_as_planned_is_not_uploaded(run, signed_in, source, tmp_path):
+    command = ["depth", str(source), "-o", "grown", "--push", GOAL, "--verify"]
+    more = ["--save-recipe", "mine.toml"]
+    done = subprocess.run(
+        [sys.executable, "-c", DAMAGE, *command, *more], cwd=tmp_path, check=False, text=True,
+        capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "differs from its plan" in done.stderr
+    assert "uploaded to" not in done.stderr
+    assert not signed_in.repositories[GOAL].files.keys() - {".gitattributes"}
+    assert not (tmp_path / "mine.toml").exists()
+    # The same command goes on with what is there, and is stopped at the same place.
+    done = run(*command, *more, code=1)
+    assert "is complete already" in done.stderr
+    assert not signed_in.repositories[GOAL].files.keys() - {".gitattributes"}
+    shutil.rmtree(tmp_path / "grown")
+    run(*command, *more)
+    assert uploaded(signed_in) == alter.contents(tmp_path / "grown")
+    assert (tmp_path / "mine.toml").exists()
+
+
+def test_a_recipe_is_saved_when_an_upload_that_broke_off_has_gone_on(
+    run, signed_in, source, tmp_path
+):
+    command = ("depth", source, "-o", "grown", "--push", GOAL, "--save-recipe", "mine.toml")
+    signed_in.fail("/commit/", "403")
+    run(*command, code=1)
+    assert not (tmp_path / "mine.toml").exists()
+    run(*command)
+    assert (tmp_path / "mine.toml").exists()
+
+
+def test_of_several_processes_that_write_a_result_the_last_uploads_it(
+    run, signed_in, source, tmp_path
+):
+    (tmp_path / "plan.jsonl").write_text(run("depth", source, "--plan").stdout)
+    apply = "apply", "plan.jsonl", "-o", "grown", "--max-shard-size", "20KB", "--push", GOAL
+    done = run(*apply, "--shards", "2/2")
+    assert "uploaded" not in done.stderr
+    assert not signed_in.repositories[GOAL].files.keys() - {".gitattributes"}
+    signed_in.fail("/commit/", "403", skip=1)
+    run(*apply, "--shards", "1/2", code=1)
+    done = run(*apply, "--finish")
+    assert "is complete already" in done.stderr
+    assert uploaded(signed_in) == alter.contents(tmp_path / "grown")
 
 
 def test_an_upload_that_broke_off_goes_on_without_growing_again(run, signed_in, source, tmp_path):

@@ -1,0 +1,47 @@
+"""A wait ends when the work that it is for is not wanted any more."""
+
+import threading
+import time
+
+import pytest
+
+from moegrow import waiting
+
+
+def test_threads_that_wait_give_up_where_the_block_fails():
+    ended = []
+
+    def work(number):
+        try:
+            waiting.wait(600)
+        finally:
+            ended.append(number)
+
+    begun = []
+
+    def interrupted():
+        with waiting.pool(3) as pool:
+            begun.extend(pool.submit(work, number) for number in range(3))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert sorted(ended) == [0, 1, 2]
+    assert all(isinstance(it.exception(), InterruptedError) for it in begun)
+
+
+def test_threads_that_wait_give_up_when_they_are_told():
+    stop = threading.Event()
+    with waiting.pool(1, stop) as pool:
+        begun = pool.submit(waiting.wait, 600)
+        stop.set()
+    assert isinstance(begun.exception(), InterruptedError)
+
+
+def test_a_wait_takes_its_time_otherwise(monkeypatch):
+    waited = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    waiting.wait(7)
+    with waiting.pool(1) as pool:
+        assert list(pool.map(waiting.wait, [0, 0])) == [None, None]
+    assert waited == [7]
