@@ -1,7 +1,6 @@
 """The commands that show what is in the weights: norms layer by layer."""
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -34,6 +33,10 @@ def norms(
         str | None,
         typer.Option(metavar="FILE.png|.svg", show_default=False, help="Draw a picture."),
     ] = None,
+    seams: Annotated[
+        bool,
+        typer.Option("--seams", help="Show how far norms jump where layers are joined, by mode."),
+    ] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print rows of CSV.")] = False,
     threads: ThreadsOption = None,
     quiet: QuietOption = False,
@@ -44,26 +47,42 @@ def norms(
     """Show the norms of a model's weights, layer by layer."""
     if as_csv and as_json:
         raise UsageError("--csv and --json both say what is printed", "give one of them")
+    if as_csv and seams:
+        raise UsageError("--csv prints norms alone, so --seams does not go with it", "use --json")
     from moegrow import documents, plots, sketches
+    from moegrow.seams import drawn, ways
 
     target = None if plot is None else user_path(plot)
     if target is not None:
         plots.check(target)
-    profiles = [
-        _profile(opened, sample=sample, threads=threads, quiet=quiet)
-        for opened in _opened(sources, reading)
-    ]
+    opened = _opened(sources, reading)
+    shown, old = [], []
+    for its in opened:
+        both = _profiles(its, sample=sample, threads=threads, quiet=quiet)
+        shown.append(both[0])
+        old.append(both[1])
+    found = None
+    if seams:
+        found = [ways(its, profile) for its, profile in zip(opened, old, strict=True)]
+        shown = old
     if target is not None:
-        plots.draw(profiles, target)
+        lines = drawn(old, found) if found else shown
+        plots.draw(lines, target)
         if not quiet:
             print(f"drawn: {target}", file=sys.stderr)
     if as_json:
-        print_json(documents.norms(profiles))
-    elif as_csv:
-        print_lines(sketches.comma_separated(profiles))
+        print_json(documents.norms(shown, found))
+        return
+    if as_csv:
+        print_lines(sketches.comma_separated(shown))
+        return
+    plain = not _shows(sketches.curve((0.0, 1.0)))
+    if found is None:
+        told = [sketches.table(it, plain=plain) for it in shown]
     else:
-        plain = not _shows(sketches.curve((0.0, 1.0)))
-        print_lines("\n\n".join(sketches.table(it, plain=plain) for it in profiles).split("\n"))
+        together = zip(old, found, strict=True)
+        told = [sketches.ways_table(it, its, plain=plain) for it, its in together]
+    print_lines("\n\n".join(told).split("\n"))
 
 
 def _opened(sources: list[str] | None, reading: Reading) -> "list[Opened]":
@@ -75,14 +94,19 @@ def _opened(sources: list[str] | None, reading: Reading) -> "list[Opened]":
     return [opened.load(read_source(source), reading.family, access) for source in named or [None]]
 
 
-def _profile(opened: "Opened", *, sample: bool, threads: int | None, quiet: bool) -> "Profile":
+def _profiles(
+    opened: "Opened", *, sample: bool, threads: int | None, quiet: bool
+) -> "tuple[Profile, Profile]":
+    """The profile of an opened source, and that of the checkpoint that its weights are in."""
     from moegrow import profiles, squares
 
-    size = squares.reading_bytes(opened.layout, sample=sample)
-    with phase(
-        f"reading {Path(opened.layout.checkpoint.name).name}", size, quiet=quiet
-    ) as progress:
-        return profiles.of(opened, sample=sample, threads=threads, progress=progress)
+    plan, layout = opened
+    what = f"reading {layout.checkpoint.name}"
+    size = squares.reading_bytes(layout, sample=sample)
+    with phase(what, size, quiet=quiet) as progress:
+        measured = squares.measure(layout, sample=sample, threads=threads, progress=progress)
+    old = profiles.measured_profile(layout, measured)
+    return (profiles.predicted_profile(plan, layout, measured) if plan.steps else old), old
 
 
 def _shows(text: str) -> bool:
