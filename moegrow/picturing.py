@@ -1,19 +1,20 @@
-"""The commands that show what is in the weights: norms layer by layer."""
+"""The commands that show what is in the weights, and where each layer and expert came from."""
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moegrow.checkpoint import user_path
-from moegrow.errors import UsageError
+from moegrow.checkpoint import PLAN, user_path
+from moegrow.errors import MoegrowError, UsageError
 from moegrow.options import JsonOption, QuietOption, Reading, ThreadsOption
 from moegrow.origin import Access
 from moegrow.progress import phase
-from moegrow.terminal import print_json, print_lines, read_source
+from moegrow.terminal import check_target, print_json, print_lines, read_source
 
 if TYPE_CHECKING:
     from moegrow.opened import Opened
+    from moegrow.plans import Plan
     from moegrow.profiles import Profile
 
 
@@ -54,7 +55,8 @@ def norms(
 
     target = None if plot is None else user_path(plot)
     if target is not None:
-        plots.check(target)
+        check_target(target, "--plot", plots.FORMATS)
+        plots.check()
     opened = _opened(sources, reading)
     shown, old = [], []
     for its in opened:
@@ -83,6 +85,72 @@ def norms(
         together = zip(old, found, strict=True)
         told = [sketches.ways_table(it, its, plain=plain) for it, its in together]
     print_lines("\n\n".join(told).split("\n"))
+
+
+def map_(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="GROWN|PLAN", show_default=False,
+            help="A folder that moegrow has written, or a plan; left out or -, what comes in on"
+            " standard input.",
+        ),
+    ] = None,
+    svg: Annotated[
+        str | None, typer.Option(metavar="FILE.svg", show_default=False, help="Draw it.")
+    ] = None,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Show which old layer and expert each new one came from."""
+    from moegrow import lineage, ribbons
+    from moegrow.durable import durable
+    from moegrow.tables import text
+
+    target = None if svg is None else user_path(svg)
+    if target is not None:
+        check_target(target, "--svg", (".svg",))
+    plan = _plan(read_source(source))
+    axes = lineage.axes(plan)
+    if target is not None:
+        grown = [axis for axis in axes if not axis.is_same] or list(axes)
+        with durable(target) as file:
+            file.write(ribbons.drawing(f"grown from {plan.source.name}", grown).encode())
+        if not quiet:
+            print(f"drawn: {target}", file=sys.stderr)
+    if as_json:
+        print_json(lineage.document(plan))
+        return
+    for axis in axes:
+        if axis.is_same:
+            print_lines([f"{axis.name}: {axis.old} as they were"])
+            continue
+        rows = [("new", "old", ""), *lineage.rows(lineage.stretches(axis))]
+        print_lines([f"{axis.name}: {axis.old} -> {len(axis.map)}", *_indented(text(rows))])
+        print_lines(lineage.counts(axis))
+
+
+def _indented(table: str) -> list[str]:
+    return [f"  {line}" for line in table.split("\n")]
+
+
+def _plan(read: Any) -> "Plan":
+    """The plan that is meant: piped in, in a file, or in a folder that was grown."""
+    from moegrow import planfile
+
+    if isinstance(read, planfile.Lines):
+        return read.header
+    path = user_path(read)
+    inside = path / PLAN
+    if path.is_dir():
+        if not inside.is_file():
+            raise MoegrowError(
+                f"{path} holds no {PLAN}", "map takes a folder that moegrow has written, or a plan"
+            )
+        path = inside
+    elif not planfile.is_plan(path):
+        raise MoegrowError(f"{path} is not a plan", "make one with moegrow depth … --plan")
+    return planfile.read_lines(path.resolve()).header
 
 
 def _opened(sources: list[str] | None, reading: Reading) -> "list[Opened]":

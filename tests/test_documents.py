@@ -151,6 +151,12 @@ def test_norms(run, source, checkpoint):
     assert both["profiles"][0]["nonfinite"][EXPERT] == 1
 
 
+def test_map(run, source, checkpoint):
+    plan = run("depth", checkpoint("zaya"), "--plan").stdout
+    zaya = run("width", "--plan", stdin=plan).stdout
+    hold("map", *(document(run("map", "--json", stdin=it)) for it in (plan, zaya)))
+
+
 def test_diff(run, source, checkpoint, tmp_path):
     run("depth", source, "-o", "deep", "-q")
     deep = document(run("diff", source, "deep", "--json"))
