@@ -59,9 +59,9 @@ def demo(
 # In the order in which --help lists them.
 for command in (
     growing.depth, growing.width, growing.apply, repeating.run, repeating.recipes,
-    looking.inspect, picturing.norms, looking.verify, looking.diff, demo,
+    looking.inspect, picturing.norms, picturing.map_, looking.verify, looking.diff, demo,
 ):  # fmt: skip
-    app.command()(spread(command))
+    app.command(command.__name__.rstrip("_"))(spread(command))
 
 
 def main() -> NoReturn:

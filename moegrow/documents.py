@@ -11,6 +11,7 @@ from moegrow.logits import TOLERANCE, Compared
 from moegrow.plans import Plan
 from moegrow.profiles import Profile
 from moegrow.realised import Realised
+from moegrow.seams import Way
 from moegrow.verifier import Verified
 from moegrow.writer import Written
 
@@ -64,9 +65,28 @@ def verification(found: Verified, folder: Path, seconds: float) -> Document:
     }
 
 
-def norms(profiles: Sequence[Profile]) -> Document:
-    """The profiles of sources, layer by layer."""
-    return {"profiles": [_profile(profile) for profile in profiles]}
+def norms(profiles: Sequence[Profile], ways: Sequence[Sequence[Way]] | None = None) -> Document:
+    """The profiles of sources, layer by layer, and for each the ways to deepen it, if asked."""
+    documents = [_profile(profile) for profile in profiles]
+    for number, document in enumerate(documents):
+        document["seams"] = None if ways is None else [_way(its) for its in ways[number]]
+    return {"profiles": documents}
+
+
+def _way(way: Way) -> Document:
+    return {
+        "options": way.options,
+        "layers": list(way.layers),
+        "seams": way.seams,
+        "largest": {
+            group: {
+                "new": list(jump.new), "old": list(jump.old),
+                "size": jump.size, "usual": jump.usual, "times": jump.times,
+            }
+            for group, jump in way.largest.items()
+        },
+        "refused": way.refused or None,
+    }  # fmt: skip
 
 
 def _profile(profile: Profile) -> Document:

@@ -67,6 +67,10 @@ def finish(
     if writing.dry_run or not quiet:
         show.summary(grown, layout, target)
     if writing.dry_run:
+        from moegrow import seams
+
+        if line := seams.sentence(grown, layout):
+            show.say(quiet=False)(line)
         show.dry_run(grown, target)
         if writing.as_json:
             print_json(documents.growth(grown, layout, target))

@@ -1,20 +1,20 @@
-"""The commands that show what is in the weights: norms layer by layer."""
+"""The commands that show what is in the weights, and where each layer and expert came from."""
 
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moegrow.checkpoint import user_path
-from moegrow.errors import UsageError
+from moegrow.checkpoint import PLAN, user_path
+from moegrow.errors import MoegrowError, UsageError
 from moegrow.options import JsonOption, QuietOption, Reading, ThreadsOption
 from moegrow.origin import Access
 from moegrow.progress import phase
-from moegrow.terminal import print_json, print_lines, read_source
+from moegrow.terminal import check_target, print_json, print_lines, read_source
 
 if TYPE_CHECKING:
     from moegrow.opened import Opened
+    from moegrow.plans import Plan
     from moegrow.profiles import Profile
 
 
@@ -34,6 +34,10 @@ def norms(
         str | None,
         typer.Option(metavar="FILE.png|.svg", show_default=False, help="Draw a picture."),
     ] = None,
+    seams: Annotated[
+        bool,
+        typer.Option("--seams", help="Show how far norms jump where layers are joined, by mode."),
+    ] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print rows of CSV.")] = False,
     threads: ThreadsOption = None,
     quiet: QuietOption = False,
@@ -44,26 +48,109 @@ def norms(
     """Show the norms of a model's weights, layer by layer."""
     if as_csv and as_json:
         raise UsageError("--csv and --json both say what is printed", "give one of them")
+    if as_csv and seams:
+        raise UsageError("--csv prints norms alone, so --seams does not go with it", "use --json")
     from moegrow import documents, plots, sketches
+    from moegrow.seams import drawn, ways
 
     target = None if plot is None else user_path(plot)
     if target is not None:
-        plots.check(target)
-    profiles = [
-        _profile(opened, sample=sample, threads=threads, quiet=quiet)
-        for opened in _opened(sources, reading)
-    ]
+        check_target(target, "--plot", plots.FORMATS)
+        plots.check()
+    opened = _opened(sources, reading)
+    shown, old = [], []
+    for its in opened:
+        both = _profiles(its, sample=sample, threads=threads, quiet=quiet)
+        shown.append(both[0])
+        old.append(both[1])
+    found = None
+    if seams:
+        found = [ways(its, profile) for its, profile in zip(opened, old, strict=True)]
+        shown = old
     if target is not None:
-        plots.draw(profiles, target)
+        lines = drawn(old, found) if found else shown
+        plots.draw(lines, target)
         if not quiet:
             print(f"drawn: {target}", file=sys.stderr)
     if as_json:
-        print_json(documents.norms(profiles))
-    elif as_csv:
-        print_lines(sketches.comma_separated(profiles))
+        print_json(documents.norms(shown, found))
+        return
+    if as_csv:
+        print_lines(sketches.comma_separated(shown))
+        return
+    plain = not _shows(sketches.curve((0.0, 1.0)))
+    if found is None:
+        told = [sketches.table(it, plain=plain) for it in shown]
     else:
-        plain = not _shows(sketches.curve((0.0, 1.0)))
-        print_lines("\n\n".join(sketches.table(it, plain=plain) for it in profiles).split("\n"))
+        together = zip(old, found, strict=True)
+        told = [sketches.ways_table(it, its, plain=plain) for it, its in together]
+    print_lines("\n\n".join(told).split("\n"))
+
+
+def map_(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="GROWN|PLAN", show_default=False,
+            help="A folder that moegrow has written, or a plan; left out or -, what comes in on"
+            " standard input.",
+        ),
+    ] = None,
+    svg: Annotated[
+        str | None, typer.Option(metavar="FILE.svg", show_default=False, help="Draw it.")
+    ] = None,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Show which old layer and expert each new one came from."""
+    from moegrow import lineage, ribbons
+    from moegrow.durable import durable
+    from moegrow.tables import text
+
+    target = None if svg is None else user_path(svg)
+    if target is not None:
+        check_target(target, "--svg", (".svg",))
+    plan = _plan(read_source(source))
+    axes = lineage.axes(plan)
+    if target is not None:
+        grown = [axis for axis in axes if not axis.is_same] or list(axes)
+        with durable(target) as file:
+            file.write(ribbons.drawing(f"grown from {plan.source.name}", grown).encode())
+        if not quiet:
+            print(f"drawn: {target}", file=sys.stderr)
+    if as_json:
+        print_json(lineage.document(plan))
+        return
+    for axis in axes:
+        if axis.is_same:
+            print_lines([f"{axis.name}: {axis.old} as they were"])
+            continue
+        rows = [("new", "old", ""), *lineage.rows(lineage.stretches(axis))]
+        print_lines([f"{axis.name}: {axis.old} -> {len(axis.map)}", *_indented(text(rows))])
+        print_lines(lineage.counts(axis))
+
+
+def _indented(table: str) -> list[str]:
+    return [f"  {line}" for line in table.split("\n")]
+
+
+def _plan(read: Any) -> "Plan":
+    """The plan that is meant: piped in, in a file, or in a folder that was grown."""
+    from moegrow import planfile
+
+    if isinstance(read, planfile.Lines):
+        return read.header
+    path = user_path(read)
+    inside = path / PLAN
+    if path.is_dir():
+        if not inside.is_file():
+            raise MoegrowError(
+                f"{path} holds no {PLAN}", "map takes a folder that moegrow has written, or a plan"
+            )
+        path = inside
+    elif not planfile.is_plan(path):
+        raise MoegrowError(f"{path} is not a plan", "make one with moegrow depth … --plan")
+    return planfile.read_lines(path.resolve()).header
 
 
 def _opened(sources: list[str] | None, reading: Reading) -> "list[Opened]":
@@ -75,14 +162,19 @@ def _opened(sources: list[str] | None, reading: Reading) -> "list[Opened]":
     return [opened.load(read_source(source), reading.family, access) for source in named or [None]]
 
 
-def _profile(opened: "Opened", *, sample: bool, threads: int | None, quiet: bool) -> "Profile":
+def _profiles(
+    opened: "Opened", *, sample: bool, threads: int | None, quiet: bool
+) -> "tuple[Profile, Profile]":
+    """The profile of an opened source, and that of the checkpoint that its weights are in."""
     from moegrow import profiles, squares
 
-    size = squares.reading_bytes(opened.layout, sample=sample)
-    with phase(
-        f"reading {Path(opened.layout.checkpoint.name).name}", size, quiet=quiet
-    ) as progress:
-        return profiles.of(opened, sample=sample, threads=threads, progress=progress)
+    plan, layout = opened
+    what = f"reading {layout.checkpoint.name}"
+    size = squares.reading_bytes(layout, sample=sample)
+    with phase(what, size, quiet=quiet) as progress:
+        measured = squares.measure(layout, sample=sample, threads=threads, progress=progress)
+    old = profiles.measured_profile(layout, measured)
+    return (profiles.predicted_profile(plan, layout, measured) if plan.steps else old), old
 
 
 def _shows(text: str) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moegrow.durable import durable
-from moegrow.errors import MoegrowError, UsageError
+from moegrow.errors import MoegrowError
 from moegrow.profiles import Profile
 
 if TYPE_CHECKING:
@@ -36,17 +36,8 @@ _SETTINGS: dict[Any, Any] = {
 }  # fmt: skip
 
 
-def check(target: Path) -> None:
-    """Raise MoegrowError where no picture could be written there, before anything is read."""
-    if target.suffix.lower() not in FORMATS:
-        raise UsageError(
-            f"--plot {target}: pictures are {' or '.join(FORMATS)}, by the end of the name",
-            f"write --plot {target.stem or 'norms'}.png",
-        )
-    if not target.absolute().parent.is_dir():
-        raise MoegrowError(f"--plot {target} is in no folder that exists", "make it first")
-    if target.is_dir():
-        raise MoegrowError(f"--plot {target} is a folder", "give the name of a file")
+def check() -> None:
+    """Raise MoegrowError where no picture could be drawn, before anything is read."""
     try:
         import matplotlib  # noqa: F401
     except ImportError:

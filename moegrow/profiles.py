@@ -43,6 +43,12 @@ class Profile:
     of_experts: int
     is_predicted: bool = False
 
+    @property
+    def share(self) -> str:
+        """How much was read of what counts, in words."""
+        part = 100 * self.values / max(self.of, 1)
+        return "all" if part > 99.9 else f"{part:.2g} %"
+
 
 def profile(
     layout: Layout,

@@ -8,6 +8,7 @@ from moegrow import report, tables
 from moegrow.errors import one_line
 from moegrow.places import GROUPS
 from moegrow.profiles import Norms, Profile
+from moegrow.seams import Way, told
 
 _EIGHTHS = "▏▎▍▌▋▊▉█"
 _HEIGHTS = "▁▂▃▄▅▆▇█"
@@ -23,12 +24,7 @@ def table(profile: Profile, *, plain: bool = False) -> str:
     lines = [one_line(sentence) for sentence in sentences(profile)]
     groups = list(profile.norms)
     if not plain:
-        rows = [
-            (group, number(min(known)), curve(profile.norms[group]), number(max(known)))
-            for group in groups
-            if (known := present(profile.norms[group]))
-        ]
-        lines += ["", tables.text(rows)]
+        lines += ["", *curves(profile)]
     first = profile.norms[groups[0]] if groups else ()
     cells = [["layer", groups[0] if groups else "", "", *groups[1:]]]
     for layer in range(profile.layers):
@@ -36,6 +32,38 @@ def table(profile: Profile, *, plain: bool = False) -> str:
         drawn = bar(first, layer, plain=plain).ljust(_BAR) if first else ""
         cells.append([str(layer), cell(first[layer]) if first else "", drawn, *others])
     return "\n".join([*lines, "", _columns(cells)])
+
+
+def ways_table(profile: Profile, ways: Sequence[Way], *, plain: bool = False) -> str:
+    """The ways to deepen a model side by side: the largest jump of each group, in usual steps."""
+    groups = [group for group in profile.norms if any(group in way.largest for way in ways)]
+    cells = [["", "layers", "seams", *groups]]
+    for way in ways:
+        if not way.refused:
+            largest = [way.largest.get(group) for group in groups]
+            sizes = ["-" if it is None or it.times is None else f"{it.times:.1f}" for it in largest]
+            cells.append([way.options, str(len(way.layers)), str(way.seams), *sizes])
+    lines = [
+        *map(one_line, sentences(profile)), *([] if plain else ["", *curves(profile)]), "",
+        "largest jump at a seam, in usual steps between neighbours:",
+        tables.text(cells),
+    ]  # fmt: skip
+    for way in ways:
+        if way.refused:
+            lines.append(one_line(f"{way.options} is refused: {way.refused}"))
+        elif (jump := way.largest.get(groups[0]) if groups else None) and jump.size:
+            lines.append(f"{way.options}: {groups[0]} jump between {told(jump)}")
+    return "\n".join(lines)
+
+
+def curves(profile: Profile) -> list[str]:
+    """One curve for each group of a profile, between its smallest and its largest norm."""
+    rows = [
+        (group, number(min(known)), curve(norms), number(max(known)))
+        for group, norms in profile.norms.items()
+        if (known := present(norms))
+    ]
+    return tables.text(rows).split("\n") if rows else []
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> str:
@@ -52,10 +80,9 @@ def sentences(profile: Profile) -> Iterator[str]:
     what = "predicted from its plan, " if profile.is_predicted else ""
     yield f"{profile.name}: {profile.layers} layers, {what}norm = root mean square of the weights"
     if profile.is_sample:
-        share = profile.values / max(profile.of, 1)
         yield (
             f"a sample: {report.count(profile.values)} of {report.count(profile.of)} weights"
-            f" ({100 * share:.2g} %), {profile.experts} of {profile.of_experts} experts a layer"
+            f" ({profile.share}), {profile.experts} of {profile.of_experts} experts a layer"
         )
     if profile.nonfinite:
         count = sum(profile.nonfinite.values())

@@ -5,8 +5,9 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from moegrow.errors import MoegrowError, UsageError, choose, printable
@@ -69,6 +70,19 @@ def _lasting(typed: Iterable[str]) -> Iterator[str]:
             yield word
         elif not is_joined:
             next(words, None)
+
+
+def check_target(target: Path, option: str, endings: Sequence[str]) -> None:
+    """Raise MoegrowError where a picture could not be written, before anything is read."""
+    if target.suffix.lower() not in endings:
+        raise UsageError(
+            f"{option} {target}: its name should end in {' or '.join(endings)}",
+            f"write {option} {target.stem or 'picture'}{endings[0]}",
+        )
+    if not target.absolute().parent.is_dir():
+        raise MoegrowError(f"{option} {target} is in no folder that exists", "make it first")
+    if target.is_dir():
+        raise MoegrowError(f"{option} {target} is a folder", "give the name of a file")
 
 
 def print_json(document: Any) -> None:

@@ -139,7 +139,7 @@ def test_inspect(run, source):
     assert found["values"]["empty"] == ["empty"]
 
 
-def test_norms(run, source):
+def test_norms(run, source, checkpoint):
     with alter.weights(source) as tensors:
         tensors[EXPERT] = tensors[EXPERT].clone()
         tensors[EXPERT][0, 0] = float("nan")
@@ -148,8 +148,20 @@ def test_norms(run, source):
         tensors[router] = torch.full_like(tensors[router], float("nan"))
     both = document(run("norms", source, source, "--json"))
     sample = document(run("norms", source, "--json", "--sample"))
-    hold("norms", both, sample)
+    # In a model of one layer no step between neighbours is usual.
+    single = checkpoint(num_hidden_layers=1)
+    ways = [
+        document(run("norms", "--seams", "--json", folder))
+        for folder in (source, single, checkpoint("deepseek_v3"))
+    ]
+    hold("norms", both, sample, *ways)
     assert both["profiles"][0]["nonfinite"][EXPERT] == 1
+
+
+def test_map(run, source, checkpoint):
+    plan = run("depth", checkpoint("zaya"), "--plan").stdout
+    zaya = run("width", "--plan", stdin=plan).stdout
+    hold("map", *(document(run("map", "--json", stdin=it)) for it in (plan, zaya)))
 
 
 def test_diff(run, source, checkpoint, tmp_path):
