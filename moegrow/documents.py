@@ -1,9 +1,11 @@
 """The JSON documents that commands print with --json; docs/json.md describes them."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from moegrow import report, rounding, serving
+from moegrow.advice import Advice
 from moegrow.engine import Moved
 from moegrow.layout import Layout
 from moegrow.logits import TOLERANCE, Compared
@@ -82,6 +84,11 @@ def compared(found: Compared, seconds: float) -> Document:
         "alive": list(found.alive),
         "seconds": seconds,
     }
+
+
+def advice(found: Advice) -> Document:
+    """What `advise` says."""
+    return asdict(found)
 
 
 def _moved(moved: Moved) -> Document:

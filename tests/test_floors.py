@@ -44,11 +44,12 @@ FLOORS = [
     {"verifier", "difference", "opened"},
     {"logits", "writer", "uploader"},
     {"verbs"},
+    {"advice"},
     {"show", "explain", "documents", "model"},
     {"demo", "terminal", "interrupted"},
     {"finishing"},
     {"growing"},
-    {"looking", "repeating"},
+    {"looking", "repeating", "advising"},
     {"cli"},
 ]
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}
