@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from moegrow.model import open_model as open
     from moegrow.opened import plan
     from moegrow.plans import Plan
+    from moegrow.profiles import Profile
     from moegrow.recipe import Recipe
     from moegrow.report import Inspection
     from moegrow.uploader import push
-    from moegrow.verbs import depth, inspect, run, width
+    from moegrow.verbs import depth, inspect, norms, run, width
     from moegrow.verifier import Verified, verify
     from moegrow.writer import Written, apply
 
@@ -34,15 +35,16 @@ if TYPE_CHECKING:
 _HOMES = {
     "Model": "model", "open": "model", "Inspection": "report", "Recipe": "recipe",
     "Compared": "logits", "Difference": "difference", "MoegrowError": "errors", "Plan": "plans",
-    "Verified": "verifier", "Written": "writer", "apply": "writer", "compare_logits": "logits",
-    "depth": "verbs", "diff": "difference", "inspect": "verbs", "plan": "opened",
-    "push": "uploader", "run": "verbs", "verify": "verifier", "width": "verbs",
+    "Profile": "profiles", "Verified": "verifier", "Written": "writer", "apply": "writer",
+    "compare_logits": "logits", "depth": "verbs", "diff": "difference", "inspect": "verbs",
+    "norms": "verbs", "plan": "opened", "push": "uploader", "run": "verbs", "verify": "verifier",
+    "width": "verbs",
 }  # fmt: skip
 
 __all__ = [
-    "Compared", "Difference", "Inspection", "Model", "MoegrowError", "Plan", "Recipe", "Verified",
-    "Written", "__version__", "apply", "compare_logits", "depth", "diff", "inspect", "open", "plan",
-    "push", "run", "verify", "width",
+    "Compared", "Difference", "Inspection", "Model", "MoegrowError", "Plan", "Profile", "Recipe",
+    "Verified", "Written", "__version__", "apply", "compare_logits", "depth", "diff", "inspect",
+    "norms", "open", "plan", "push", "run", "verify", "width",
 ]  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import moegrow
-from moegrow import advising, growing, looking, repeating
+from moegrow import advising, growing, looking, picturing, repeating
 from moegrow.errors import InterruptedRun, MoegrowError, UsageError
 from moegrow.options import JsonOption
 from moegrow.spread import spread
@@ -58,7 +58,7 @@ def demo(
 # In the order in which --help lists them.
 for command in (
     growing.depth, growing.width, growing.apply, repeating.run, repeating.recipes,
-    looking.inspect, advising.advise, looking.verify, looking.diff, demo,
+    looking.inspect, advising.advise, picturing.norms, looking.verify, looking.diff, demo,
 ):  # fmt: skip
     app.command()(spread(command))
 

@@ -1,5 +1,6 @@
 """The JSON documents that commands print with --json; docs/json.md describes them."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from moegrow.engine import Moved
 from moegrow.layout import Layout
 from moegrow.logits import TOLERANCE, Compared
 from moegrow.plans import Plan
+from moegrow.profiles import Profile
 from moegrow.realised import Realised
 from moegrow.verifier import Verified
 from moegrow.writer import Written
@@ -58,6 +60,30 @@ def verification(found: Verified, folder: Path, seconds: float) -> Document:
         "drawn": found.drawn,
         "noise": _noise(found.realised),
         "seconds": seconds,
+    }
+
+
+def norms(profiles: Sequence[Profile]) -> Document:
+    """The profiles of sources, layer by layer."""
+    return {"profiles": [_profile(profile) for profile in profiles]}
+
+
+def _profile(profile: Profile) -> Document:
+    sample = None
+    if profile.is_sample:
+        sample = {
+            "values": profile.values, "of": profile.of,
+            "experts": profile.experts, "of_experts": profile.of_experts,
+        }  # fmt: skip
+    return {
+        "source": profile.location,
+        "name": profile.name,
+        "family": profile.family,
+        "layers": profile.layers,
+        "predicted": profile.is_predicted,
+        "norms": {group: list(norms) for group, norms in profile.norms.items()},
+        "nonfinite": dict(profile.nonfinite),
+        "sample": sample,
     }
 
 

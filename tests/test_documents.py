@@ -145,6 +145,19 @@ def test_advise(run, source, checkpoint):
     assert (known["ratio"] > 1, refused["ratio"]) == (True, None)
 
 
+def test_norms(run, source):
+    with alter.weights(source) as tensors:
+        tensors[EXPERT] = tensors[EXPERT].clone()
+        tensors[EXPERT][0, 0] = float("nan")
+        # A layer whose router holds no number has no norm of one.
+        router = "model.layers.1.mlp.gate.weight"
+        tensors[router] = torch.full_like(tensors[router], float("nan"))
+    both = document(run("norms", source, source, "--json"))
+    sample = document(run("norms", source, "--json", "--sample"))
+    hold("norms", both, sample)
+    assert both["profiles"][0]["nonfinite"][EXPERT] == 1
+
+
 def test_diff(run, source, checkpoint, tmp_path):
     run("depth", source, "-o", "deep", "-q")
     deep = document(run("diff", source, "deep", "--json"))
