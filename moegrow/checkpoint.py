@@ -34,6 +34,10 @@ DIGESTS = "moegrow-digests.jsonl"
 CARD = "README.md"
 OWN = (CARD, PLAN, DIGESTS)  # what a grown checkpoint has of its own, beside its weights
 
+# Files beside the config that speak of quantisation too, as ModelOpt, GPTQ's and AWQ's libraries
+# write them.
+QUANT_FILES = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
+
 # Bytes of a config and of an index, and tensors: far more than any model has.
 LARGEST_CONFIG, LARGEST_INDEX = 16 << 20, 100 << 20
 MOST_TENSORS = 1_000_000

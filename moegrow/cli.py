@@ -2,6 +2,7 @@
 
 import gc
 import io
+import os
 import signal
 import sys
 from pathlib import Path
@@ -68,6 +69,8 @@ def main() -> NoReturn:
     # A plan is up to a million frozen values and no cycles: looking for those as often as Python
     # does took a third of the time.
     gc.set_threshold(1_000_000, 100, 100)
+    # Nothing here is linear algebra, and the threads for it are busy while they wait for work.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Newer versions of Typer carry their own click: its base class is found by descent.
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         # Names come from strangers: what is no text is shown escaped and never stops a command.

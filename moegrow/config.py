@@ -1,8 +1,6 @@
 """The new config.json: the old text with only the keys changed that the maps change."""
 
-import json
 import math
-import re
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
@@ -13,6 +11,7 @@ from moegrow.family import Config, Setting, lookup, number
 from moegrow.indexers import indexer_types
 from moegrow.layout import Layout, present, promised_predictions
 from moegrow.plans import Growth
+from moegrow.quantconfig import QuantConfig
 
 
 def grown_config(layout: Layout, growth: Growth, settings: Mapping[str, Any]) -> str:
@@ -25,7 +24,6 @@ def grown_config(layout: Layout, growth: Growth, settings: Mapping[str, Any]) ->
     config = {**layout.config, **outside}
     changes: dict[str, Any] = dict(settings)
     layers = len(growth.layers)
-    _check_quantisation(layout, growth)
     promised = promised_predictions(config, layout.family)
     periods = [
         max(1, number(config, key, form.default or 1))
@@ -47,15 +45,14 @@ def grown_config(layout: Layout, growth: Growth, settings: Mapping[str, Any]) ->
             count = len(value_before) if isinstance(value_before, list) else 0
             count = layers if count == layout.layers else count
             changes[key] = [value] * count if count else value
-    return jsontext.replace(
-        layout.checkpoint.config_text,
-        {
-            path: value
-            for key, value in changes.items()
-            if value != lookup(config, key)
-            for path in _paths(layout, key)
-        },
-    )
+    new = {
+        path: value
+        for key, value in changes.items()
+        if value != lookup(config, key)
+        for path in _paths(layout, key)
+    }
+    new |= QuantConfig(layout).grown(growth)
+    return jsontext.replace(layout.checkpoint.config_text, new)
 
 
 def _paths(layout: Layout, key: str) -> list[jsontext.Path]:
@@ -106,24 +103,6 @@ def _check_lists(layout: Layout, promised: int) -> None:
         ' form = "list" of them in config.per_layer, or lists them in config.not_per_layer'
         " (docs/adding-a-family.md)",
     )
-
-
-def _check_quantisation(layout: Layout, growth: Growth) -> None:
-    """Entries of a quantisation config that name single layers or experts would go stale."""
-    numbered = []
-    if growth.layers != tuple(range(layout.layers)):
-        numbered.append("layers|blocks|h")
-    if growth.experts != tuple(range(layout.experts)):
-        numbered.append("experts")
-    for config in (layout.checkpoint.config, layout.config):
-        text = json.dumps(config.get("quantization_config"))
-        found = re.search(rf"(?:{'|'.join(numbered)})\.[0-9]+", text) if numbered else None
-        if found:
-            raise MoegrowError(
-                f"quantization_config names single modules ({found[0]}), which would be others"
-                " in the grown model",
-                "dequantise the checkpoint to bf16 first",
-            )
 
 
 def scaled(setting: Setting, config: Config, scale: Fraction) -> dict[str, Any]:

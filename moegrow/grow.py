@@ -10,6 +10,7 @@ from moegrow.layout import Layout
 from moegrow.maps import Map, repeats
 from moegrow.outputs import check_count, outputs
 from moegrow.plans import Growth, Noise, Plan, Source
+from moegrow.quantconfig import QuantConfig
 from moegrow.steps import describe
 
 
@@ -115,5 +116,6 @@ def render(plan: Plan, layout: Layout, growth: Growth) -> Plan:
         growth=growth,
         steps=describe(layout, growth, compensation),
         config=grown_config(layout, growth, compensation.settings),
+        files=tuple(sorted(QuantConfig(layout).grown_files(growth).items())),
         outputs=outputs(layout, growth, compensation),
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from moegrow import jsontext, strangers
-from moegrow.checkpoint import CONFIG, INDEX, MOST_TENSORS, SourceFile
+from moegrow.checkpoint import CONFIG, INDEX, MOST_TENSORS, QUANT_FILES, SourceFile
 from moegrow.errors import MoegrowError
 from moegrow.header import BITS
 from moegrow.maps import NULL
@@ -28,14 +28,16 @@ LARGEST_PLAN, LONGEST_LINE = 512 << 20, 48 << 20
 
 MOST_EMPTY = 1000  # lines
 
-FORMAT = 1  # goes up when an older reader would misunderstand a plan
+# The versions that are read; the highest goes up when an older reader would misunderstand a plan,
+# and each plan says the lowest in which it can be written.
+FORMATS = (1, 2)
 
 
 def to_lines(plan: Plan) -> Iterator[str]:
     """The plan, line by line, without line ends; docs/plan-format.md describes them."""
     yield _dump(
         {
-            "moegrow_plan": FORMAT,
+            "moegrow_plan": 2 if plan.files else 1,
             "source": {
                 "path": plan.source.path,
                 "config_digest": plan.source.config_digest,
@@ -47,6 +49,7 @@ def to_lines(plan: Plan) -> Iterator[str]:
             "steps": plan.steps,
             "commands": plan.commands,
             **({} if plan.recipe is None else {"recipe": plan.recipe}),
+            **({"files": dict(plan.files)} if plan.files else {}),
             "outputs": len(plan.outputs),
             "config": plan.config,
         }
@@ -104,9 +107,10 @@ def take_lines(lines: Iterable[str]) -> Lines:
     rest = iter(lines)
     header = jsontext.loads(next(rest, "").rstrip("\n"), "line 1 of the plan", is_shallow=True)
     version = header.get("moegrow_plan")
-    if version != FORMAT:
+    if type(version) is not int or version not in FORMATS:
         raise MoegrowError(
-            f"this is not a plan that moegrow can read: moegrow_plan is {version!r}, not {FORMAT}"
+            f"this is not a plan that moegrow can read: moegrow_plan is {version!r}, not"
+            f" {' or '.join(map(str, FORMATS))}",
         )
     try:
         plan = Plan(
@@ -118,6 +122,7 @@ def take_lines(lines: Iterable[str]) -> Lines:
             outputs=(),
             commands=tuple(map(_text, header["commands"])),
             family_text=_text(header.get("family_text", "")),
+            files=_files(header.get("files", {})),
             recipe=_recipe(header),
         )
     except _WRONG_KINDS as error:
@@ -290,6 +295,14 @@ def _file_name(name: Any) -> str:
     if _text(name) != Path(name).name or name == ".." or not name.endswith(".safetensors"):
         raise ValueError(f"{name!r} is not the name of a weight file")
     return str(name)
+
+
+def _files(table: dict[str, Any]) -> tuple[tuple[str, str | None], ...]:
+    """Texts of files beside the config; only those that speak of quantisation can be others."""
+    for name in table:
+        if name not in QUANT_FILES:
+            raise ValueError(f"{name!r} is no file that a plan can change")
+    return tuple((name, None if text is None else _text(text)) for name, text in table.items())
 
 
 def _step(table: dict[str, Any]) -> dict[str, Any]:

@@ -170,10 +170,11 @@ class Plan:
     """Everything a new checkpoint will hold.
 
     `family` is the model type by which the source was read, and `family_text` the family file
-    that a user gave for it, or "". `config` is the text of its config.json, `steps` say what was
-    done along each axis and what was compensated. `commands` are how the plan came about, and
-    `recipe` the steps that do so again (None where that is not known); two plans that reach the
-    same result by other commands are equal.
+    that a user gave for it, or "". `config` is the text of its config.json, `files` are names and
+    texts of files beside it that are not as in the source, None for one that is left out. `steps`
+    say what was done along each axis and what was compensated. `commands` are how the plan came
+    about, and `recipe` the steps that do so again (None where that is not known); two plans that
+    reach the same result by other commands are equal.
     """
 
     source: Source
@@ -184,6 +185,7 @@ class Plan:
     outputs: tuple[Output, ...]
     commands: tuple[str, ...] = field(default=(), compare=False)
     family_text: str = ""
+    files: tuple[tuple[str, str | None], ...] = ()
     recipe: tuple[Step, ...] | None = field(default=(), compare=False)
 
     def noted(self, command: str) -> "Plan":

@@ -14,8 +14,11 @@ from moegrow import report, rounding, serving
 from moegrow.errors import one_line, printable
 from moegrow.layout import Layout
 from moegrow.logits import TOLERANCE, Compared
+from moegrow.partial import Partial
+from moegrow.parts import Part, begun_parts, lacking
 from moegrow.plans import Plan
 from moegrow.realised import Realised
+from moegrow.shards import Shard
 from moegrow.tables import groups
 from moegrow.verifier import Verified
 from moegrow.writer import Written
@@ -47,8 +50,12 @@ def summary(plan: Plan, layout: Layout, target: Path) -> None:
         person.print(f"width: {warning}", style="yellow", markup=False)
     if not plan.steps:
         person.print("nothing changes: the result is a copy")
+    _where(layout, target)
+
+
+def _where(layout: Layout, target: Path) -> None:
     source, result = layout.checkpoint.location, str(target.absolute())
-    person.print(f"from {one_line(source)}\nto   {one_line(result)}", markup=False)
+    _person().print(f"from {one_line(source)}\nto   {one_line(result)}", markup=False)
 
 
 def told(sentences: Iterable[str]) -> None:
@@ -97,6 +104,46 @@ def written(result: Written, seconds: float) -> None:
         markup=False,
     )
     noise(moved.realised)
+
+
+def sharing(part: Part | None, files: tuple[Shard, ...], layout: Layout, target: Path) -> None:
+    """Which shards one of several processes writes, and where."""
+    if part:
+        mine = [files[number] for number in part.shards(len(files))]
+        total = report.size(sum(shard.nbytes for shard in mine))
+        say(quiet=False)(
+            f"part {part.number} of {part.count}: {len(mine)} of {_shards(len(files))}, {total}"
+        )
+    _where(layout, target)
+
+
+def shared(result: Written, seconds: float, total: int) -> None:
+    """What one of several processes has written, and what is missing of the `total` shards."""
+    if result.part and result.kept == result.files > 0:
+        say(quiet=False)(f"its {_shards(result.files)} were finished before")
+    elif result.part and result.files:
+        written(result, seconds)
+    if result.missing:
+        told = f"{len(result.missing)} of {_shards(total)} still missing"
+    elif result.is_published:
+        told = f"all {_shards(total)} written and published"
+    else:
+        told = f"all {_shards(total)} written; another process publishes them"
+    say(quiet=False)(told)
+
+
+def missing(partial: Partial, files: tuple[Shard, ...], *, is_there: bool) -> None:
+    """Which shards have not been written so far, by whatever process."""
+    absent = () if is_there else partial.missing(files)
+    told = f"all {_shards(len(files))} written"
+    if absent:
+        count = begun_parts(partial) if partial.is_begun else len(files)
+        told = "; ".join(lacking(absent, len(files), count))
+    say(quiet=False)(f"{told}\nnothing was written (--dry-run)")
+
+
+def _shards(count: int) -> str:
+    return f"{count} shard{'s' * (count != 1)}"
 
 
 def noise(found: dict[str, Realised]) -> None:

@@ -225,21 +225,16 @@ def test_a_key_of_an_odd_type_is_refused_by_its_name(changed, model_type, key, o
         changed(model_type, layers="0,1,2,3,3", experts="2x", **{key: odd})
 
 
-@pytest.mark.parametrize(
-    ("named", "verb"),
-    [("model.layers.0.mlp.gate", moegrow.depth), ("mlp.experts.3.up_proj", moegrow.width)],
-)
-def test_a_quantisation_config_that_names_single_modules_is_refused(
-    checkpoint, tmp_path, named, verb
-):
-    source = alter.copy(checkpoint(), tmp_path)
-    with alter.table(source / "config.json") as config:
-        config["quantization_config"] = {"modules_to_not_convert": ["lm_head", named]}
-    with pytest.raises(MoegrowError, match="names single modules"):
-        verb(source)
-    with alter.table(source / "config.json") as config:
-        config["quantization_config"] = {"modules_to_not_convert": ["lm_head", "mlp.gate"]}
-    verb(source)
+def test_modules_that_a_quantisation_config_names_are_named_by_their_copies(changed):
+    named = ["lm_head", "model.layers.0.mlp.gate", "mlp.experts.3.up_proj"]
+    edit = {"quantization_config": {"modules_to_not_convert": named}}
+    deep = changed("qwen3_moe", layers="0,0,1-3", **edit)["quantization_config"]
+    assert deep["modules_to_not_convert"] == [
+        "lm_head", "model.layers.0.mlp.gate", "model.layers.1.mlp.gate", "mlp.experts.3.up_proj",
+    ]  # fmt: skip
+    wide = changed("qwen3_moe", experts="2x", **edit)["quantization_config"]
+    assert wide["modules_to_not_convert"] == [*named, "mlp.experts.7.up_proj"]
+    assert "quantization_config" not in changed("qwen3_moe", layers="0-3", **edit)
 
 
 def test_a_list_as_long_as_the_layers_that_nobody_names_is_refused_in_depth_alone(changed):

@@ -86,6 +86,8 @@ def test_growth(run, source, checkpoint, tmp_path):
     documents.append(document(run("width", still, "-o", "constant", "--json")))
     assert documents[-1]["still"] == [EXPERT.replace("experts.2", "experts.6")]
     documents.append(document(run("apply", "plan.jsonl", "-o", "applied", "--json")))
+    part = "--shards", "1/2", "--max-shard-size", "20KB"
+    documents.append(document(run("apply", "plan.jsonl", "-o", "shared", "--json", *part)))
     hold("depth, width, apply, run", *documents)
     wide, dry, *_ = documents
     assert wide["path"] == str(tmp_path / "wide")

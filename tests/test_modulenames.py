@@ -1,0 +1,171 @@
+"""Names of modules under the maps: every copy is named, and nothing else."""
+
+import json
+import re
+from dataclasses import replace
+
+import alter
+import pytest
+import torch
+
+from moegrow.checkpoint import open_checkpoint
+from moegrow.errors import MoegrowError
+from moegrow.layout import read_layout
+from moegrow.modulenames import ModuleNames
+from moegrow.plans import Growth
+
+LAYERS, EXPERTS = (0, 0, 1, 1, 2, 2, 3, 3), (0, 1, 2, 3, 0, 1, 2, 3)
+
+
+@pytest.fixture(scope="module")
+def names(checkpoint):
+    """The names of a model of 4 layers and 4 experts that grows along both axes."""
+    return names_in(read_layout(open_checkpoint(checkpoint())))
+
+
+def names_in(layout, layers=LAYERS, experts=EXPERTS):
+    nothing = Growth.none(layers=layout.layers, experts=layout.experts, top_k=2)
+    return ModuleNames(layout, replace(nothing, layers=layers, experts=experts))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "lm_head", "Linear", "re:.*lm_head", "mlp.gate", "model.layers.*.self_attn",
+        r"re:.*layers\.\d+\.mlp\.experts\.[0-9]+\.w1", "re:.*w[13]$", "re:.*fc2$",
+        r"re:.*mlp\.experts.*", "", "1.2.3", r"re:model\.layers\.[^.]+\.mlp.*",
+    ],
+)  # fmt: skip
+def test_what_names_no_single_layer_stays(names, text):
+    assert names.expand(text) == [text]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("model.layers.1.mlp.gate", ["model.layers.2.mlp.gate", "model.layers.3.mlp.gate"]),
+        ("layers.1.mlp", ["layers.2.mlp", "layers.3.mlp"]),
+        ("*.layers.3.mlp.*", ["*.layers.6.mlp.*", "*.layers.7.mlp.*"]),
+        ("mlp.experts.3.up_proj", ["mlp.experts.3.up_proj", "mlp.experts.7.up_proj"]),
+        (
+            "model.layers.0.mlp.experts.2.w1",
+            [f"model.layers.{n}.mlp.experts.{e}.w1" for n in (0, 1) for e in (2, 6)],
+        ),
+        # Behind the last layer: of a prediction layer whose weights are not there.
+        ("model.layers.4.mlp", ["model.layers.8.mlp"]),
+        # Another naming of the same stack.
+        (
+            "thinker.model.layers.0.mlp",
+            ["thinker.model.layers.0.mlp", "thinker.model.layers.1.mlp"],
+        ),
+    ],
+)
+def test_a_name_is_repeated_for_every_copy(names, text, expected):
+    assert names.expand(text) == expected
+
+
+def modules(layers, experts):
+    for layer in range(layers):
+        yield f"model.layers.{layer}.self_attn.q_proj", (layer, None)
+        for expert in range(experts):
+            yield f"model.layers.{layer}.mlp.experts.{expert}.w1", (layer, expert)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r".*layers\.1\.mlp\..*", r"model.layers.0.mlp.experts.2.w1", r".*layers\.(0|3)\..*",
+        r".*\.layers\.[0-1]\.self_attn\..*", r".*layers\.([0-9]|1[0-9])\.self_attn.*",
+        r"model\.layers\.2\..*experts\.(?:1|3)\.w[13]", r"(model|x)\.layers\.1\.self_attn.*",
+        r".*layers\.\d\.mlp\.experts\.0\..*", r".*(layers\.0\.self|layers\.3\.mlp).*",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("layers", [LAYERS, (3, 1, 1, 0, 2), (*range(4), *range(4), *range(4))])
+def test_a_regular_expression_matches_the_copies_of_what_it_matched(checkpoint, pattern, layers):
+    names = names_in(read_layout(open_checkpoint(checkpoint())), layers)
+    (new,) = names.expand(f"re:{pattern}")
+    before = {place for name, place in modules(4, 4) if re.match(pattern, name)}
+    assert before
+    new = new.removeprefix("re:")
+    for name, (layer, expert) in modules(len(layers), 8):
+        origin = layers[layer], None if expert is None else EXPERTS[expert]
+        assert bool(re.match(new, name)) == (origin in before), name
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (r"re:.*\.[0-2]\.mlp", "numbers that are not behind"),
+        (r"re:model\.layers\.(?!0\.).*", "in the place of a number"),
+        (r"re:model\.layers\.1.*", "in the place of a number"),
+        (r"re:model\.layers\.(0\.mlp|1\.self_attn)\..*", "in the place of a number"),
+        (r"re:.*layers\.[5-2]\.mlp", "no regular expression"),
+        (r"re:.*layers\.(0+)+\.mlp", "in the place of a number"),
+        ("encoder.layers.0.mlp", "is not there"),
+    ],
+)
+def test_what_cannot_be_made_to_mean_the_copies_is_refused(names, text, why):
+    with pytest.raises(MoegrowError, match=why) as refused:
+        names.expand(text)
+    assert repr(text) in refused.value.message
+    assert "--dtype bf16" in refused.value.hint
+
+
+def test_a_name_for_one_module_alone_cannot_stand_for_two(names):
+    with pytest.raises(MoegrowError, match="2 copies, where one name can stand"):
+        names.rewritten({"router": "model.layers.0.mlp.gate"})
+    assert names.rewritten({"a": ["lm_head", {"model.layers.1.x": 5}], "b": None}) == {
+        "a": ["lm_head", {"model.layers.2.x": 5, "model.layers.3.x": 5}], "b": None,
+    }  # fmt: skip
+
+
+def test_a_number_at_the_end_never_begins_those_of_others(checkpoint):
+    """Some readers take a name for the beginning of others: layer 1 for layer 10."""
+    layout = read_layout(open_checkpoint(checkpoint()))
+    short, long = names_in(layout), names_in(layout, (0, *([1] * 11), 2, 3))
+    assert short.expand("model.layers.1") == ["model.layers.2", "model.layers.3"]
+    assert short.expand("model.layers.1*") == ["model.layers.2*", "model.layers.3*"]
+    with pytest.raises(MoegrowError, match="begins those of other layers"):
+        names_in(layout, (0, 1, *([2] * 10), 3)).expand("model.layers.1")
+    starred = names_in(layout, (0, 1, *([2] * 10), 3)).expand("model.layers.1*")
+    assert starred == ["model.layers.1.*"]
+    assert len(long.expand("model.layers.1*")) == 11
+
+
+def test_layers_of_another_model_in_the_checkpoint_keep_their_numbers(checkpoint, tmp_path):
+    source = alter.copy(checkpoint(), tmp_path)
+    with alter.weights(source) as tensors:
+        tensors["visual.layers.0.fc.weight"] = torch.zeros(2, 2)
+    names = names_in(read_layout(open_checkpoint(source)))
+    assert names.expand("visual.layers.0.fc") == ["visual.layers.0.fc"]
+    assert names.expand("model.layers.0.fc") == ["model.layers.0.fc", "model.layers.1.fc"]
+    for text in ("layers.0.fc", r"re:.*layers\.0\.fc"):
+        with pytest.raises(MoegrowError, match="several stacks"):
+            names.expand(text)
+
+
+def test_prediction_layers_behind_the_last_stay_behind_it(checkpoint, tmp_path):
+    source = alter.copy(checkpoint("deepseek_v3"), tmp_path)
+    with alter.table(source / "config.json") as config:
+        config["num_nextn_predict_layers"] = 1
+    layout = read_layout(open_checkpoint(source))
+    assert names_in(layout).expand("model.layers.4.eh_proj") == ["model.layers.8.eh_proj"]
+    assert names_in(layout).expand(r"re:.*layers\.4\.eh_proj") == [r"re:.*layers\.(?:8)\.eh_proj"]
+
+
+def test_more_names_than_any_config_has_are_refused(checkpoint, monkeypatch):
+    monkeypatch.setattr("moegrow.modulenames.MOST_NAMES", 10)
+    names = names_in(read_layout(open_checkpoint(checkpoint())))
+    with pytest.raises(MoegrowError, match="more than 10 modules"):
+        names.rewritten([f"model.layers.{layer}.mlp.experts.1.w1" for layer in range(4)])
+
+
+def test_what_a_config_says_stays_text_for_text_where_nothing_is_named(checkpoint, tmp_path):
+    import moegrow
+
+    source = alter.copy(checkpoint(), tmp_path)
+    text = (source / "config.json").read_text()
+    told = '  "quantization_config": {"ignore":   ["lm_head"], "bits": 4e0},\n'
+    (source / "config.json").write_text(text.replace("{\n", "{\n" + told, 1))
+    assert told in moegrow.depth(source).config
+    assert json.loads(moegrow.depth(source).config)["quantization_config"]["bits"] == 4
