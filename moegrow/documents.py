@@ -1,10 +1,12 @@
 """The JSON documents that commands print with --json; docs/json.md describes them."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from moegrow import report, rounding, serving
+from moegrow.advice import Advice
 from moegrow.engine import Moved
 from moegrow.layout import Layout
 from moegrow.logits import TOLERANCE, Compared
@@ -131,6 +133,11 @@ def compared(found: Compared, seconds: float) -> Document:
         "alive": list(found.alive),
         "seconds": seconds,
     }
+
+
+def advice(found: Advice) -> Document:
+    """What `advise` says."""
+    return asdict(found)
 
 
 def _moved(moved: Moved) -> Document:

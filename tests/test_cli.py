@@ -18,7 +18,18 @@ from moegrow import cli, planfile
 from moegrow.checkpoint import CONFIG, INDEX, PLAN
 from moegrow.errors import MoegrowError
 
-COMMANDS = ["depth", "width", "apply", "run", "recipes", "inspect", "verify", "diff", "demo"]
+COMMANDS = [
+    "depth",
+    "width",
+    "apply",
+    "run",
+    "recipes",
+    "inspect",
+    "advise",
+    "verify",
+    "diff",
+    "demo",
+]
 
 
 @pytest.fixture

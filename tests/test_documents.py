@@ -139,6 +139,14 @@ def test_inspect(run, source):
     assert found["values"]["empty"] == ["empty"]
 
 
+def test_advise(run, source, checkpoint):
+    known = document(run("advise", source, "--tokens", "1B", "--json"))
+    refused = document(run("advise", checkpoint("phimoe"), "--json"))
+    large = checkpoint(num_experts=512, num_hidden_layers=1)
+    hold("advise", known, refused, document(run("advise", large, "--json")))
+    assert (known["ratio"] > 1, refused["ratio"]) == (True, None)
+
+
 def test_norms(run, source, checkpoint):
     with alter.weights(source) as tensors:
         tensors[EXPERT] = tensors[EXPERT].clone()

@@ -61,13 +61,13 @@ FLOORS = [
     {"profiles"},
     {"verbs", "plots"},
     {"seams"},
-    {"sketches"},
+    {"sketches", "advice"},
     {"show", "explain", "documents", "model"},
     {"demo", "terminal", "interrupted"},
     {"finishing"},
     {"sharing"},
     {"growing"},
-    {"looking", "picturing", "repeating"},
+    {"looking", "picturing", "repeating", "advising"},
     {"cli"},
 ]
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}

@@ -1,0 +1,141 @@
+"""Advice is what has been published, applied to the numbers of a checkpoint."""
+
+import json
+import re
+import string
+
+import alter
+import pytest
+from test_docs import DOCS, ROOT
+
+import moegrow
+from moegrow import advice, opened
+from moegrow.checkpoint import CONFIG
+from moegrow.errors import UsageError
+
+FACTS = {
+    "tokens", "above", "below", "widens", "refuses width", "auxiliary loss", "balancing bias",
+    "prediction layers", "bf16", "quantised",
+}  # fmt: skip
+PAGES = "\n".join(page.read_text() for page in DOCS.rglob("*.md"))
+
+
+def advised(folder, tokens=None):
+    return advice.advise(opened.load(folder), tokens=tokens)
+
+
+def said(found, topic):
+    return "\n".join(sentence.says for sentence in found.sentences if sentence.topic == topic)
+
+
+@pytest.mark.parametrize("entry", advice.evidence(), ids=lambda entry: entry["says"][:40])
+def test_a_sentence_has_a_source_that_the_pages_name(entry):
+    assert entry.keys() <= {"topic", "says", "source", "limits", "when", "unless"}
+    assert entry["topic"] in advice.TOPICS
+    assert {*entry.get("when", ()), *entry.get("unless", ())} <= FACTS
+    papers = re.findall(r"\d{4}\.\d{5}", entry["source"] + entry.get("limits", ""))
+    pages = re.findall(r"docs/[\w/-]+\.md", entry["source"])
+    assert papers or pages or entry["source"] == "config.json and headers"
+    assert all(paper in PAGES for paper in papers)
+    assert all((ROOT / page).exists() for page in pages)
+
+
+@pytest.mark.parametrize("entry", advice.evidence(), ids=lambda entry: entry["says"][:40])
+def test_every_result_that_a_sentence_quotes_is_on_the_page_of_the_evidence(entry):
+    page = (DOCS / "evidence.md").read_text()
+    fixed = "".join(text for text, *_ in string.Formatter().parse(entry["says"]))
+    for figure in re.findall(r"\d+\.\d+", fixed + entry.get("limits", "")):
+        assert figure in page or figure in (DOCS / "method.md").read_text(), figure
+
+
+def test_the_boundary_is_that_of_the_paper_and_decides_the_mode(checkpoint):
+    active = moegrow.inspect(checkpoint())["active_parameters"]
+    before, after = advised(checkpoint(), 20 * active - 1), advised(checkpoint(), 20 * active)
+    assert before.boundary == after.boundary == 120 * active**2
+    assert after.sunk == after.boundary
+    assert (before.ratio < 1, after.ratio) == (True, 1)
+    assert said(before, "mode").startswith("stack or interpose")
+    assert said(after, "mode").startswith("interpose: beyond")
+    assert [t.command for t in before.targets][1] == "moegrow depth --mode stack"
+    assert [t.command for t in after.targets][1] == "moegrow depth --mode interpose"
+    unknown = advised(checkpoint())
+    assert (unknown.sunk, unknown.ratio) == (None, None)
+    assert "--tokens says where it stands" in said(unknown, "boundary")
+    assert said(unknown, "mode").startswith("interpose from about 1 × F_c on")
+
+
+def test_targets_are_what_the_commands_make(run, checkpoint):
+    found = {target.name: target for target in advised(checkpoint("deepseek_v3"), 10**9).targets}
+    for name, arguments in {
+        "depth 2x": ["depth", "--mode", "interpose"],
+        "width 2x": ["width", "--experts", "2x", "--noise", "0.01"],
+        "upcycling": ["width", "--preset", "upcycling"],
+    }.items():
+        assert found[name].command == "moegrow " + " ".join(arguments)
+        done = run(*arguments, checkpoint("deepseek_v3"), "--dry-run", "--json")
+        assert json.loads(done.stdout)["after"] == found[name].numbers.table()
+    plan = run("depth", "--mode", "interpose", checkpoint("deepseek_v3"), "--plan").stdout
+    both = json.loads(run("width", "--dry-run", "--json", stdin=plan).stdout)
+    assert both["after"] == found["both 2x"].numbers.table()
+    # The same compute: twice the active parameters see half as many tokens.
+    for target in found.values():
+        spent = 6 * target.numbers.active_parameters * target.tokens
+        assert spent == pytest.approx(6 * 10**9 * found["as it is"].numbers.active_parameters, 1e-3)
+
+
+def test_what_only_some_checkpoints_have_is_said_of_them_alone(checkpoint, tmp_path):
+    biased, plain = advised(checkpoint("deepseek_v3")), advised(checkpoint("qwen3_moe"))
+    assert "bias that balances" in said(biased, "watch")
+    assert "bias that balances" not in said(plain, "watch")
+    source = alter.copy(checkpoint(), tmp_path)
+    for value, half in ((0.001, "0.0005"), (0.02, "0.01")):
+        with alter.table(source / CONFIG) as config:
+            config["router_aux_loss_coef"] = value
+        assert f"router_aux_loss_coef {value}: " in said(advised(source), "watch")
+        assert f"(2x: {half})" in said(advised(source), "watch")
+    with alter.table(source / CONFIG) as config:
+        config["router_aux_loss_coef"] = "{layers} {secret}"
+        config["quantization_config"] = {"quant_method": "fp8"}
+    odd = advised(source)
+    assert "router_aux_loss_coef" not in said(odd, "watch")
+    assert "are quantised" in said(odd, "watch")
+
+
+def test_a_family_whose_experts_cannot_be_copied_is_told_so(checkpoint):
+    found = advised(checkpoint("phimoe"))
+    assert "always picks two" in said(found, "width")
+    assert "top-8" not in said(found, "width")
+    assert [target.name for target in found.targets if target.refused] == [
+        "width 2x", "both 2x", "upcycling",
+    ]  # fmt: skip
+    assert "width 2x is refused" in str(found)
+
+
+def test_a_plan_is_advised_on_as_what_it_makes(run, checkpoint, tmp_path):
+    (tmp_path / "plan.jsonl").write_text(run("depth", checkpoint(), "--plan").stdout)
+    assert advised(tmp_path / "plan.jsonl").numbers.layers == 8
+
+
+def test_the_command_prints_it_and_reads_no_weights(run, checkpoint, tmp_path):
+    source = alter.copy(checkpoint(), tmp_path)
+    whole = run("advise", source, "--tokens", "1.5B").stdout
+    assert whole.startswith("qwen3_moe: 4 layers, 8 experts, top-2; ")
+    assert "1.5 B tokens cost" in whole
+    for file in source.glob("*.safetensors"):
+        content = file.read_bytes()
+        begin = 8 + int.from_bytes(content[:8], "little")
+        file.write_bytes(content[:begin] + b"\xff" * (len(content) - begin))  # NaN everywhere
+    assert run("advise", source, "--tokens", "1.5B").stdout == whole
+
+
+@pytest.mark.parametrize("text", ["", "much", "-3B", "0", "1e30", "3X", "1e9999", "B", "٣B"])
+def test_what_is_no_number_of_tokens_is_refused(text):
+    with pytest.raises(UsageError, match="is no number of tokens"):
+        advice.parse_tokens(text)
+
+
+def test_wrong_tokens_are_wrong_usage(run, checkpoint):
+    assert (
+        "--tokens many is no number"
+        in run("advise", checkpoint(), "--tokens", "many", code=2).stderr
+    )
