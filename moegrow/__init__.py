@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from moegrow.recipe import Recipe
     from moegrow.report import Inspection
     from moegrow.uploader import push
-    from moegrow.verbs import depth, inspect, run, width
+    from moegrow.verbs import convert, depth, inspect, run, width
     from moegrow.verifier import Verified, verify
     from moegrow.writer import Written, apply
 
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 _HOMES = {
     "Model": "model", "open": "model", "Inspection": "report", "Recipe": "recipe",
     "Difference": "difference", "MoegrowError": "errors", "Plan": "plans", "Verified": "verifier",
-    "Written": "writer", "apply": "writer", "depth": "verbs", "diff": "difference",
-    "inspect": "verbs", "plan": "opened", "push": "uploader", "run": "verbs",
-    "verify": "verifier", "width": "verbs",
+    "Written": "writer", "apply": "writer", "convert": "verbs", "depth": "verbs",
+    "diff": "difference", "inspect": "verbs", "plan": "opened", "push": "uploader",
+    "run": "verbs", "verify": "verifier", "width": "verbs",
 }  # fmt: skip
 
 __all__ = [
     "Difference", "Inspection", "Model", "MoegrowError", "Plan", "Recipe", "Verified", "Written",
-    "__version__", "apply", "depth", "diff", "inspect", "open", "plan", "push", "run", "verify",
-    "width",
+    "__version__", "apply", "convert", "depth", "diff", "inspect", "open", "plan", "push", "run",
+    "verify", "width",
 ]  # fmt: skip
 
 

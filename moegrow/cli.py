@@ -57,7 +57,7 @@ def demo(
 
 # In the order in which --help lists them.
 for command in (
-    growing.depth, growing.width, growing.apply, repeating.run, repeating.recipes,
+    growing.depth, growing.width, growing.convert, growing.apply, repeating.run, repeating.recipes,
     looking.inspect, looking.verify, looking.diff, demo,
 ):  # fmt: skip
     app.command()(spread(command))
