@@ -166,7 +166,7 @@ def check_noise(plan: Plan) -> None:
             raise MoegrowError(
                 f"{output.name} is stored as {output.dtype}, and noise on quantised weights is"
                 " mostly lost in rounding",
-                "use --noise 0 for exact copies, or write the experts decoded: --experts-dtype bf16",
+                "use --noise 0 for exact copies, or write them decoded: --experts-dtype bf16",
             )
         # Tables of experts' numbers are joined by columns; packed weights never are.
         is_table = output.dtype in INTEGERS and output.axis > 0

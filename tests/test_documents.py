@@ -5,6 +5,7 @@ import re
 
 import alter
 import pytest
+import quantised
 import torch
 from test_docs import DOCS, rows, section
 
@@ -86,7 +87,7 @@ def test_growth(run, source, checkpoint, tmp_path):
     documents.append(document(run("width", still, "-o", "constant", "--json")))
     assert documents[-1]["still"] == [EXPERT.replace("experts.2", "experts.6")]
     documents.append(document(run("apply", "plan.jsonl", "-o", "applied", "--json")))
-    hold("depth, width, apply, run", *documents)
+    hold("depth, width, convert, apply, run", *documents)
     wide, dry, *_ = documents
     assert wide["path"] == str(tmp_path / "wide")
     assert (wide["before"]["experts"], wide["after"]["experts"]) == (4, 6)
@@ -118,7 +119,13 @@ def test_verify(run, source, tmp_path):
     assert not document(ill)["ok"]
 
 
-def test_inspect(run, source):
+def packed_source(checkpoint, folder):
+    """A checkpoint in blocks of fp8."""
+    form, folder = "fp8 blocks", folder / "packed"
+    return quantised.quantised(quantised.plain(checkpoint, form), folder, form)
+
+
+def test_inspect(run, source, checkpoint, tmp_path):
     name, other, norm = EXPERT, EXPERT.replace("up_proj", "down_proj"), "model.norm.weight"
     with alter.weights(source) as tensors:
         tensors["empty"] = torch.zeros(0, 4)
@@ -126,7 +133,9 @@ def test_inspect(run, source):
         tensors[name], tensors[other] = tensors[name].clone(), tensors[other].clone()
         tensors[name][0, 0], tensors[other][0, 1] = float("nan"), float("inf")
     found = document(run("inspect", source, "--values", "--json"))
-    hold("inspect", document(run("inspect", source, "--json")), found)
+    packed = document(run("inspect", packed_source(checkpoint, tmp_path), "--json"))
+    assert packed["formats"] == {"fp8 with block scales": 128}
+    hold("inspect", document(run("inspect", source, "--json")), found, packed)
     assert (found["values"]["nan"], found["values"]["infinite"]) == ({name: 1}, {other: 1})
     assert norm in found["values"]["constant"]
     assert found["values"]["empty"] == ["empty"]
