@@ -18,30 +18,33 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from moegrow.difference import Difference, diff
     from moegrow.errors import MoegrowError
+    from moegrow.logits import Compared, compare_logits
     from moegrow.model import Model
     from moegrow.model import open_model as open
     from moegrow.opened import plan
     from moegrow.plans import Plan
+    from moegrow.profiles import Profile
     from moegrow.recipe import Recipe
     from moegrow.report import Inspection
     from moegrow.uploader import push
-    from moegrow.verbs import convert, depth, inspect, run, width
+    from moegrow.verbs import convert, depth, inspect, norms, run, width
     from moegrow.verifier import Verified, verify
     from moegrow.writer import Written, apply
 
 # Where each public name lives; loaded when it is first used, so that `import moegrow` is quick.
 _HOMES = {
     "Model": "model", "open": "model", "Inspection": "report", "Recipe": "recipe",
-    "Difference": "difference", "MoegrowError": "errors", "Plan": "plans", "Verified": "verifier",
-    "Written": "writer", "apply": "writer", "convert": "verbs", "depth": "verbs",
-    "diff": "difference", "inspect": "verbs", "plan": "opened", "push": "uploader",
-    "run": "verbs", "verify": "verifier", "width": "verbs",
+    "Compared": "logits", "Difference": "difference", "MoegrowError": "errors", "Plan": "plans",
+    "Profile": "profiles", "Verified": "verifier", "Written": "writer", "apply": "writer",
+    "compare_logits": "logits", "convert": "verbs", "depth": "verbs", "diff": "difference",
+    "inspect": "verbs", "norms": "verbs", "plan": "opened", "push": "uploader", "run": "verbs",
+    "verify": "verifier", "width": "verbs",
 }  # fmt: skip
 
 __all__ = [
-    "Difference", "Inspection", "Model", "MoegrowError", "Plan", "Recipe", "Verified", "Written",
-    "__version__", "apply", "convert", "depth", "diff", "inspect", "open", "plan", "push", "run",
-    "verify", "width",
+    "Compared", "Difference", "Inspection", "Model", "MoegrowError", "Plan", "Profile", "Recipe",
+    "Verified", "Written", "__version__", "apply", "compare_logits", "convert", "depth", "diff",
+    "inspect", "norms", "open", "plan", "push", "run", "verify", "width",
 ]  # fmt: skip
 
 

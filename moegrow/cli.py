@@ -2,6 +2,7 @@
 
 import gc
 import io
+import os
 import signal
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import moegrow
-from moegrow import growing, looking, repeating
+from moegrow import growing, looking, picturing, repeating
 from moegrow.errors import InterruptedRun, MoegrowError, UsageError
 from moegrow.options import JsonOption
 from moegrow.spread import spread
@@ -58,7 +59,7 @@ def demo(
 # In the order in which --help lists them.
 for command in (
     growing.depth, growing.width, growing.convert, growing.apply, repeating.run, repeating.recipes,
-    looking.inspect, looking.verify, looking.diff, demo,
+    looking.inspect, picturing.norms, looking.verify, looking.diff, demo,
 ):  # fmt: skip
     app.command()(spread(command))
 
@@ -68,6 +69,8 @@ def main() -> NoReturn:
     # A plan is up to a million frozen values and no cycles: looking for those as often as Python
     # does took a third of the time.
     gc.set_threshold(1_000_000, 100, 100)
+    # Nothing here is linear algebra, and the threads for it are busy while they wait for work.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Newer versions of Typer carry their own click: its base class is found by descent.
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         # Names come from strangers: what is no text is shown escaped and never stops a command.

@@ -79,18 +79,15 @@ def add_noise(stored, low, high, block, table, new):  # type: ignore[no-untyped-
     """
     words = np.empty((BLOCKS, 4), np.uint64)
     levels = words.reshape(-1).view(np.uint16)
-    noise = np.empty(STEP, np.float32)
     bits = np.empty(STEP, np.uint32)
     values = bits.view(np.float32)
     for first in range(0, stored.size, STEP):
         old, result = stored[first : first + STEP], new[first : first + STEP]
         _draw(low, high, block + uint64(first // DRAWS_PER_BLOCK), words)
         for i in range(old.size):
-            noise[i] = table[levels[i]]
-        for i in range(old.size):
             bits[i] = np.uint32(old[i]) << UPPER
         for i in range(old.size):
-            values[i] += noise[i]
+            values[i] += table[levels[i]]
         for i in range(old.size):
             result[i] = np.uint16((bits[i] + HALF + ((bits[i] >> UPPER) & ONE)) >> UPPER)
 

@@ -1,12 +1,15 @@
 """The JSON documents that commands print with --json; docs/json.md describes them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from moegrow import report, rounding, serving
 from moegrow.engine import Moved
 from moegrow.layout import Layout
+from moegrow.logits import TOLERANCE, Compared
 from moegrow.plans import Plan
+from moegrow.profiles import Profile
 from moegrow.realised import Realised
 from moegrow.verifier import Verified
 from moegrow.writer import Written
@@ -33,6 +36,9 @@ def growth(
         "after": after.table(),
         "steps": list(plan.steps),
         "warnings": [*serving.warnings(before, after), *rounding.warnings(plan)],
+        "part": str(written.part) if written and written.part else None,
+        "published": bool(written and written.is_published),
+        "missing": list(written.missing) if written else None,
         "tensors": len(plan.outputs),
         "files": written.files if written else None,
         "moved": _moved(written.moved) if written else None,
@@ -54,6 +60,55 @@ def verification(found: Verified, folder: Path, seconds: float) -> Document:
         "copied": found.copied,
         "drawn": found.drawn,
         "noise": _noise(found.realised),
+        "seconds": seconds,
+    }
+
+
+def norms(profiles: Sequence[Profile]) -> Document:
+    """The profiles of sources, layer by layer."""
+    return {"profiles": [_profile(profile) for profile in profiles]}
+
+
+def _profile(profile: Profile) -> Document:
+    sample = None
+    if profile.is_sample:
+        sample = {
+            "values": profile.values, "of": profile.of,
+            "experts": profile.experts, "of_experts": profile.of_experts,
+        }  # fmt: skip
+    return {
+        "source": profile.location,
+        "name": profile.name,
+        "family": profile.family,
+        "layers": profile.layers,
+        "predicted": profile.is_predicted,
+        "norms": {group: list(norms) for group, norms in profile.norms.items()},
+        "nonfinite": dict(profile.nonfinite),
+        "sample": sample,
+    }
+
+
+def compared(found: Compared, seconds: float) -> Document:
+    """What `verify --logits` found."""
+    return {
+        "ok": found.ok,
+        "reasons": list(found.reasons),
+        "tolerance": TOLERANCE,
+        "tokens": found.tokens,
+        "deviation": found.deviation,
+        "largest": found.largest,
+        "mean": found.mean,
+        "kl": found.kl,
+        "agree": found.agree,
+        "parts_at": found.parts_at,
+        "layers": [
+            {"old": layer.old, "new": list(layer.new), "differences": list(layer.differences)}
+            for layer in found.layers
+        ],
+        "together": None
+        if found.together is None
+        else [{"layer": layer.layer, "share": layer.share} for layer in found.together],
+        "alive": list(found.alive),
         "seconds": seconds,
     }
 

@@ -8,12 +8,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
-import numpy as np
-
 from moegrow.arithmetic import Bytes, Scratch, compiled_loops
 from moegrow.checkpoint import Checkpoint
+from moegrow.direct import BOUNCE, is_of_use, placed, room
 from moegrow.header import nbytes
-from moegrow.ranges import BLOCK, copy_range, share_range, write_all
+from moegrow.ranges import BLOCK, copy_range, share_range
 from moegrow.realised import Realised, add_all
 from moegrow.rounding import note
 from moegrow.schedule import Copy, Job, Whole, jobs, moves
@@ -22,7 +21,8 @@ from moegrow.stream import READ, Source, blocks, change, is_relative, sigma
 from moegrow.targets import Journal, Targets
 
 HELD = 32 << 20  # bytes of a piece that are kept between finding their deviation and adding noise
-WRITE = 4 << 20  # computed bytes written at a time
+WRITE = 4 << 20  # bytes computed and written at a time
+CACHED = 256 << 10  # the same where the kernel copies them, few enough to be in a core's cache then
 NO_JOURNAL = Journal()
 
 Progress = Callable[[int], None]
@@ -72,6 +72,8 @@ def fill(
             left: list[Copy] = []
             engine.run(threads, copies, lambda copy, _: left.extend([*engine.share(copy)]))
             copies = left
+        if is_of_use(folder, max((shard.nbytes for shard in shards), default=0)):
+            threads *= 2  # one waits for the disk while the other computes
         engine.run(threads, jobs(copies, wanted.changes, side_by_side=threads), engine.move)
         engine.run(threads, wanted.wholes, engine.make)
         targets.finish()
@@ -92,14 +94,19 @@ class _Worker:
 
     def __init__(self, compiled: ModuleType | None) -> None:
         self.scratch = Scratch(compiled)
-        self.new = np.empty(WRITE, np.uint8)
-        self._held = np.empty(0, np.uint8)
+        self.bounce = room(BOUNCE)
+        self._new = room(max(WRITE, CACHED))
+        self._held = room(0)
 
-    def buffer(self, size: int) -> Bytes:
-        """Room for some bytes, which are valid until the next call."""
-        if self._held.size < size:
-            self._held = np.empty(size, np.uint8)
-        return self._held[:size]
+    def new(self, size: int, offset: int) -> Bytes:
+        """Memory for bytes that are computed, to be written at an offset."""
+        return placed(self._new, size, offset)
+
+    def buffer(self, size: int, offset: int) -> Bytes:
+        """Memory for bytes that are valid until the next call, to be written at an offset."""
+        if self._held.size < size + BLOCK:
+            self._held = room(size)
+        return placed(self._held, size, offset)
 
 
 class _Engine:
@@ -188,16 +195,16 @@ class _Engine:
         for start in range(job.start, job.stop, READ):
             stop = min(job.stop, start + READ)
             left = [copy.part(start, stop) for copy in job.copies]
-            if self._in_kernel:
+            if self._in_kernel and not any(self._targets.is_direct(copy.shard) for copy in left):
                 # Only the first takes the bytes from the disk: for the others they are in memory.
                 left = [rest for copy in left for rest in self._copy_in_kernel(copy)]
             first = min((copy.start for copy in left), default=stop)
             self._count(read=first - start)
             if left:
-                block = worker.buffer(stop - first)
+                block = worker.buffer(stop - first, left[0].offset - (left[0].start - first))
                 self._read(job.file, first, block)
                 for copy in left:
-                    self._write(copy.shard, block[copy.start - first :], copy.offset)
+                    self._write(copy.shard, block[copy.start - first :], copy.offset, worker)
 
     def _copy_in_kernel(self, copy: Copy) -> Iterator[Copy]:
         """Let the kernel copy as much as it will; what it did not is given back."""
@@ -218,7 +225,8 @@ class _Engine:
         """Write an output that is not made piece by piece."""
         offset = whole.offset
         for block in blocks(self._source, whole.output, worker.scratch):
-            self._write(whole.shard, block, offset, computed=True)
+            goes_on = offset > whole.offset
+            self._write_computed(whole.shard, block, offset, worker, goes_on=goes_on)
             offset += block.size
 
     def _change(self, job: Job, worker: _Worker) -> None:
@@ -227,7 +235,9 @@ class _Engine:
         width = nbytes(dtype, (1,))
         # From far away it is fetched once, however large: one expert's rows of one tensor.
         is_far = self._source.file(job.file) is None
-        held = worker.buffer(job.stop - job.start if is_far else min(job.stop - job.start, HELD))
+        first_place = job.copies[0].offset if job.copies else 0
+        most = job.stop - job.start if is_far else min(job.stop - job.start, HELD)
+        held = worker.buffer(most, first_place)
         is_held = held.size == job.stop - job.start
         if is_held:
             self._read(job.file, job.start, held)
@@ -238,7 +248,7 @@ class _Engine:
                 yield 0, held
                 return
             for at in range(0, job.stop - job.start, READ):
-                block = worker.buffer(min(READ, job.stop - job.start - at))
+                block = worker.buffer(min(READ, job.stop - job.start - at), first_place + at)
                 self._read(job.file, job.start + at, block)
                 yield at, block
 
@@ -255,13 +265,16 @@ class _Engine:
             changes.append((wish, made))
         for at, block in read():
             for copy in job.copies:
-                self._write(copy.shard, block, copy.offset + at)
+                self._write(copy.shard, block, copy.offset + at, worker)
             for wish, made in changes:
-                for first, part in _parts(block, WRITE):
-                    new, start = worker.new[: part.size], (at + first) // width
+                size = WRITE if self._targets.is_direct(wish.shard) else CACHED
+                for first, part in _parts(block, size):
+                    start, goes_on = (at + first) // width, at + first > 0
+                    offset = wish.offset + at + first
+                    new = worker.new(part.size, offset)
                     made.apply(part, start, new)
                     note(scratch, wish.output.name, made, start, part, new)
-                    self._write(wish.shard, new, wish.offset + at + first, computed=True)
+                    self._write_computed(wish.shard, new, offset, worker, goes_on=goes_on)
 
     def _read(self, file: str, start: int, view: Bytes) -> None:
         self._check_running()
@@ -272,14 +285,16 @@ class _Engine:
         if self._stop.is_set():
             raise InterruptedError("another thread failed")
 
-    def _write(self, shard: int, view: Bytes, offset: int, *, computed: bool = False) -> None:
-        with self._targets.file(shard) as target:
-            write_all(target, view.data, offset)
-        if computed:
-            self._targets.computed(shard, offset, view.data)
-            self._wrote(shard, view.size, computed=view.size)
-        else:
-            self._wrote(shard, view.size, copied=view.size)
+    def _write(self, shard: int, view: Bytes, offset: int, worker: _Worker) -> None:
+        self._targets.write(shard, view, offset, worker.bounce)
+        self._wrote(shard, view.size, copied=view.size)
+
+    def _write_computed(
+        self, shard: int, view: Bytes, offset: int, worker: _Worker, *, goes_on: bool
+    ) -> None:
+        self._targets.write(shard, view, offset, worker.bounce)
+        self._targets.computed(shard, offset, view.data, goes_on=goes_on)
+        self._wrote(shard, view.size, computed=view.size)
 
     def _wrote(
         self, shard: int, count: int, *, shared: int = 0, copied: int = 0, computed: int = 0

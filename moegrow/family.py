@@ -240,6 +240,11 @@ class Tensors:
     other must. packed: tables of all layers side by side along an axis. elsewhere: what the
     names of other models in the same checkpoint begin with. prediction_layers: those in a stack
     of their own; behind `{layer}.` may stand what encloses the usual names there.
+
+    What a profile of norms counts together, beside the roles: attention (the projections of
+    whatever mixes tokens), dense (MLPs without experts), gates (what a router has beside its
+    matrix) and norms. joined: tensors of experts that hold two matrices of one size, gate and
+    up, one behind the other, or (`alternating`) in turns.
     """
 
     layers: Names
@@ -261,6 +266,12 @@ class Tensors:
     not_in_first: Names = ()
     packed: Mapping[str, int] = field(default_factory=dict)
     elsewhere: Names = ()
+    attention: Names = ()
+    dense: Names = ()
+    gates: Names = ()
+    norms: Names = ()
+    joined: Names = ()
+    alternating: Names = ()
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from moegrow.terminal import print_json, print_lines
 if TYPE_CHECKING:
     from moegrow.layout import Layout
     from moegrow.plans import Plan
+    from moegrow.shards import Shard
 
 
 def finish(
@@ -44,12 +45,13 @@ def finish(
         _save(saved)
         print_lines(to_lines(grown))
         return
-    from moegrow import documents, explain, show
+    from moegrow import documents, show
     from moegrow.check import check_plan
     from moegrow.interrupted import going_on
+    from moegrow.publishing import check_target
     from moegrow.resume import written_plan
     from moegrow.shards import DEFAULT_SIZE, parse_size, split
-    from moegrow.writer import check_target, default_name, fetch
+    from moegrow.writer import default_name, fetch
 
     size, quiet = writing.max_shard_size or DEFAULT_SIZE, writing.quiet
     parse_size(size)
@@ -59,12 +61,9 @@ def finish(
     grown = there or grown
     check_target(target, grown.source.folder, force=writing.force or there is not None)
     check_plan(grown, layout.checkpoint)
-    upload = _prepared_upload(grown, writing, reading.token)
+    upload = prepared_upload(grown, writing, reading.token)
     if writing.verbose:
-        show.told(explain.source_sentences(layout, own_family=bool(grown.family_text)))
-        show.told(explain.growth_sentences(grown, layout))
-        files = split(grown, layout.checkpoint, size)
-        show.told(explain.writing_sentences(files, layout))
+        explain(grown, layout, split(grown, layout.checkpoint, size))
     if writing.dry_run or not quiet:
         show.summary(grown, layout, target)
     if writing.dry_run:
@@ -86,18 +85,42 @@ def finish(
     seconds = time.perf_counter() - began
     if not quiet and not there:
         show.written(result, seconds)
-    verified = None
-    if writing.verify:
-        verified = verify_result(target, None, writing.threads, reading.token, quiet=quiet)
-    is_good = verified is None or verified["ok"]
-    uploaded = upload(target) if is_good else None
+    verified, uploaded = deliver(target, writing, reading.token, upload)
     _save(saved)
     if writing.as_json:
-        facts = documents.growth(grown, layout, target, result, seconds, verified, uploaded)
-        print_json(facts)
+        print_json(documents.growth(grown, layout, target, result, seconds, verified, uploaded))
     else:
         print(target)
-    if not is_good:
+    check_good(verified)
+
+
+def explain(grown: "Plan", layout: "Layout", files: tuple["Shard", ...]) -> None:
+    """Say what is done and why, as --verbose asks."""
+    from moegrow import explain, show
+
+    show.told(explain.source_sentences(layout, own_family=bool(grown.family_text)))
+    show.told(explain.growth_sentences(grown, layout))
+    show.told(explain.writing_sentences(files, layout))
+
+
+def deliver(
+    target: Path, writing: Writing, token: str | None, upload: Callable[[Path], str | None]
+) -> tuple[dict[str, Any] | None, str | None]:
+    """Verify a result and upload it, as far as that is asked for.
+
+    Gives the document of what was verified, and the address. What is not as planned stays here.
+    """
+    verified = None
+    if writing.verify:
+        verified = verify_result(target, None, writing.threads, token, quiet=writing.quiet)
+        if not verified["ok"]:
+            return verified, None
+    return verified, upload(target)
+
+
+def check_good(verified: dict[str, Any] | None) -> None:
+    """End with exit code 1 where a result is not as planned, which has been said."""
+    if verified and not verified["ok"]:
         raise typer.Exit(1)
 
 
@@ -122,6 +145,20 @@ def verify_result(
     if noise:
         show.noise(found.realised)
     return documents.verification(found, folder, time.perf_counter() - began)
+
+
+def compared(
+    folder: Path, source: str | None, prompts: list[str], *, quiet: bool
+) -> dict[str, Any]:
+    """Compare the logits of a folder and its source, say what was found, and give that."""
+    from moegrow import documents, show
+
+    began = time.perf_counter()
+    with phase("running", quiet=quiet):
+        found = moegrow.compare_logits(folder, source, prompts)
+    if not quiet or not found.ok:
+        show.compared(found)
+    return documents.compared(found, time.perf_counter() - began)
 
 
 def _check_alone(writing: Writing) -> None:
@@ -176,7 +213,7 @@ def _save(recipe: tuple[Path, str] | None) -> None:
             file.write(text.encode())
 
 
-def _prepared_upload(
+def prepared_upload(
     grown: "Plan", writing: Writing, token: str | None
 ) -> Callable[[Path], str | None]:
     """What uploads a result when it is written, and gives its address; may it, is asked now."""

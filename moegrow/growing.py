@@ -17,6 +17,7 @@ from moegrow.options import (
     Preset,
     Reading,
     RouterCopies,
+    Sharing,
     Source,
     Storing,
     TokenOption,
@@ -24,6 +25,7 @@ from moegrow.options import (
 )  # fmt: skip
 from moegrow.origin import Access
 from moegrow.progress import phase
+from moegrow.sharing import share
 from moegrow.terminal import command_line, read_source
 
 if TYPE_CHECKING:
@@ -180,6 +182,7 @@ def apply(
     ] = None,
     *,
     token: TokenOption = None,
+    sharing: Sharing,
     writing: Writing,
 ) -> None:
     """Write the checkpoint that a plan describes."""
@@ -193,7 +196,10 @@ def apply(
     with phase("planning", quiet=writing.quiet):
         plan, layout = _kept(opened.load(read, access=Access(token)), read)
     reading = Reading(token=token)
-    finish(plan.noted(command), layout, writing, command=command, reading=reading)
+    if sharing.shards is None and not sharing.finish:
+        finish(plan.noted(command), layout, writing, command=command, reading=reading)
+    else:
+        share(plan.noted(command), layout, writing, sharing, reading=reading)
 
 
 def begin(read: Any, reading: Reading) -> "Opened":

@@ -17,8 +17,11 @@ _KEPT = ("--force", "--digests", "--no-reflink", "--download", "--private")
 
 
 @contextmanager
-def going_on(target: Path, command: str) -> Iterator[None]:
-    """Name the command that goes on with one that is stopped, or that fails."""
+def going_on(target: Path, command: str | None) -> Iterator[None]:
+    """Name the command that goes on with one that is stopped, or that fails.
+
+    It is None where that is the very same one.
+    """
     was_there = target.exists()
     try:
         yield
@@ -31,7 +34,9 @@ def going_on(target: Path, command: str) -> Iterator[None]:
         go_on = "run the command again"
         if kept:
             shards = f"{kept} finished shard{'s' * (kept != 1)}"
-            go_on = f"{shards} kept; go on with: {resume_command(target, command)}"
+            go_on = f"{shards} kept; " + (
+                f"go on with: {resume_command(target, command)}" if command else go_on
+            )
         if isinstance(error, UnfinishedError):
             raise MoegrowError(error.message, f"{error.hint}; {go_on}") from None
         raise InterruptedRun("interrupted; nothing was published", go_on) from None

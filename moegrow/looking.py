@@ -56,6 +56,18 @@ def verify(
         str | None,
         typer.Option(metavar="SOURCE", show_default=False, help="The source, if it has moved."),
     ] = None,
+    logits: Annotated[
+        bool,
+        typer.Option("--logits", help="Run source and result on the CPU and compare their logits."),
+    ] = False,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT",
+            show_default="random tokens",
+            help="A text for --logits; may be given several times.",
+        ),
+    ] = None,
     token: TokenOption = None,
     noise: Annotated[
         bool, typer.Option("--noise", help="Show what rounding has left of the noise.")
@@ -65,13 +77,21 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Hold a grown checkpoint against its plan and its source, byte for byte."""
+    if prompt and not logits:
+        raise UsageError("--prompt is for --logits", "add --logits")
+    if logits:
+        from moegrow import layerwise
+
+        layerwise.library()  # missing libraries are told before anything is compared
     folder = read_source(grown)
     if not isinstance(folder, str):
         raise UsageError("verify takes the folder of a grown checkpoint, not a plan")
     found = finishing.verify_result(Path(folder), source, threads, token, quiet=quiet, noise=noise)
+    if logits:
+        found["logits"] = finishing.compared(Path(folder), source, prompt or [], quiet=quiet)
     if as_json:
         print_json(found)
-    if not found["ok"]:
+    if not found["ok"] or (logits and not found["logits"]["ok"]):
         raise typer.Exit(1)
 
 

@@ -11,6 +11,7 @@ from moegrow.errors import printable
 from moegrow.opened import AnySource, Opened
 from moegrow.origin import Access
 from moegrow.plans import Plan
+from moegrow.publishing import Progress
 from moegrow.report import Inspection
 from moegrow.writer import Written
 
@@ -63,7 +64,7 @@ class Model:
         reflink: bool = True,
         download: bool = False,
         token: str | None = None,
-        progress: writer.Progress = lambda count: None,
+        progress: Progress = lambda count: None,
     ) -> Written:
         """Write the model to the folder `output`, as `moegrow.apply` writes a plan."""
         return writer.apply(

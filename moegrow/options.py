@@ -182,3 +182,20 @@ class Writing:
     ] = False
     verbose: VerboseOption = False
     as_json: JsonOption = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharing:
+    """How a result is written by several processes."""
+
+    shards: Annotated[
+        str | None,
+        typer.Option(
+            metavar="K/N", show_default=False,
+            help="Write every N-th shard from the K-th on; other processes write the others, and"
+            " the last one publishes.",
+        ),
+    ] = None  # fmt: skip
+    finish: Annotated[
+        bool, typer.Option("--finish", help="Write no shard; publish if all of them are written.")
+    ] = False

@@ -10,9 +10,9 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 from moegrow import jsontext
 from moegrow.checkpoint import PLAN
 from moegrow.digests import Entry, damage, entry
-from moegrow.durable import TEMPORARY, durable, sync
+from moegrow.durable import TEMPORARY, durable, sync, temporary
 from moegrow.errors import MoegrowError
 from moegrow.shards import Shard
 
@@ -29,6 +29,10 @@ LOCK, OWNER, BEGUN, JOURNAL, RESULT = ".moegrow-lock", "owner", "begun.json", "j
 
 # What flock answers where another holds the lock; all else means that there are no locks.
 _HELD = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
+
+
+class HeldError(MoegrowError):
+    """Another process holds the working folder, in a way that leaves no room for this one."""
 
 
 @dataclass(frozen=True)
@@ -86,33 +90,84 @@ class Partial:
         names = {path.name for path in journal.glob("*.json")} if journal.is_dir() else set()
         return sum(f"{path.name}.json" in names for path in self.result.glob("*.safetensors"))
 
+    def refresh(self) -> None:
+        """Make this machine see what processes on others have finished so far.
+
+        A network filesystem may answer from memory until this machine writes there itself.
+        """
+        for folder in (self.result, self.folder / JOURNAL):
+            trial = temporary(folder / "trial")
+            trial.touch()
+            trial.unlink()
+
+    def missing(self, shards: tuple[Shard, ...]) -> tuple[int, ...]:
+        """The numbers of the shards that are not finished, as far as their names tell."""
+        named, noted = _names(self.result), _names(self.folder / JOURNAL)
+        return tuple(
+            number
+            for number, shard in enumerate(shards)
+            if shard.name not in named or f"{shard.name}.json" not in noted
+        )
+
     def check(
-        self, shards: tuple[Shard, ...], threads: int, say: Callable[[str], None]
+        self,
+        shards: tuple[Shard, ...],
+        threads: int,
+        say: Callable[[str], None],
+        *,
+        then: str = "it is written again",
     ) -> frozenset[int]:
         """The numbers of the shards that are finished and as they were noted.
 
-        One that is not is told to `say`, and loses its name and its entry. Nothing else stays in
-        the result but the plan.
+        One that is not is told to `say`, and what happens `then`, and loses its name and its entry.
+        Nothing else stays in the result but the plan, so nobody else may be writing there.
         """
         names = {PLAN, *(shard.name for shard in shards)}
         for path in [*self.result.iterdir()]:
             if path.name not in names:
                 _remove(path)
+        good = self.good(shards, range(len(shards)), threads, say, then=then)
+        for number, shard in enumerate(shards):
+            if number not in good:
+                self._drop(shard)
+        return good
 
-        def is_good(shard: Shard) -> bool:
+    def good(
+        self,
+        shards: tuple[Shard, ...],
+        numbers: Iterable[int],
+        threads: int,
+        say: Callable[[str], None],
+        *,
+        then: str = "it is written again",
+    ) -> frozenset[int]:
+        """Those of some shards that are finished and as they were noted.
+
+        One that was finished and is not as it was noted is told to `say`, and loses its name and
+        its entry. Others may be writing in the folder, also the same shards.
+        """
+
+        def is_good(number: int) -> bool:
+            shard = shards[number]
             kept = self.entry(shard)
+            if kept is None:
+                return False
             path = self.result / shard.name
-            if kept and kept == entry(shard, kept.ranges) and not any(damage(path, kept)):
+            if kept == entry(shard, kept.ranges) and not any(damage(path, kept)):
                 return True
-            if kept:
-                say(f"{shard.name} was damaged after it was finished; it is written again")
-            path.unlink(missing_ok=True)
-            self._entry_path(shard.name).unlink(missing_ok=True)
+            say(f"{shard.name} was damaged after it was finished; {then}")
+            self._drop(shard)
             return False
 
+        asked = list(numbers)
         with ThreadPoolExecutor(max_workers=threads) as pool:
-            good = list(pool.map(is_good, shards))
-        return frozenset(number for number, is_kept in enumerate(good) if is_kept)
+            found = list(pool.map(is_good, asked))
+        return frozenset(number for number, is_kept in zip(asked, found, strict=True) if is_kept)
+
+    def _drop(self, shard: Shard) -> None:
+        """Take a shard's name and entry away."""
+        (self.result / shard.name).unlink(missing_ok=True)
+        self._entry_path(shard.name).unlink(missing_ok=True)
 
     def tidy(self) -> None:
         """Remove what a run that has ended was in the middle of writing."""
@@ -124,7 +179,7 @@ class Partial:
         # What makes the folder one to go on with goes first.
         (self.folder / BEGUN).unlink(missing_ok=True)
         for path in [*self.folder.iterdir()]:
-            if path.name not in (LOCK, OWNER):
+            if path.name != LOCK and not path.name.startswith(OWNER):
                 _remove(path)
 
     def remove(self) -> None:
@@ -132,10 +187,29 @@ class Partial:
         self.clear()
         (self.folder / OWNER).unlink(missing_ok=True)
         (self.folder / LOCK).unlink()
-        self.folder.rmdir()
+        _remove_empty(self.folder)
 
     def _entry_path(self, name: str) -> Path:
         return self.folder / JOURNAL / f"{name}.json"
+
+
+def _names(folder: Path) -> set[str]:
+    """The names of what is in a folder; none where it has gone."""
+    try:
+        return set(os.listdir(folder))
+    except FileNotFoundError:
+        return set()
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove a folder unless another process has just taken it."""
+    try:
+        folder.rmdir()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY):
+            raise
 
 
 def _remove(path: Path) -> None:
@@ -181,24 +255,27 @@ def locked(target: Path, *, shared: bool = False) -> Iterator[Partial]:
             raise MoegrowError(
                 f"cannot write to {folder}: {error.strerror}", "give another -o"
             ) from None
-        is_owner = False
+        owner = None
         try:
             try:
                 fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except OSError as error:
                 if error.errno in _HELD:
-                    raise MoegrowError(
+                    raise HeldError(
                         f"another moegrow is writing {target}", "wait for it, or give another -o"
                     ) from None
-                is_owner = _own(folder, target, shared=shared)
+                owner = _own(folder, target, shared=shared)
             if not _is_open_as(lock, folder / LOCK):
                 continue  # the run that held the lock has removed the folder
             yield Partial(folder)
             return
         finally:
-            if is_owner:
-                (folder / OWNER).unlink(missing_ok=True)
+            if owner:
+                owner.unlink(missing_ok=True)
             os.close(lock)
+            # On a network filesystem the lock is in the way of that until it is closed.
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def _is_open_as(descriptor: int, path: Path) -> bool:
@@ -210,30 +287,58 @@ def _is_open_as(descriptor: int, path: Path) -> bool:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether moegrow made a folder: it has a lock, or nothing at all yet."""
-    if folder.is_symlink() or not folder.is_dir():
+    """Whether moegrow made a folder: it has a lock, or nothing at all yet, or is gone again."""
+    if folder.is_symlink():
         return False
-    return (folder / LOCK).is_file() or not any(folder.iterdir())
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return True
+    except NotADirectoryError:
+        return False
+    return LOCK in names or all(name.startswith(OWNER) for name in names)
 
 
-def _own(folder: Path, target: Path, *, shared: bool) -> bool:
+def _own(folder: Path, target: Path, *, shared: bool) -> Path | None:
     """Take a working folder on a filesystem without locks: by a file that names who has it.
 
-    Says whether there is such a file now: those that share the folder write none. A process of
-    this machine that has ended is known to have done so; of one on another machine nobody can
-    tell, so its file must be removed by hand.
+    Gives that file, or None where the folder has gone. A process of this machine that has ended is
+    known to have done so; of one on another machine nobody can tell, so its file must be removed
+    by hand.
     """
-    path, here = folder / OWNER, socket.gethostname()
-    if path.exists():
-        host, _, process = path.read_text().partition(" ")
-        if host != here or Path("/proc", process).exists():
-            raise MoegrowError(
-                f"process {process} on {host} is writing {target}, as {path} says",
-                f"wait for it; if it has ended: rm {path}",
-            )
-        path.unlink(missing_ok=True)
+    here = socket.gethostname()
+    mine = folder / OWNER
     if shared:
-        return False
-    with path.open("x") as file:
-        file.write(f"{here} {os.getpid()}")
-    return True
+        mine = folder / f"{OWNER}-{here}-{os.getpid()}-{os.urandom(4).hex()}"
+    else:
+        _check_ended(mine, target)
+    try:
+        with mine.open("x") as file:
+            file.write(f"{here} {os.getpid()}")
+    except FileNotFoundError:
+        return None
+    except FileExistsError:
+        raise HeldError(f"another moegrow is writing {target}", "wait for it") from None
+    # Looked for now, when this one can be seen: of two that begin at once, one sees the other.
+    others = [folder / OWNER] if shared else [*folder.glob(f"{OWNER}-*")]
+    try:
+        for other in others:
+            _check_ended(other, target)
+    except BaseException:
+        mine.unlink(missing_ok=True)
+        raise
+    return mine
+
+
+def _check_ended(owner: Path, target: Path) -> None:
+    """Raise HeldError unless the process that a file names has ended; then the file goes."""
+    try:
+        host, _, process = owner.read_text().partition(" ")
+    except FileNotFoundError:
+        return
+    if host != socket.gethostname() or Path("/proc", process).exists():
+        raise HeldError(
+            f"process {process} on {host} is writing {target}, as {owner} says",
+            f"wait for it; if it has ended: rm {owner}",
+        )
+    owner.unlink(missing_ok=True)

@@ -16,12 +16,20 @@ ROLES = (
 )  # fmt: skip
 
 
+# What a profile of norms counts together, in the order in which people read it.
+GROUPS = ("experts", "shared", "dense", "attention", "router", "norms")
+_GROUP_OF_ROLE = {
+    "experts": "experts", "router": "router", "shared": "shared", "copied_shared": "shared",
+}  # fmt: skip
+
+
 class Place(NamedTuple):
     """Where a tensor of a layer stands.
 
     Its name is stack, `layer - lower`, before, expert and after, one behind the other. `role` is
     one of ROLES, or "" for what is not part of a MoE block. The flags say which other lists of
-    the family's tensors name it.
+    the family's tensors name it. `group` is the one of GROUPS in which a profile of norms counts
+    its matrices, or "".
     """
 
     stack: str
@@ -40,6 +48,10 @@ class Place(NamedTuple):
     is_indexer: bool = False
     is_stacked: bool = False
     axis: int = 0
+    group: str = ""
+    is_norm: bool = False
+    is_joined: bool = False
+    is_alternating: bool = False
 
     @property
     def suffix(self) -> str:
@@ -65,6 +77,15 @@ def locator(family: Family) -> Callable[[str], Place | None]:
     is_output, is_one, is_once = map(matcher, (tensors.outputs, tensors.ones, tensors.once))
     is_not_in_first, is_stacked = map(matcher, (tensors.not_in_first, tensors.stacked))
     is_column = matcher(tensors.columns)
+    is_norm, is_joined, is_alternating = map(
+        matcher, (tensors.norms, tensors.joined, tensors.alternating)
+    )
+    grouped = [
+        (group, matcher(patterns))
+        for group, patterns in (
+            ("attention", tensors.attention), ("dense", tensors.dense), ("router", tensors.gates),
+        )
+    ]  # fmt: skip
     is_indexer = matcher(indexer.tensors if indexer else ())
 
     # Layers and experts repeat, so few names differ behind the layer's number.
@@ -92,6 +113,13 @@ def locator(family: Family) -> Callable[[str], Place | None]:
             is_indexer=is_indexer(name),
             is_stacked=is_stacked(name),
             axis=int(is_column(name)),
+            group=next(
+                (group for group, is_named in grouped if is_named(name)),
+                _GROUP_OF_ROLE.get(role, ""),
+            ),
+            is_norm=is_norm(name),
+            is_joined=is_joined(name),
+            is_alternating=is_alternating(name),
         )  # fmt: skip
 
     def locate(name: str) -> Place | None:

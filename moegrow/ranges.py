@@ -1,5 +1,6 @@
 """Ranges of bytes from file to file: shared where the filesystem can, else copied."""
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -12,6 +13,8 @@ IN_KERNEL = 64 << 20  # bytes asked for at a time, so that progress shows and ru
 # `struct file_clone_range` of linux/fs.h, and the request that takes it.
 _CLONE_RANGE = struct.Struct("=qQQQ")
 _FICLONERANGE = 0x4020940D
+
+_SYNC_FILE_RANGE_WRITE = 2  # of linux/fs.h
 
 # What kernels and filesystems answer when they will not do it between these two files. EIO says
 # not which of the two: reading and writing by hand finds out.
@@ -63,6 +66,16 @@ def copy_range(source: int, start: int, count: int, target: int, offset: int) ->
             return
         start, offset, count = start + done, offset + done, count - done
         yield done
+
+
+def start_writing(target: int) -> None:
+    """Let the kernel begin to write what it holds of a file to the disk, and wait for nothing.
+
+    Left alone it begins after seconds, or with `fsync`, for which there is then all to wait.
+    """
+    call = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    if call:  # only Linux has it; where it fails, fsync does it all
+        call(target, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE)
 
 
 def read_all(source: int, start: int, view: memoryview) -> None:

@@ -16,6 +16,8 @@ from moegrow.plans import Plan
 Say = Callable[[str], None]
 Facts = Mapping[str, object]
 
+PARTS = "parts"  # in what a run begins with: of how many parts the first one was one
+
 
 class UnfinishedError(MoegrowError):
     """A run ended early, and can be gone on with where it has finished shards."""
@@ -41,7 +43,7 @@ def go_on(
     would be lost.
     """
     if partial.is_begun and resume:
-        plan = _as_begun(partial, plan, facts)
+        plan = as_begun(partial, plan, facts)
         partial.tidy()
         return plan
     if partial.is_begun and (finished := partial.finished()):
@@ -53,18 +55,7 @@ def go_on(
     return None
 
 
-def begin_anew(partial: Partial, plan: Plan, facts: Facts) -> Plan:
-    """Empty a working folder and write down there what is going to be done."""
-    partial.clear()
-    partial.result.mkdir()
-    with durable(partial.result / PLAN) as file:
-        file.writelines(line.encode() + b"\n" for line in planfile.to_lines(plan))
-    sync(partial.result)
-    partial.begin(facts)
-    return plan
-
-
-def _as_begun(partial: Partial, plan: Plan, facts: Facts) -> Plan:
+def as_begun(partial: Partial, plan: Plan, facts: Facts) -> Plan:
     """The plan that a run was begun with; raises MoegrowError where this one is another."""
     path = partial.result / PLAN
     anew = f"run the command that it was begun with, or begin anew: rm -r {partial.folder}"
@@ -72,6 +63,8 @@ def _as_begun(partial: Partial, plan: Plan, facts: Facts) -> Plan:
     if not same:
         raise MoegrowError(f"{partial.folder} was begun with another plan", anew)
     for key, then in partial.facts().items():
+        if key == PARTS:
+            continue  # any number of parts makes the same result
         if key == "source" and then != facts[key]:
             raise MoegrowError(
                 f"{plan.source.path} was written to after {partial.folder} was begun",
@@ -82,6 +75,17 @@ def _as_begun(partial: Partial, plan: Plan, facts: Facts) -> Plan:
             now = facts.get(key)
             raise MoegrowError(f"{partial.folder} was begun with {flag} {then}, not {now}", anew)
     return same
+
+
+def begin_anew(partial: Partial, plan: Plan, facts: Facts) -> Plan:
+    """Empty a working folder and write down there what is going to be done."""
+    partial.clear()
+    partial.result.mkdir()
+    with durable(partial.result / PLAN) as file:
+        file.writelines(line.encode() + b"\n" for line in planfile.to_lines(plan))
+    sync(partial.result)
+    partial.begin(facts)
+    return plan
 
 
 def same_plan(plan: Plan, path: Path) -> Plan | None:

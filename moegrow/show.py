@@ -13,8 +13,12 @@ from rich.text import Text
 from moegrow import report, rounding, serving
 from moegrow.errors import one_line, printable
 from moegrow.layout import Layout
+from moegrow.logits import TOLERANCE, Compared
+from moegrow.partial import Partial
+from moegrow.parts import Part, begun_parts, lacking
 from moegrow.plans import Plan
 from moegrow.realised import Realised
+from moegrow.shards import Shard
 from moegrow.tables import groups
 from moegrow.verifier import Verified
 from moegrow.writer import Written
@@ -46,8 +50,12 @@ def summary(plan: Plan, layout: Layout, target: Path) -> None:
         person.print(f"width: {warning}", style="yellow", markup=False)
     if not plan.steps:
         person.print("nothing changes: the result is a copy")
+    _where(layout, target)
+
+
+def _where(layout: Layout, target: Path) -> None:
     source, result = layout.checkpoint.location, str(target.absolute())
-    person.print(f"from {one_line(source)}\nto   {one_line(result)}", markup=False)
+    _person().print(f"from {one_line(source)}\nto   {one_line(result)}", markup=False)
 
 
 def told(sentences: Iterable[str]) -> None:
@@ -98,6 +106,46 @@ def written(result: Written, seconds: float) -> None:
     noise(moved.realised)
 
 
+def sharing(part: Part | None, files: tuple[Shard, ...], layout: Layout, target: Path) -> None:
+    """Which shards one of several processes writes, and where."""
+    if part:
+        mine = [files[number] for number in part.shards(len(files))]
+        total = report.size(sum(shard.nbytes for shard in mine))
+        say(quiet=False)(
+            f"part {part.number} of {part.count}: {len(mine)} of {_shards(len(files))}, {total}"
+        )
+    _where(layout, target)
+
+
+def shared(result: Written, seconds: float, total: int) -> None:
+    """What one of several processes has written, and what is missing of the `total` shards."""
+    if result.part and result.kept == result.files > 0:
+        say(quiet=False)(f"its {_shards(result.files)} were finished before")
+    elif result.part and result.files:
+        written(result, seconds)
+    if result.missing:
+        told = f"{len(result.missing)} of {_shards(total)} still missing"
+    elif result.is_published:
+        told = f"all {_shards(total)} written and published"
+    else:
+        told = f"all {_shards(total)} written; another process publishes them"
+    say(quiet=False)(told)
+
+
+def missing(partial: Partial, files: tuple[Shard, ...], *, is_there: bool) -> None:
+    """Which shards have not been written so far, by whatever process."""
+    absent = () if is_there else partial.missing(files)
+    told = f"all {_shards(len(files))} written"
+    if absent:
+        count = begun_parts(partial) if partial.is_begun else len(files)
+        told = "; ".join(lacking(absent, len(files), count))
+    say(quiet=False)(f"{told}\nnothing was written (--dry-run)")
+
+
+def _shards(count: int) -> str:
+    return f"{count} shard{'s' * (count != 1)}"
+
+
 def noise(found: dict[str, Realised]) -> None:
     """What rounding has left of the noise, for each kind of tensor."""
     if not found:
@@ -128,3 +176,50 @@ def peak_memory() -> int:
 def verified(result: Verified, folder: str) -> None:
     """The outcome of verify: all is well, or the first problems."""
     _person().print(f"{one_line(folder)} is {result}" if result.ok else str(result), markup=False)
+
+
+def compared(found: Compared) -> None:
+    """How far the logits of a result are from those of its source, and from which layer on."""
+    person = _person()
+    for reason in found.reasons:
+        person.print(f"the logits need not be the same: {one_line(reason)}", markup=False)
+    is_another = found.largest > TOLERANCE
+    parted = ""
+    if found.parts_at is not None:
+        parted = f"; the states part behind new layer {found.parts_at}"
+    unit = f"in units of their deviation, {found.deviation:.3g}"
+    told = (
+        f"logits of {found.tokens} tokens: difference {found.largest:.2g} at most,"
+        f" {found.mean:.2g} on average ({unit})\n"
+        f"KL divergence {found.kl:.2g} nats; the likeliest token is the same behind"
+        f" {100 * found.agree:.1f} % of them{parted}"
+    )
+    person.print(told, style="yellow" if is_another else "", markup=False)
+    if is_another or not found.ok:
+        _layers(found, person)
+    if found.together:
+        shares = [layer.share for layer in found.together]
+        least, mean = min(shares), sum(shares) / len(shares)
+        person.print(
+            f"copies are chosen together with their originals {100 * mean:.1f} % of the time,"
+            f" {100 * least:.1f} % in the layer where least"
+        )
+    elif found.together is None:
+        person.print("which experts are chosen is not shown by this model")
+    person.print(
+        f"weights in memory at once: {report.size(max(found.alive))} at most;"
+        f" peak memory {report.size(peak_memory())}"
+    )
+    if not found.ok:
+        person.print(f"the logits must be the same within {TOLERANCE:g}, and are not", style="red")
+
+
+def _layers(found: Compared, person: Console) -> None:
+    """For each old layer, how far the states behind the layers made from it are from its own."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("old layer", "new layers", "difference of the states"):
+        table.add_column(column, justify="right")
+    for layer in found.layers:
+        new = ", ".join(map(str, layer.new))
+        table.add_row(str(layer.old), new, ", ".join(f"{d:.2g}" for d in layer.differences))
+    person.print(table)

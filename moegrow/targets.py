@@ -2,7 +2,6 @@
 
 import os
 import threading
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,14 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from moegrow import digests
-from moegrow.digests import Entry, Range
+from moegrow import digests, direct
+from moegrow.arithmetic import Bytes
+from moegrow.digests import Entry, Range, crc32
 from moegrow.durable import sync, temporary
 from moegrow.errors import MoegrowError
-from moegrow.ranges import write_all
+from moegrow.ranges import start_writing, write_all
 from moegrow.shards import Shard
 
 MOST_OPEN = 32  # files kept open between writes
+AHEAD = 64 << 20  # bytes written to a file after which the kernel is told to begin with the disk
 SYNCING = 2  # threads that wait for complete files to be on the disk
 
 
@@ -48,8 +49,9 @@ class Targets:
         self._journal = journal
         self._left = [shard.nbytes - len(shard.header) for shard in shards]
         self._open: dict[int, int] = {}
+        self._direct: dict[int, int | None] = {}  # the same files, where that is of use
         self._begun: dict[int, Path] = {}
-        self._computed: dict[int, list[Range]] = {}
+        self._computed: dict[int, dict[int, Range]] = {}  # by where they stop
         self._in_use: Counter[int] = Counter()
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(max_workers=SYNCING)
@@ -60,9 +62,8 @@ class Targets:
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
-        for descriptor in self._open.values():
-            os.close(descriptor)
-        self._open.clear()
+        for number in [*self._open]:
+            self._close(number)
         for unfinished in self._begun.values():
             unfinished.unlink(missing_ok=True)
 
@@ -79,9 +80,11 @@ class Targets:
             if number not in self._open:
                 if len(self._open) >= MOST_OPEN:
                     for idle in [n for n in self._open if not self._in_use[n]]:
-                        os.close(self._open.pop(idle))
+                        self._close(idle)
                 flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT | os.O_EXCL if new else 0)
                 self._open[number] = os.open(self._begun[number], flags, 0o666)
+                size = self._shards[number].nbytes
+                self._direct[number] = direct.open_direct(self._begun[number], size)
             self._in_use[number] += 1
             descriptor, path = self._open[number], self._begun[number]
             try:
@@ -97,20 +100,44 @@ class Targets:
             with self._lock:
                 self._in_use[number] -= 1
 
-    def computed(self, number: int, offset: int, view: memoryview) -> None:
+    def is_direct(self, number: int) -> bool:
+        """Whether a shard is written past the page cache, which spares the kernel its copies."""
+        with self.file(number):
+            return self._direct[number] is not None
+
+    def write(self, number: int, view: Bytes, offset: int, bounce: Bytes) -> None:
+        """Write bytes at an offset of a shard; `bounce` is room for `direct.write`."""
+        with self.file(number) as target:
+            past = self._direct[number]
+            if past is None:
+                write_all(target, view.data, offset)
+            else:
+                direct.write(past, target, view, offset, bounce)
+
+    def computed(self, number: int, offset: int, view: memoryview, *, goes_on: bool) -> None:
         """Take note of the digest of computed bytes, which are at `offset` of a shard.
 
-        They may come from any thread, in any order, any number at a time; each byte once.
+        They may come from any thread, in any order, any number at a time; each byte once. Those
+        that go on with a tensor where others have ended come after these.
         """
-        part = Range(offset, offset + view.nbytes, zlib.crc32(view))
         with self._lock:
-            self._computed.setdefault(number, []).append(part)
+            ranges = self._computed.setdefault(number, {})
+            before = ranges.pop(offset) if goes_on else Range(offset, offset, 0)
+        stop = offset + view.nbytes
+        part = Range(before.start, stop, crc32(view, before.crc))
+        with self._lock:
+            ranges[stop] = part
 
     def wrote(self, number: int, count: int) -> None:
         """Take note of bytes written; a file that is complete gets its name when it is durable.
 
         Making it so takes long and no work: others wait for the disk while this thread goes on.
         """
+        # While these bytes are not counted the file is still there.
+        left = self._left[number]
+        if count < left and left // AHEAD != (left - count) // AHEAD:
+            with self.file(number) as descriptor:
+                start_writing(descriptor)
         with self._lock:
             self._left[number] -= count
             if not self._left[number]:
@@ -140,14 +167,20 @@ class Targets:
             if self._journal.everything:
                 ranges = digests.whole(shard, descriptor)
             else:
-                ranges = digests.merged(shard, self._computed.pop(number, ()))
+                ranges = digests.merged(shard, self._computed.pop(number, {}).values())
             self._journal.note(digests.entry(shard, ranges))
             self._begun[number].rename(self._folder / shard.name)
         with self._lock:
             del self._begun[number]
             if number in self._open:
-                os.close(self._open.pop(number))
+                self._close(number)
         sync(self._folder)
+
+    def _close(self, number: int) -> None:
+        os.close(self._open.pop(number))
+        past = self._direct.pop(number)
+        if past is not None:
+            os.close(past)
 
 
 def _named(error: OSError, path: Path) -> OSError:

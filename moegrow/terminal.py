@@ -50,23 +50,25 @@ def command_line(source: str | None, read: Any) -> str:
     """The command as it was typed, so that it can be typed again: `| moegrow …` behind a pipe.
 
     A path that came in on standard input is named like any other. Whether an earlier run was gone
-    on with makes no difference to the plan, so that is left out, and so is a token, which is
-    nobody's business.
+    on with, and how many processes wrote the result, makes no difference to it, so that is left
+    out, and so is a token, which is nobody's business.
     """
-    typed = [word for word in _without_token(sys.argv[1:]) if word != "--resume"]
+    typed = [word for word in _lasting(sys.argv[1:]) if word not in ("--resume", "--finish")]
     if source in (None, "-") and isinstance(read, str):
         typed = [word for word in typed if word != "-"] + [read]
     piped = "" if isinstance(read, str) else "| "
     return piped + shlex.join(["moegrow", *typed])
 
 
-def _without_token(typed: Iterable[str]) -> Iterator[str]:
+def _lasting(typed: Iterable[str]) -> Iterator[str]:
+    """What was typed, without those options that have a value and are not to be kept."""
     words = iter(typed)
     for word in words:
-        if word == "--token":
-            next(words, None)
-        elif not word.startswith("--token="):
+        option, is_joined, _ = word.partition("=")
+        if option not in ("--token", "--shards"):
             yield word
+        elif not is_joined:
+            next(words, None)
 
 
 def print_json(document: Any) -> None:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moegrow import cookbook, grow, maps, modes, presets, report
 from moegrow.check import check_noise
@@ -13,6 +13,9 @@ from moegrow.origin import Access
 from moegrow.plans import Noise, Plan, Storage
 from moegrow.recipe import Recipe, Step
 from moegrow.report import Inspection
+
+if TYPE_CHECKING:
+    from moegrow.profiles import Profile
 
 NEW_LAYERS = ("copy", "identity")
 ORDERS = ("append", "interleave")
@@ -183,6 +186,26 @@ def inspect(
 
         facts["values"] = asdict(find_values(opened.layout.checkpoint))
     return facts
+
+
+def norms(
+    source: AnySource,
+    *,
+    sample: bool = False,
+    threads: int | None = None,
+    family: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+) -> "Profile":
+    """The norms of a model's weights, layer by layer; of a plan, what it will make of its source.
+
+    All weights are read, or with `sample` a little of each layer. Raises MoegrowError where they
+    are quantised.
+    """
+    from moegrow import profiles
+
+    opened = load(source, family, Access(token, revision))
+    return profiles.of(opened, sample=sample, threads=threads)
 
 
 def _step(grow: str, **options: Any) -> Step:

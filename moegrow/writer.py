@@ -1,50 +1,45 @@
 """Write a plan as a checkpoint that appears under its name only when it is complete."""
 
 import os
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from moegrow import card, engine, report, shards, verifier
-from moegrow.check import check_plan, check_source, check_unchanged, check_witness, witness
-from moegrow.checkpoint import (
-    CARD,
-    CONFIG,
-    DIGESTS,
-    INDEX,
-    PLAN,
-    Checkpoint,
-    open_checkpoint,
-    user_path,
-)  # fmt: skip
-from moegrow.digests import Digests, file_digest, text_bytes, text_digest
-from moegrow.durable import durable, sync
+from moegrow import engine, report, shards, verifier
+from moegrow.check import check_plan, check_source, check_witness, witness
+from moegrow.checkpoint import CARD, CONFIG, INDEX, Checkpoint, open_checkpoint, user_path
 from moegrow.engine import Moved
-from moegrow.errors import MoegrowError, UsageError
+from moegrow.errors import UsageError
 from moegrow.hub import Repository
-from moegrow.origin import Access, contents
-from moegrow.partial import Partial, locked, partial_of
+from moegrow.origin import Access
+from moegrow.partial import HeldError, locked, partial_of
+from moegrow.parts import Part, publish_parts, read_part, write_part
 from moegrow.plans import Plan
+from moegrow.publishing import (
+    REPLACED,
+    Progress,
+    Run,
+    check_apart,
+    check_free,
+    check_target,
+    complete,
+    failing,
+)  # fmt: skip
 from moegrow.ranges import cores
-from moegrow.resume import Say, UnfinishedError, begin_anew, facts_of, go_on, is_written
-from moegrow.shards import Shard
+from moegrow.resume import Say, begin_anew, go_on, is_written
 from moegrow.space import check_space
 from moegrow.targets import Journal
 from moegrow.verifier import Verified
-
-REPLACED = ".replaced"  # behind the name of a result, for the moment in which it is replaced
-
-Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
 class Written:
     """What apply wrote: where, how many files and tensors, how many bytes of tensors, and how.
 
-    `kept` of the files were there already, finished by an earlier run.
+    `kept` of the files were there already, finished by an earlier run. Where a `part` was written,
+    these are its own; `missing` are the numbers of the shards, counted from 1, that no process has
+    finished, and `is_published` says whether the result is at `path` now.
     """
 
     path: Path
@@ -53,6 +48,9 @@ class Written:
     nbytes: int
     moved: Moved
     kept: int = 0
+    part: Part | None = None
+    missing: tuple[int, ...] = ()
+    is_published: bool = True
 
     def verify(
         self, *, threads: int | None = None, progress: Progress = lambda count: None
@@ -83,6 +81,8 @@ def apply(
     *,
     force: bool = False,
     resume: bool = False,
+    part: str | tuple[int, int] | None = None,
+    finish: bool = False,
     digests: bool = False,
     threads: int | None = None,
     max_shard_size: str | int = shards.DEFAULT_SIZE,
@@ -95,16 +95,23 @@ def apply(
 ) -> Written:
     """Write the checkpoint that the plan describes to the folder `output`.
 
-    With `resume`, shards that an earlier run of the same plan has finished are kept. With
-    `digests`, those of all bytes are kept beside the result, not only of the computed ones. With
-    `download` a source on the Hub is put into the Hub's cache first; `token` is for it.
+    With `resume`, shards that an earlier run of the same plan has finished are kept. With `part`,
+    (3, 16) or "3/16", every sixteenth shard from the third on is written: any number of processes
+    may do that at once, on any machines that see the folder, and the last one publishes the
+    result. With `finish` no shard is written, and a result whose shards are all there is published.
+    With `digests`, those of all bytes are kept beside the result, not only of the computed ones.
+    With `download` a source on the Hub is put into the Hub's cache first; `token` is for it.
     `progress` is called with the number of bytes just written, from several threads, and `say`
     with sentences for a person. `checked` is the plan's source, where it has just been opened and
     the plan held against it. Raises MoegrowError, with nothing left under the final name, where the
     plan does not fit its source or the folder may not be written.
     """
+    share = None if part is None else read_part(part)
+    if share and finish:
+        raise UsageError("--finish writes no shards, so --shards does not go with it")
+    goes_on = resume or finish or share is not None
     target, here = user_path(output).absolute(), plan.source.folder
-    check_target(target, here, force=force or (resume and is_written(plan, target)))
+    check_target(target, here, force=force or (goes_on and is_written(plan, target)))
     for beside in (partial_of(target), target.with_name(target.name + REPLACED)):
         check_apart(beside, here)
     checkpoint = checked or open_checkpoint(plan.source.location, Access(token))
@@ -114,30 +121,63 @@ def apply(
     files = shards.split(plan, checkpoint, max_shard_size)
     if download:
         fetch(checkpoint)
-    threads = threads or checkpoint.origin.threads or cores()
     seen = witness(checkpoint)
     check_witness(seen, checkpoint)
+    run = Run(
+        target=target, plan=plan, checkpoint=checkpoint, seen=seen, files=files,
+        max_shard_size=shards.parse_size(max_shard_size), digests=digests, force=force,
+        threads=threads or checkpoint.origin.threads or cores(), reflink=reflink,
+        progress=progress, say=say,
+    )  # fmt: skip
+    if goes_on and is_written(plan, target):
+        with suppress(HeldError), locked(target) as partial:
+            partial.remove()
+        return _there(run, share)
+    if share:
+        return _write_part(run, share)
+    if finish:
+        publish_parts(run)
+        return Written(target, len(files), len(plan.outputs), plan.nbytes, Moved(), len(files))
+    return _write(run, resume=resume)
+
+
+def _there(run: Run, part: Part | None = None) -> Written:
+    """What is said of a result that is complete already."""
+    run.say(f"{run.target} is complete already")
+    count, plan = sum(1 for _ in run.target.glob("*.safetensors")), run.plan
+    return Written(run.target, count, len(plan.outputs), plan.nbytes, Moved(), count, part)
+
+
+def _write_part(run: Run, part: Part) -> Written:
+    """Write the shards of a part, and publish the result if they were the last ones."""
+    mine = [run.files[number] for number in part.shards(len(run.files))]
+    done = write_part(run, part)
+    return Written(
+        run.target, len(mine), sum(len(shard.outputs) for shard in mine),
+        sum(output.nbytes for shard in mine for output in shard.outputs), done.moved, done.kept,
+        part, tuple(number + 1 for number in done.missing), done.is_published,
+    )  # fmt: skip
+
+
+def _write(run: Run, *, resume: bool) -> Written:
+    """Write all shards, but for those that an earlier run has finished, and publish the result."""
+    plan, target, files = run.plan, run.target, run.files
     with locked(target) as partial:
         if resume and is_written(plan, target):
-            say(f"{target} is complete already")
             partial.remove()
-            count = sum(1 for _ in target.glob("*.safetensors"))
-            return Written(target, count, len(plan.outputs), plan.nbytes, Moved(), count)
-        check_free(target, force=force)
-        facts = facts_of(shards.parse_size(max_shard_size), digests, seen)
-        begun = go_on(partial, plan, facts, resume=resume, force=force, say=say)
-        with _ending(partial, target):
-            plan = begun or begin_anew(partial, plan, facts)
-            done = partial.check(files, threads, say)
-            check_space(files, partial.result, checkpoint, done=done, reflink=reflink)
-            progress(sum(output.nbytes for number in done for output in files[number].outputs))
+            return _there(run)
+        check_free(target, force=run.force)
+        begun = go_on(partial, plan, run.facts, resume=resume, force=run.force, say=run.say)
+        with failing(partial, target):
+            plan = begun or begin_anew(partial, plan, run.facts)
+            done = partial.check(files, run.threads, run.say)
+            check_space(files, partial.result, run.checkpoint, done=done, reflink=run.reflink)
+            run.progress(sum(output.nbytes for number in done for output in files[number].outputs))
             moved = engine.fill(
-                files, partial.result, checkpoint, threads=threads, reflink=reflink,
-                journal=Journal(done, partial.note, everything=digests), progress=progress,
+                files, partial.result, run.checkpoint, threads=run.threads, reflink=run.reflink,
+                journal=Journal(done, partial.note, everything=run.digests), progress=run.progress,
             )  # fmt: skip
-            _finish(partial, plan, checkpoint, files, target.name, everything=digests)
-            check_unchanged(seen, checkpoint)
-            _publish(partial, target, force=force)
+            complete(run, partial, plan)
     return Written(target, len(files), len(plan.outputs), plan.nbytes, moved, len(done))
 
 
@@ -156,47 +196,6 @@ def fetch(checkpoint: Checkpoint, *, quiet: bool = True) -> None:
     origin.download([name for name in names if origin.has(name)], quiet=quiet)
 
 
-def check_target(target: Path, source: Path | None, *, force: bool) -> None:
-    """Raise MoegrowError unless `target` may be written: new, or made by moegrow and `force`.
-
-    The source, and anything in it or around it, is never written, whatever the flags.
-    """
-    check_apart(target, source)
-    if not target.parent.is_dir():
-        raise MoegrowError(
-            f"{target.parent} is not a folder", f"make it first: mkdir -p {target.parent}"
-        )
-    check_free(target, force=force)
-
-
-def check_free(target: Path, *, force: bool) -> None:
-    """Raise MoegrowError where something stands under the name that may not be replaced."""
-    if not os.path.lexists(target):
-        return
-    if not force:
-        raise MoegrowError(f"{target} exists already", "use --force, or another -o")
-    replaceable = target.is_dir() and not target.is_symlink()
-    if not replaceable or (any(target.iterdir()) and not (target / PLAN).exists()):
-        raise MoegrowError(
-            f"{target} was not written by moegrow, so --force does not replace it",
-            "remove it yourself, or give another -o",
-        )
-
-
-def check_apart(target: Path, source: Path | None) -> None:
-    """Raise MoegrowError where writing to `target` could touch a source on this machine."""
-    if source is None:
-        return
-    real, origin = target.resolve(), source.resolve()
-    folder = origin if origin.is_dir() else origin.parent
-    if real == folder or real.is_relative_to(folder) or folder.is_relative_to(real):
-        where = "is" if real == folder else "is inside" if real.is_relative_to(folder) else "holds"
-        raise MoegrowError(
-            f"the output {target} {where} the source {source}",
-            "give another folder with -o; the source is never written",
-        )
-
-
 def default_name(plan: Plan) -> str:
     """The folder for a result that was given none: `ckpt-depth2x-width2x`."""
     # It comes from a plan, and is printed for the next program as it is.
@@ -212,82 +211,3 @@ def default_name(plan: Plan) -> str:
     dtype = (plan.storage.dtype or plan.storage.experts).lower()
     name += f"-{dtype}" if dtype else ""
     return name if plan.steps or dtype else name + "-copy"
-
-
-@contextmanager
-def _ending(partial: Partial, target: Path) -> Iterator[None]:
-    """What becomes of a run that fails: finished shards are kept where they can be of use."""
-    try:
-        yield
-    except BaseException as error:
-        is_useful = isinstance(error, UnfinishedError) or not isinstance(error, MoegrowError)
-        with suppress(OSError):
-            if is_useful and partial.finished():
-                partial.tidy()
-            else:
-                partial.remove()
-        if not isinstance(error, OSError):
-            raise
-        said = f"writing {target} failed: {error.filename or partial.folder}: {error.strerror}"
-        raise UnfinishedError(said, "nothing was published; mend what is wrong there") from error
-
-
-def _finish(
-    partial: Partial,
-    plan: Plan,
-    checkpoint: Checkpoint,
-    files: tuple[Shard, ...],
-    name: str,
-    *,
-    everything: bool,
-) -> None:
-    """Write what stands beside the shards, index and config last."""
-    folder = partial.result
-    changed = dict(plan.files)
-    sides = [side for side in checkpoint.side_files if changed.get(side, "") is not None]
-    text = card.model_card(plan, name, card.carried_from(checkpoint.origin), sides)
-    texts = {CARD: text, INDEX: shards.index(files), CONFIG: plan.config}
-    for side in sides:
-        copy = folder / side
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        new = changed.get(side)
-        with durable(copy) as file:
-            file.writelines(contents(checkpoint.origin, side) if new is None else [new.encode()])
-        sync(copy.parent)
-    found = {side: file_digest(folder, side) for side in (PLAN, *sides)}
-    found |= {side: text_digest(text) for side, text in texts.items()}
-    entries = tuple(map(partial.noted, files))
-    texts[DIGESTS] = Digests(everything, found, entries).text()
-    for side in (CARD, DIGESTS, INDEX, CONFIG):
-        with durable(folder / side) as file:
-            file.write(text_bytes(texts[side]))
-    sync(folder)
-
-
-def _publish(partial: Partial, target: Path, *, force: bool) -> None:
-    """Give the result its final name; what stood there goes only after that."""
-    old = target.with_name(target.name + REPLACED)
-    has_old = force and _is_result(old)
-    if os.path.lexists(target):
-        check_free(target, force=force)
-        if has_old:
-            # An earlier replacement died after its result was in place.
-            shutil.rmtree(old)
-        target.rename(old)
-        has_old = True
-    try:
-        partial.result.rename(target)
-    except BaseException:
-        if has_old and not target.exists():
-            old.rename(target)
-        raise
-    sync(target.parent)
-    # The result is in place: what goes wrong from here on is no failure of the run.
-    with suppress(OSError):
-        partial.remove()
-        if has_old:
-            shutil.rmtree(old)
-
-
-def _is_result(folder: Path) -> bool:
-    return (folder / PLAN).is_file() and not folder.is_symlink()

@@ -27,7 +27,7 @@ class Nursery:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._begun = 0
+        self._begun = 0  # the process that was begun last
 
     def __enter__(self) -> Self:
         self._parent = subprocess.Popen(
@@ -41,13 +41,17 @@ class Nursery:
 
     def begin(self, *arguments: object, stdin: Path | str = os.devnull) -> int:
         """Begin a command in the nursery's folder; gives the number of its process."""
-        self._begun += 1
-        return int(self._ask([*map(str, arguments)], str(stdin)))
+        self._begun = int(self._ask([*map(str, arguments)], str(stdin)))
+        return self._begun
 
-    def end(self) -> Ended:
-        """Wait for the command that was begun last."""
-        code = int(self._ask(None, ""))
-        out, err = ((self._folder / name).read_text() for name in ("stdout", "stderr"))
+    def end(self, process: int | None = None) -> Ended:
+        """Wait for a command: the one that was begun last, or that of a process."""
+        process = process or self._begun
+        code = int(self._ask(None, process))
+        said = [self._folder / f"{name}-{process}" for name in ("stdout", "stderr")]
+        out, err = (path.read_text() for path in said)
+        for path in said:
+            path.unlink()
         assert "Traceback" not in err, err
         return Ended(code, out, err)
 
@@ -76,18 +80,20 @@ def serve() -> None:
     sys.argv = ["moegrow", "width", "/nowhere"]
     with contextlib.suppress(SystemExit), contextlib.redirect_stderr(io.StringIO()):
         moegrow.cli.main()
-    child = 0
     for line in sys.stdin:
         arguments, stdin = json.loads(line)
         if arguments is None:
-            _, status = os.waitpid(child, 0)
+            _, status = os.waitpid(stdin, 0)
             print(os.waitstatus_to_exitcode(status), flush=True)
             continue
         child = os.fork()
         if not child:
             for number, (name, flags) in enumerate(
                 [(stdin, os.O_RDONLY)]
-                + [(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) for name in ("stdout", "stderr")]
+                + [
+                    (f"{name}-{os.getpid()}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+                    for name in ("stdout", "stderr")
+                ]
             ):
                 os.dup2(os.open(name, flags, 0o666), number)
             sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115

@@ -79,6 +79,17 @@ def test_mergekit_is_told_to_repeat_every_layer_in_place():
     assert told["dtype"] == str(torch.bfloat16).removeprefix("torch.")
 
 
+def test_the_noise_is_measured_in_every_way():
+    done = subprocess.run(
+        [sys.executable, FOLDER / "kernel.py", "--rounds", "1", "--tensors", "2"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    rows = [*map(json.loads, done.stdout.splitlines())]
+    ways = {"moegrow", "moegrow, compiled", "the paper's formula in torch"}
+    assert {row["by"] for row in rows} == ways
+    assert all(row["million"] > 0 and row["ratio"] > 0 for row in rows)
+
+
 def test_the_command_lines_of_the_benchmark_can_be_read():
     for program in ("growth.py", "kernel.py", "synthetic.py", "peers.py"):
         done = subprocess.run(

@@ -93,7 +93,8 @@ def test_they_do_not_depend_on_threads_or_on_how_many_bytes_are_written_at_a_tim
     plan = both_ways(source)
     found = set()
     for number, (threads, size) in enumerate([(1, 4 << 20), (5, 4 << 20), (3, 1000)]):
-        monkeypatch.setattr(engine, "WRITE", size)
+        for portion in ("WRITE", "CACHED"):
+            monkeypatch.setattr(engine, portion, size)
         moegrow.apply(plan, tmp_path / str(number), threads=threads, max_shard_size="100KB")
         lines = (tmp_path / str(number) / DIGESTS).read_text().splitlines()[1:-1]
         found.add("\n".join(lines))

@@ -37,6 +37,7 @@ MASKS = {
     r"\b[0-9a-f]{64}\b": "SHA-256",
     r"\d+\.\d s \([\d.]+ \w+/s\)": "SECONDS",
     r"[\d.]+ [KMGT]B free( \(not enough\))?": "FREE DISK",
+    r"\b\d(\.\d+)?e-\d\d\b": "ROUNDING",
     r"peak memory [\d.]+ [KMGT]B": "PEAK MEMORY",
 }
 
@@ -159,10 +160,31 @@ def test_every_block_of_commands_is_run_or_says_that_it_is_not(page):
         start = block["code"].splitlines()[0]
         if block["language"] == "console":
             assert start.startswith("$ "), start
+        elif block["language"] == "bash":
+            assert page == DOCS / "slurm.md"  # run by a test of its own
         elif not block["mark"]:
             # Whatever else a shell would run; console and Python are run, and data is not.
             assert block["language"] in {"python", "pycon", "json", "toml", "yaml", "text"}, start
     assert text.count("Not run by the tests") == sum(bool(block["mark"]) for block in found)
+
+
+def test_the_job_array_of_the_page_on_slurm_makes_the_result_of_one_command(shell, tmp_path):
+    page = DOCS / "slurm.md"
+    ((command, _), *_) = transcripts(page)
+    (script,) = blocks(page, "bash")
+    (tmp_path / "grow.sh").write_text(
+        f"moegrow() {{ '{sys.executable}' -m moegrow \"$@\"; }}\n{script}"
+    )
+    make_checkpoint(tmp_path / "ckpt")
+    for line in (command, "moegrow apply plan.jsonl -o grown", "mv grown one"):
+        assert not shell(line)[0]
+    (tasks,) = re.findall(r"^#SBATCH --array=1-(\d+)$", script, re.M)
+    task = f"SLURM_ARRAY_TASK_ID=$k SLURM_ARRAY_TASK_COUNT={tasks} bash grow.sh > log$k 2>&1"
+    code, said = shell(f"for k in $(seq {tasks} -1 1); do {task} || echo $k & done; wait; cat log*")
+    assert not code
+    assert re.findall(r"^\d+$", said, re.M) == []
+    assert said.count("\ngrown\n") >= 1
+    assert shell("diff -r one grown") == (0, "")
 
 
 def test_what_the_page_on_python_shows_is_what_python_gives(tmp_path, monkeypatch):

@@ -87,6 +87,8 @@ def test_growth(run, source, checkpoint, tmp_path):
     documents.append(document(run("width", still, "-o", "constant", "--json")))
     assert documents[-1]["still"] == [EXPERT.replace("experts.2", "experts.6")]
     documents.append(document(run("apply", "plan.jsonl", "-o", "applied", "--json")))
+    part = "--shards", "1/2", "--max-shard-size", "20KB"
+    documents.append(document(run("apply", "plan.jsonl", "-o", "shared", "--json", *part)))
     hold("depth, width, convert, apply, run", *documents)
     wide, dry, *_ = documents
     assert wide["path"] == str(tmp_path / "wide")
@@ -106,7 +108,7 @@ def test_growth(run, source, checkpoint, tmp_path):
     assert not (tmp_path / "qwen3_moe-depth2x").exists()
 
 
-def test_verify(run, source, tmp_path):
+def test_verify(run, source, checkpoint, tmp_path):
     run("width", source, "-o", "wide", "-q")
     well = run("verify", "wide", "--json", "-q")
     assert well.stderr == ""
@@ -114,7 +116,12 @@ def test_verify(run, source, tmp_path):
     alter.flip(file, file.stat().st_size - 1)
     ill = run("verify", "wide", "--json", code=1)
     assert "differs from its plan" in ill.stderr
-    hold("verify", document(well), document(ill))
+    ran = document(run("verify", "wide", "--logits", "--json", code=1))
+    hidden = alter.copy(checkpoint("llama4"), tmp_path)
+    run("width", hidden, "-o", "exact", "--noise", "0", "-q")
+    unshown = document(run("verify", "exact", "--logits", "--json"))
+    assert (unshown["logits"]["together"], unshown["logits"]["parts_at"]) == (None, None)
+    hold("verify", document(well), document(ill), ran, unshown)
     assert document(well)["ok"]
     assert not document(ill)["ok"]
 
@@ -139,6 +146,19 @@ def test_inspect(run, source, checkpoint, tmp_path):
     assert (found["values"]["nan"], found["values"]["infinite"]) == ({name: 1}, {other: 1})
     assert norm in found["values"]["constant"]
     assert found["values"]["empty"] == ["empty"]
+
+
+def test_norms(run, source):
+    with alter.weights(source) as tensors:
+        tensors[EXPERT] = tensors[EXPERT].clone()
+        tensors[EXPERT][0, 0] = float("nan")
+        # A layer whose router holds no number has no norm of one.
+        router = "model.layers.1.mlp.gate.weight"
+        tensors[router] = torch.full_like(tensors[router], float("nan"))
+    both = document(run("norms", source, source, "--json"))
+    sample = document(run("norms", source, "--json", "--sample"))
+    hold("norms", both, sample)
+    assert both["profiles"][0]["nonfinite"][EXPERT] == 1
 
 
 def test_diff(run, source, checkpoint, tmp_path):

@@ -18,7 +18,7 @@ import tiny
 import torch
 
 import moegrow
-from moegrow import engine, schedule, shards, stream, targets
+from moegrow import direct, engine, schedule, shards, stream, targets
 from moegrow.arithmetic import Scratch
 from moegrow.checkpoint import open_checkpoint
 from moegrow.engine import Moved, fill
@@ -132,7 +132,10 @@ def test_every_byte_of_a_tensor_is_counted_once(source, filled, sharing, size):
 # The same bytes.
 
 
-WAYS = ["shared", "in the kernel", "by hand", "short", "refused in the middle", "no such call"]
+WAYS = [
+    "shared", "in the kernel", "by hand", "short", "refused in the middle", "no such call",
+    "past the cache",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -151,6 +154,11 @@ def test_the_bytes_do_not_depend_on_the_way_they_take(source, filled, monkeypatc
         monkeypatch.undo()
         monkeypatch.setattr(shards, "SMALLEST_RUN", 0)
         monkeypatch.setattr(fcntl, "ioctl", emulated(calls))
+    elif way == "past the cache":
+        monkeypatch.setattr(fcntl, "ioctl", refusing)
+        monkeypatch.setattr(direct, "is_of_use", lambda folder, size: True)
+        monkeypatch.setattr(direct, "open_direct", lambda path, size: os.open(path, os.O_WRONLY))
+        monkeypatch.setattr(os, "pwrite", whole_blocks(os.pwrite, calls))
     elif way == "no such call":
         monkeypatch.setattr(fcntl, "ioctl", refusing)
         monkeypatch.delattr(os, "copy_file_range")
@@ -160,6 +168,28 @@ def test_the_bytes_do_not_depend_on_the_way_they_take(source, filled, monkeypatc
     found = [filled(plan, threads=threads)[0] for plan in plans]
     assert found == expected
     assert calls or way == "no such call"
+
+
+def test_a_real_disk_takes_whole_blocks(source, filled, monkeypatch, tmp_path):
+    if not direct.is_of_use(tmp_path, direct.SMALLEST):
+        pytest.skip("temporary files are not on a disk of this machine")
+    plans = both_ways(source), moegrow.width(source, preset="upcycling")
+    expected = [filled(plan, reflink=False)[0] for plan in plans]
+    monkeypatch.setattr(direct, "SMALLEST", 0)
+    assert [filled(plan)[0] for plan in plans] == expected
+
+
+def whole_blocks(real, calls):
+    """Writing as a disk has it where a file is open for nothing but writing past the cache."""
+
+    def pwrite(target, view, offset):
+        if fcntl.fcntl(target, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY:
+            address = np.frombuffer(view, np.uint8).ctypes.data
+            assert not any(number % BLOCK for number in (address, len(view), offset))
+            calls.append(len(view))
+        return real(target, view, offset)
+
+    return pwrite
 
 
 def emulated(calls):
@@ -235,7 +265,8 @@ def test_the_bytes_do_not_depend_on_how_many_are_read_and_written_at_a_time(
     expected, _ = filled(plan)
     monkeypatch.setattr(engine, "HELD", 0)
     monkeypatch.setattr(engine, "READ", sizes[0])
-    monkeypatch.setattr(engine, "WRITE", min(sizes[1], 1 << 22))
+    for portion in ("WRITE", "CACHED"):
+        monkeypatch.setattr(engine, portion, min(sizes[1], 1 << 22))
     monkeypatch.setattr(stream, "READ", sizes[0])
     monkeypatch.setattr(schedule, "LONGEST", 99_999)
     assert filled(plan)[0] == expected

@@ -18,6 +18,7 @@ import torch
 from safetensors import safe_open
 
 import moegrow
+from moegrow import direct
 from moegrow.checkpoint import open_checkpoint
 from moegrow.stream import piece_range
 
@@ -277,3 +278,18 @@ def test_what_was_moved_is_told_as_it_was(there, source):
     assert moved.read < sum(stop - start for start, stop in changed) + (1 << 20)
     with safe_open(next((there / "grown").glob("*.safetensors")), "pt") as opened:
         assert opened.metadata() == {"format": "pt"}
+
+
+def test_noise_past_the_cache_beside_shared_blocks_is_what_it_is_elsewhere(
+    there, source, tmp_path, monkeypatch
+):
+    shared = moegrow.apply(
+        moegrow.width(moegrow.depth(there / source.name), noise=0.01), tmp_path / "elsewhere"
+    )
+    monkeypatch.setattr(direct, "SMALLEST", 0)
+    here = moegrow.apply(
+        moegrow.width(moegrow.depth(there / source.name), noise=0.01), there / "grown"
+    )
+    assert here.moved.shared > here.moved.computed > 0 == shared.moved.shared
+    assert same_tensors(there / "grown", tmp_path / "elsewhere")
+    assert here.verify().ok

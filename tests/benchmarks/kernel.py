@@ -84,7 +84,7 @@ def by_moegrow(tensors: list[Bytes], threads: int, compiled: ModuleType | None) 
 def _noised(tensors: list[Bytes], compiled: ModuleType | None) -> None:
     scratch, new = Scratch(compiled), np.empty_like(tensors[0])
     for stored in tensors:
-        deviation = sigma(PIECE, OUTPUT.dtype, iter([stored]), scratch)
+        deviation = sigma(PIECE, OUTPUT.dtype, partial(iter, [stored]), scratch)
         change(OUTPUT, PIECE, 0, deviation, scratch).apply(stored, 0, new)
 
 

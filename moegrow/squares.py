@@ -1,0 +1,194 @@
+"""Sums of the squares of a checkpoint's weights, read at the speed of the disk."""
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from moegrow import arithmetic, cuts
+from moegrow.arithmetic import Bytes, Scratch
+from moegrow.cuts import Cut, Run
+from moegrow.errors import MoegrowError
+from moegrow.header import BITS, TensorSpec
+from moegrow.layout import Layout
+from moegrow.ranges import cores
+from moegrow.stream import READ, Source
+
+Floats = npt.NDArray[np.float64]
+
+STEP = 1 << 15  # values that are squared at a time: what they need stays in a core's cache
+LARGEST = 1e150  # beyond it, squares are no finite float64
+READABLE = ("F64", "F32", "F16", "BF16")
+
+
+class Squares(NamedTuple):
+    """For each bin of a tensor, the sum of the squares of its finite values and their number."""
+
+    sums: tuple[float, ...]
+    counts: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The sums of every tensor that counts in a profile, by name.
+
+    `nonfinite` counts, by tensor, the values that are NaN or infinite, which the sums leave out.
+    `values` of all the `of` values that count were read; of each layer `experts` of `of_experts`.
+    """
+
+    squares: Mapping[str, Squares]
+    nonfinite: Mapping[str, int]
+    is_sample: bool
+    values: int
+    of: int
+    experts: int
+    of_experts: int
+
+
+def measure(
+    layout: Layout,
+    *,
+    sample: bool = False,
+    threads: int | None = None,
+    progress: Callable[[int], None] = lambda count: None,
+) -> Measured:
+    """The sums of squares of a checkpoint's layers: read whole, or with `sample` a little of each.
+
+    A sample reads the same weights each time. `threads`: as many as there are cores unless
+    given. `progress` is called with the bytes read. Raises MoegrowError where weights are
+    quantised.
+    """
+    tasks = readings(layout, sample=sample)
+    with Source(layout.checkpoint) as source:
+        count = threads or layout.checkpoint.origin.threads or cores()
+        with ThreadPoolExecutor(max_workers=count) as pool:
+            waiting = [pool.submit(_measure, source, spec, its, progress) for spec, its in tasks]
+            try:
+                found = [future.result() for future in waiting]
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    together = list(zip(tasks, found, strict=True))
+    everything = readings(layout) if sample else tasks
+    return Measured(
+        squares={spec.name: squares for (spec, _), (squares, _) in together},
+        nonfinite={spec.name: bad for (spec, _), (_, bad) in together if bad},
+        is_sample=sample,
+        values=sum(its.length for _, its in tasks),
+        of=sum(its.length for _, its in everything),
+        experts=len(cuts.experts_read(layout.experts, sample=sample)),
+        of_experts=layout.experts,
+    )
+
+
+def readings(layout: Layout, *, sample: bool = False) -> list[tuple[TensorSpec, Cut]]:
+    """What a profile reads, in the order in which it lies in the files.
+
+    Layers behind the last, for prediction, are left out. Raises MoegrowError where any of it is
+    quantised.
+    """
+    found = []
+    for name, place in layout.places.items():
+        if place.is_prediction or place.layer >= layout.layers:
+            continue
+        if not place.group and not place.is_norm:
+            continue
+        spec = layout.checkpoint.tensors[name]
+        if cuts.is_matrix(spec.shape):
+            check_readable(layout, spec)
+        if its := cuts.cut(layout, spec, place, sample=sample):
+            found.append((spec, its))
+    return sorted(found, key=lambda one: (one[0].file, one[0].start))
+
+
+def reading_bytes(layout: Layout, *, sample: bool = False) -> int:
+    """How many bytes `measure` reads."""
+    return sum(its.length * BITS[spec.dtype] // 8 for spec, its in readings(layout, sample=sample))
+
+
+def check_readable(layout: Layout, spec: TensorSpec) -> None:
+    """Raise MoegrowError where the stored values of a tensor are not its weights."""
+    if spec.dtype not in READABLE:
+        raise MoegrowError(
+            f"{spec.name} is stored as {spec.dtype}: the weights of {layout.checkpoint.name} are"
+            " quantised, and norms of what is stored would be wrong",
+            "make a bf16 copy first: load it with transformers, dequantise it, and save that",
+        )
+
+
+def _measure(
+    source: Source, spec: TensorSpec, its: Cut, progress: Callable[[int], None]
+) -> tuple[Squares, int]:
+    """The sums of one tensor, and how many values they leave out."""
+    sums, counts, scratch, bad = np.zeros(its.bins), np.zeros(its.bins), Scratch(), 0
+    for run in its.runs:
+        bad += _add(source, spec, run, sums, counts, scratch)
+        progress(run.length * BITS[spec.dtype] // 8)
+    return Squares(tuple(sums.tolist()), tuple(counts.tolist())), bad
+
+
+def _add(
+    source: Source, spec: TensorSpec, run: Run, sums: Floats, counts: Floats, scratch: Scratch
+) -> int:
+    """Count one run in; gives the number of values that are left out."""
+    width = BITS[spec.dtype] // 8
+    start = spec.start + run.first * width
+    bad = 0
+    if run.period > STEP:
+        for number, first in enumerate(range(0, run.length, run.period)):
+            begin, end = start + first * width, start + (first + run.period) * width
+            for block in source.read(spec.file, begin, end, READ):
+                for at in range(0, block.size, STEP * width):
+                    values = _floats(block[at : at + STEP * width], spec.dtype, scratch)
+                    slot = run.bin + number % run.bins
+                    bad += _count(values[None], sums, counts, np.array([slot]))
+        return bad
+    # Whole turns of the bins, and as many of them as fit.
+    turn = run.period * (run.bins if run.period * run.bins <= STEP else 1)
+    group = STEP // turn * turn
+    number = 0
+    stop = start + run.length * width
+    for block in source.read(
+        spec.file, start, stop, max(1, READ // (group * width)) * group * width
+    ):
+        for at in range(0, block.size, group * width):
+            values = _floats(block[at : at + group * width], spec.dtype, scratch)
+            rows = values.reshape(-1, run.period)
+            slots = run.bin + (number + np.arange(len(rows))) % run.bins
+            number += len(rows)
+            if run.period == 1:
+                # Neighbours in turns: each bin's values are one strided row.
+                rows, slots = rows.reshape(-1, run.bins).T, slots[: run.bins]
+            bad += _count(rows, sums, counts, slots)
+    return bad
+
+
+def _floats(stored: Bytes, dtype: str, scratch: Scratch) -> Floats:
+    """At most STEP stored values as float64, to be used and written to.
+
+    This is where weights become numbers: whatever is stored otherwise is to be undone here.
+    """
+    values = arithmetic.numbers(stored, dtype, scratch)
+    wide: Floats = scratch.take("wide", np.float64, values.size)
+    np.copyto(wide, values)
+    return wide
+
+
+def _count(rows: Floats, sums: Floats, counts: Floats, slots: npt.NDArray[Any]) -> int:
+    """Add the squares of each row to the bin in `slots`; gives how many values are not finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        # Not the product of vectors, whose library starts threads of its own.
+        found = np.einsum("ij,ij->i", rows, rows)
+        bad = 0
+        kept: Any = rows.shape[1]
+        if not np.isfinite(found).all():
+            is_bad = ~(np.abs(rows) < LARGEST)
+            rows = np.where(is_bad, 0.0, rows)
+            found = np.einsum("ij,ij->i", rows, rows)
+            kept, bad = rows.shape[1] - is_bad.sum(axis=1), int(is_bad.sum())
+    np.add.at(sums, slots, found)
+    np.add.at(counts, slots, kept)
+    return bad

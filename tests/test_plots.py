@@ -1,0 +1,64 @@
+"""Pictures of norms: whole files of the kind that their name says, for everybody to read."""
+
+import struct
+import sys
+from xml.etree import ElementTree
+
+import pytest
+
+from moegrow import plots, profiles
+from moegrow.opened import load
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def test_a_png_is_an_image_wide_enough_to_be_halved(run, checkpoint, tmp_path):
+    done = run("norms", checkpoint(), checkpoint("deepseek_v3"), "--plot", "both.png", "--json")
+    assert done.stderr == "drawn: both.png\n"
+    image = (tmp_path / "both.png").read_bytes()
+    assert image.startswith(b"\x89PNG")
+    width, height = struct.unpack(">II", image[16:24])
+    assert width >= 1200
+    assert height >= 600
+
+
+def test_an_svg_is_the_same_each_time_and_has_a_panel_for_each_kind(checkpoint, tmp_path):
+    opened = load(str(checkpoint("deepseek_v3")))
+    found = [profiles.of(opened), profiles.of(opened, sample=True)]
+    for name in ("a.svg", "b.svg"):
+        plots.draw(found, tmp_path / name)
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    root = ElementTree.parse(tmp_path / "a.svg").getroot()
+    panels = [it for it in root.iter(f"{SVG}g") if it.get("id", "").startswith("axes_")]
+    assert len(panels) == len(found[0].norms) == 6
+
+
+def test_lines_differ_in_more_than_colour():
+    first = len(plots._COLOURS)
+    assert len(set(plots._COLOURS)) == len(set(plots._MARKS)) == first
+    ways = {(plots._MARKS[i % 7], str(plots._DASHES[i % 4])) for i in range(28)}
+    assert len(ways) == 28
+
+
+def test_names_that_would_be_read_as_formulas_are_drawn_as_they_are(checkpoint, tmp_path):
+    from dataclasses import replace
+
+    found = profiles.of(load(str(checkpoint())))
+    odd = [replace(found, name=name) for name in ("$x_{", "_hidden", "a\\b^")]
+    plots.draw(odd, tmp_path / "odd.png")
+    assert (tmp_path / "odd.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("target", ["norms.pdf", "norms", "missing/norms.png"])
+def test_what_could_not_be_drawn_is_refused_before_weights_are_read(run, checkpoint, target):
+    done = run("norms", checkpoint(), "--plot", target, code=None)
+    assert done.returncode in (1, 2)
+    assert "error: --plot" in done.stderr
+    assert not done.stdout
+
+
+def test_without_matplotlib_the_hint_says_how_to_install_it(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(plots.MoegrowError) as error:
+        plots.check(tmp_path / "norms.png")
+    assert error.value.hint == "pip install 'moegrow[plot]'"
