@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from moegrow.recipe import Recipe
     from moegrow.report import Inspection
     from moegrow.uploader import push
-    from moegrow.verbs import depth, inspect, norms, run, width
+    from moegrow.verbs import convert, depth, inspect, norms, run, width
     from moegrow.verifier import Verified, verify
     from moegrow.writer import Written, apply
 
@@ -36,15 +36,15 @@ _HOMES = {
     "Model": "model", "open": "model", "Inspection": "report", "Recipe": "recipe",
     "Compared": "logits", "Difference": "difference", "MoegrowError": "errors", "Plan": "plans",
     "Profile": "profiles", "Verified": "verifier", "Written": "writer", "apply": "writer",
-    "compare_logits": "logits", "depth": "verbs", "diff": "difference", "inspect": "verbs",
-    "norms": "verbs", "plan": "opened", "push": "uploader", "run": "verbs", "verify": "verifier",
-    "width": "verbs",
+    "compare_logits": "logits", "convert": "verbs", "depth": "verbs", "diff": "difference",
+    "inspect": "verbs", "norms": "verbs", "plan": "opened", "push": "uploader", "run": "verbs",
+    "verify": "verifier", "width": "verbs",
 }  # fmt: skip
 
 __all__ = [
     "Compared", "Difference", "Inspection", "Model", "MoegrowError", "Plan", "Profile", "Recipe",
-    "Verified", "Written", "__version__", "apply", "compare_logits", "depth", "diff", "inspect",
-    "norms", "open", "plan", "push", "run", "verify", "width",
+    "Verified", "Written", "__version__", "apply", "compare_logits", "convert", "depth", "diff",
+    "inspect", "norms", "open", "plan", "push", "run", "verify", "width",
 ]  # fmt: skip
 
 

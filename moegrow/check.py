@@ -6,12 +6,13 @@ from operator import attrgetter
 
 from moegrow import jsontext, maps
 from moegrow.checkpoint import CONFIG, Checkpoint
+from moegrow.decoding import decoded_shape
 from moegrow.errors import MoegrowError, raise_all
 from moegrow.fingerprints import is_same, sampled
 from moegrow.header import TensorSpec, nbytes
 from moegrow.layout import Layout, read_layout
 from moegrow.origin import Origin
-from moegrow.plans import Output, Piece, Plan
+from moegrow.plans import STORED, Output, Piece, Plan
 
 # Dtypes whose values can be read, changed in floating point and rounded back.
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -165,7 +166,7 @@ def check_noise(plan: Plan) -> None:
             raise MoegrowError(
                 f"{output.name} is stored as {output.dtype}, and noise on quantised weights is"
                 " mostly lost in rounding",
-                "use --noise 0 for exact copies, or dequantise the checkpoint to bf16 first",
+                "use --noise 0 for exact copies, or write them decoded: --experts-dtype bf16",
             )
         # Tables of experts' numbers are joined by columns; packed weights never are.
         is_table = output.dtype in INTEGERS and output.axis > 0
@@ -173,7 +174,7 @@ def check_noise(plan: Plan) -> None:
             raise MoegrowError(
                 f"{output.name} is stored as {output.dtype}, which can be copied but not"
                 " multiplied or set to zero",
-                "dequantise the checkpoint to bf16 first",
+                "write the weights decoded: --dtype bf16",
             )
 
 
@@ -191,7 +192,7 @@ def _unlike_sources(plan: Plan, checkpoint: Checkpoint) -> Iterator[Output]:
     for output in plan.outputs:
         name, dtype, shape, pieces, axis = output
         if len(pieces) == 1 and shape and name and name.isprintable():
-            source, start, stop, _, _, _ = pieces[0]
+            source, start, stop, _, _, _, decoding = pieces[0]
             spec = tensors.get(source)
             if (
                 spec is not None
@@ -199,6 +200,7 @@ def _unlike_sources(plan: Plan, checkpoint: Checkpoint) -> Iterator[Output]:
                 and spec.dtype == dtype
                 and start == 0
                 and stop == shape[axis]
+                and decoding is None
                 and name not in UNNAMED
             ):
                 continue
@@ -226,6 +228,9 @@ def _piece_problems(output: Output, piece: Piece, checkpoint: Checkpoint) -> Ite
     if spec is None:
         yield f"{output.name} comes from {piece.source}, which the source does not hold"
         return
+    if piece.decoding is not None:
+        yield from _decoding_problems(output, piece, spec, checkpoint)
+        return
     axis = output.axis
     other = spec.shape[:axis] + spec.shape[axis + 1 :]
     if spec.dtype != output.dtype or other != output.shape[:axis] + output.shape[axis + 1 :]:
@@ -237,3 +242,28 @@ def _piece_problems(output: Output, piece: Piece, checkpoint: Checkpoint) -> Ite
     if not 0 <= piece.start <= piece.stop <= rows:
         wanted = f"rows {piece.start} to {piece.stop}"
         yield f"{output.name} asks for {wanted} of {piece.source}, which has {rows}"
+
+
+def _decoding_problems(
+    output: Output, piece: Piece, spec: TensorSpec, checkpoint: Checkpoint
+) -> Iterator[str]:
+    """Where decoded rows are not what the output is made of."""
+    assert piece.decoding is not None
+    try:
+        shape = decoded_shape(spec, piece.decoding, checkpoint.tensors)
+    except ValueError as error:
+        yield f"{output.name} is decoded from {piece.source}, and cannot be: {error}"
+        return
+    axis = output.axis
+    if output.dtype not in STORED:
+        yield f"{output.name} is decoded, and cannot be written as {output.dtype}"
+    elif axis and (
+        piece.decoding.codec != "plain" or any(not other.decoding for other in output.pieces)
+    ):
+        yield f"{output.name} is joined along axis {axis}, and not all of it is plain numbers"
+    elif (shape[:axis], shape[axis + 1 :]) != (output.shape[:axis], output.shape[axis + 1 :]):
+        yield f"{output.name} is {list(output.shape)} and decoded from {list(shape)}"
+    rows = shape[axis] if len(shape) > axis else 1
+    if not 0 <= piece.start <= piece.stop <= rows:
+        wanted = f"rows {piece.start} to {piece.stop}"
+        yield f"{output.name} asks for {wanted} of {piece.source}, which has {rows} decoded"

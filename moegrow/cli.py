@@ -58,7 +58,7 @@ def demo(
 
 # In the order in which --help lists them.
 for command in (
-    growing.depth, growing.width, growing.apply, repeating.run, repeating.recipes,
+    growing.depth, growing.width, growing.convert, growing.apply, repeating.run, repeating.recipes,
     looking.inspect, advising.advise, picturing.norms, picturing.map_, looking.verify, looking.diff,
     demo,
 ):  # fmt: skip

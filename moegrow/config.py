@@ -14,8 +14,12 @@ from moegrow.plans import Growth
 from moegrow.quantconfig import QuantConfig
 
 
-def grown_config(layout: Layout, growth: Growth, settings: Mapping[str, Any]) -> str:
+def grown_config(
+    layout: Layout, growth: Growth, settings: Mapping[str, Any], *, is_quantised: bool = True
+) -> str:
     """The text of the new config.json; `settings` are what the width compensation sets.
+
+    Without `is_quantised`, what it says of quantisation is left as it is, to be removed.
 
     Raises MoegrowError where the config cannot express the layer map.
     """
@@ -51,7 +55,8 @@ def grown_config(layout: Layout, growth: Growth, settings: Mapping[str, Any]) ->
         if value != lookup(config, key)
         for path in _paths(layout, key)
     }
-    new |= QuantConfig(layout).grown(growth)
+    if is_quantised:
+        new |= QuantConfig(layout).grown(growth)
     return jsontext.replace(layout.checkpoint.config_text, new)
 
 

@@ -2,16 +2,18 @@
 
 from dataclasses import replace
 
-from moegrow.compensation import compensate
+from moegrow.compensation import Compensation, compensate
 from moegrow.config import grown_config
 from moegrow.errors import MoegrowError
 from moegrow.family import lookup
 from moegrow.layout import Layout
 from moegrow.maps import Map, repeats
 from moegrow.outputs import check_count, outputs
-from moegrow.plans import Growth, Noise, Plan, Source
+from moegrow.plans import AS_STORED, Growth, Noise, Plan, Source, Storage
 from moegrow.quantconfig import QuantConfig
 from moegrow.steps import describe
+from moegrow.storage import Restored
+from moegrow.storedconfig import expert_modules, quant_files, stored_config
 
 
 def outline(layout: Layout, family_text: str = "") -> Plan:
@@ -111,11 +113,41 @@ def render(plan: Plan, layout: Layout, growth: Growth) -> Plan:
         )
     check_count(layout, growth)
     compensation = compensate(layout, growth)
-    return replace(
+    new = replace(
         plan,
         growth=growth,
         steps=describe(layout, growth, compensation),
+        outputs=outputs(layout, growth, compensation),
+    )
+    if plan.storage != AS_STORED:
+        return _restore(new, layout, compensation)
+    return replace(
+        new,
         config=grown_config(layout, growth, compensation.settings),
         files=tuple(sorted(QuantConfig(layout).grown_files(growth).items())),
-        outputs=outputs(layout, growth, compensation),
+    )
+
+
+def store(plan: Plan, layout: Layout, storage: Storage) -> Plan:
+    """The plan with its weights stored as `storage` says, over what was said before."""
+    merged = Storage(storage.dtype or plan.storage.dtype, storage.experts or plan.storage.experts)
+    return render(replace(plan, storage=merged), layout, plan.growth)
+
+
+def _restore(plan: Plan, layout: Layout, compensation: Compensation) -> Plan:
+    """The plan with its outputs, its config and its files as its storage asks for them."""
+    restored = Restored(layout, plan.storage)
+    leaves = restored.leaves_quantised
+    settings, growth = compensation.settings, plan.growth
+    config = stored_config(
+        grown_config(layout, growth, settings, is_quantised=leaves), plan.storage,
+        leaves_quantised=leaves, experts=expert_modules(layout, growth),
+    )  # fmt: skip
+    step = restored.step()
+    return replace(
+        plan,
+        steps=(*plan.steps, *([step] if step else [])),
+        config=config,
+        files=tuple(sorted(quant_files(layout, leaves_quantised=leaves).items())),
+        outputs=tuple(restored.outputs(plan.outputs)),
     )

@@ -19,6 +19,7 @@ from moegrow.options import (
     RouterCopies,
     Sharing,
     Source,
+    Storing,
     TokenOption,
     Writing,
 )  # fmt: skip
@@ -70,6 +71,7 @@ def depth(
         ),
     ] = None,
     *,
+    storing: Storing,
     reading: Reading,
     planning: Planning,
     writing: Writing,
@@ -84,9 +86,35 @@ def depth(
         grown = verbs.depth(
             old, mode=mode and mode.value, times=times, to=to, keep_first=keep_first,
             keep_last=keep_last, group=group, every=every, drop=drop, layers=layers,
-            new_layers=new_layers and new_layers.value, command=command,
+            new_layers=new_layers and new_layers.value, command=command, **_dtypes(storing),
         )  # fmt: skip
     finish(grown, old.layout, writing, planning, command=command, reading=reading)
+
+
+def convert(
+    source: Source = None,
+    *,
+    storing: Storing,
+    reading: Reading,
+    planning: Planning,
+    writing: Writing,
+) -> None:
+    """Write the weights in another dtype: round them, and decode those that are quantised."""
+    from moegrow import verbs
+
+    read = read_source(source)
+    command = command_line(source, read)
+    with phase("planning", quiet=writing.quiet or planning.plan):
+        old = begin(read, reading)
+        grown = verbs.convert(old, command=command, **_dtypes(storing))
+    finish(grown, old.layout, writing, planning, command=command, reading=reading)
+
+
+def _dtypes(storing: Storing) -> dict[str, str | None]:
+    return {
+        "dtype": storing.dtype and storing.dtype.value,
+        "experts_dtype": storing.experts_dtype and storing.experts_dtype.value,
+    }
 
 
 def width(
@@ -128,6 +156,7 @@ def width(
         Preset, typer.Option(help="A published recipe; single flags override it.")
     ] = Preset.orthogonal,
     *,
+    storing: Storing,
     reading: Reading,
     planning: Planning,
     writing: Writing,
@@ -142,7 +171,7 @@ def width(
         grown = verbs.width(
             old, experts=experts, noise=noise, seed=seed, top_k=top_k,
             order=order and order.value, router=router and router.value, preset=preset.value,
-            allow_nonfinite=allow_nonfinite, command=command,
+            allow_nonfinite=allow_nonfinite, command=command, **_dtypes(storing),
         )  # fmt: skip
     finish(grown, old.layout, writing, planning, command=command, reading=reading)
 

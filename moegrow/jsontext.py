@@ -92,6 +92,27 @@ def replace(text: str, changes: Mapping[Path, Any]) -> str:
     return text
 
 
+def remove(text: str, path: Path) -> str:
+    """`text` without the value at a path, and without its key.
+
+    >>> remove('{"a": 1, "b": {"c": [1,2]}, "d": 3}', ("b",))
+    '{"a": 1, "d": 3}'
+    """
+    start = _skip(text, 0)
+    for key in path[:-1]:
+        start = _members(text, start)[key][0]
+    spans = _members(text, start)
+    keys = list(spans)
+    number = keys.index(path[-1])
+    last = spans[path[-1]][1]
+    if number:
+        return text[: spans[keys[number - 1]][1]] + text[last:]
+    begin = _skip(text, start + 1)
+    if len(keys) == 1:
+        return text[:begin] + text[_skip(text, last) :]
+    return text[:begin] + text[_skip(text, _skip(text, last) + 1) :]
+
+
 def _replace_one(text: str, path: Path, value: Any) -> str:
     start = _skip(text, 0)
     spans = _members(text, start)

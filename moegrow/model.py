@@ -34,14 +34,15 @@ def _growing(
 class Model:
     """A model as it is, or as it will be once it is written: a plan with its open source.
 
-    `deepen`, `widen` and `run` give a new one and write nothing; they take what `moegrow.depth`,
-    `moegrow.width` and `moegrow.run` take behind the source.
+    `deepen`, `widen`, `convert` and `run` give a new one and write nothing; they take what
+    `moegrow.depth`, `moegrow.width`, `moegrow.convert` and `moegrow.run` take behind the source.
     """
 
     opened: Opened
 
     deepen = _growing(verbs.depth)
     widen = _growing(verbs.width)
+    convert = _growing(verbs.convert)
     run = _growing(verbs.run)
 
     @property

@@ -83,6 +83,29 @@ class Reading:
     token: TokenOption = None
 
 
+class Dtype(StrEnum):
+    bf16 = "bf16"
+    fp16 = "fp16"
+    fp32 = "fp32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Storing:
+    """What weights are written as."""
+
+    dtype: Annotated[
+        Dtype | None,
+        typer.Option(
+            show_default="as in the source",
+            help="Write all weights so; quantised ones are decoded.",
+        ),
+    ] = None
+    experts_dtype: Annotated[
+        Dtype | None,
+        typer.Option(show_default="as the others", help="Write routed experts so."),
+    ] = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Planning:
     """What becomes of a plan beside a result."""

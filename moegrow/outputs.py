@@ -135,8 +135,8 @@ def _pieces(kind: Kind, tensors: list[Tensor]) -> list[tuple[Piece, ...]]:
     found = []
     for part in kind.parts:
         pieces = [
-            Piece(own[source], start, stop, noise, scale, shift)
-            for source, start, stop, noise, scale, shift in part.pieces
+            Piece(own[source], start, stop, noise, scale, shift, decoding)
+            for source, start, stop, noise, scale, shift, decoding in part.pieces
         ]
         found.append(tuple(pieces))
     return found

@@ -14,11 +14,24 @@ from typing import Any, TextIO
 
 from moegrow import jsontext, strangers
 from moegrow.checkpoint import CONFIG, INDEX, MOST_TENSORS, QUANT_FILES, SourceFile
+from moegrow.decoding import CODECS, SETTINGS, Decoding
 from moegrow.errors import MoegrowError
 from moegrow.header import BITS
 from moegrow.maps import NULL
 from moegrow.origin import MOST_FILES, scheme
-from moegrow.plans import ONE, ZERO, Growth, Noise, Output, Piece, Plan, Source
+from moegrow.plans import (
+    AS_STORED,
+    ONE,
+    STORED,
+    ZERO,
+    Growth,
+    Noise,
+    Output,
+    Piece,
+    Plan,
+    Source,
+    Storage,
+)
 from moegrow.recipe import MOST_STEPS, Step, read_step
 from moegrow.strangers import opened
 
@@ -37,7 +50,7 @@ def to_lines(plan: Plan) -> Iterator[str]:
     """The plan, line by line, without line ends; docs/plan-format.md describes them."""
     yield _dump(
         {
-            "moegrow_plan": 2 if plan.files else 1,
+            "moegrow_plan": 2 if plan.files or plan.storage != AS_STORED else 1,
             "source": {
                 "path": plan.source.path,
                 "config_digest": plan.source.config_digest,
@@ -50,6 +63,7 @@ def to_lines(plan: Plan) -> Iterator[str]:
             "commands": plan.commands,
             **({} if plan.recipe is None else {"recipe": plan.recipe}),
             **({"files": dict(plan.files)} if plan.files else {}),
+            **({"storage": plan.storage._asdict()} if plan.storage != AS_STORED else {}),
             "outputs": len(plan.outputs),
             "config": plan.config,
         }
@@ -123,6 +137,7 @@ def take_lines(lines: Iterable[str]) -> Lines:
             commands=tuple(map(_text, header["commands"])),
             family_text=_text(header.get("family_text", "")),
             files=_files(header.get("files", {})),
+            storage=_storage(header.get("storage", {})),
             recipe=_recipe(header),
         )
     except _WRONG_KINDS as error:
@@ -205,13 +220,22 @@ def _kind_text(dtype: str, shape: tuple[int, ...]) -> str:
 
 
 def _piece_text(piece: Piece) -> str:
-    source, start, stop, noise, scale, shift = piece
-    changes = _noise_text(noise) if noise else ""
+    source, start, stop, noise, scale, shift, decoding = piece
+    changes = "" if decoding is None else _decoding_text(decoding)
+    changes += _noise_text(noise) if noise else ""
     if scale is not ONE and scale != ONE:
         changes += f',"scale":"{scale}"'
     if shift is not ZERO and shift:
         changes += f',"shift":"{shift}"'
     return f'{{"from":{_quoted(source)},"rows":[{start},{stop}]{changes}}}'
+
+
+def _decoding_text(decoding: Decoding) -> str:
+    codec, companions, settings = decoding
+    table: dict[str, Any] = {"codec": codec}
+    if companions:
+        table["with"] = dict(companions)
+    return f',"decode":{_dump(table | dict(settings))}'
 
 
 @lru_cache(maxsize=1 << 16)
@@ -297,6 +321,13 @@ def _file_name(name: Any) -> str:
     return str(name)
 
 
+def _storage(table: dict[str, Any]) -> Storage:
+    _check_keys(table, *Storage._fields)
+    if not all(dtype in ("", *STORED) for dtype in table.values()):
+        raise ValueError(f"the storage {table!r} is not known")
+    return Storage(**table)
+
+
 def _files(table: dict[str, Any]) -> tuple[tuple[str, str | None], ...]:
     """Texts of files beside the config; only those that speak of quantisation can be others."""
     for name in table:
@@ -350,8 +381,19 @@ def _piece(table: dict[str, Any]) -> Piece:
     )
     if scale < 0:
         raise ValueError("the scale makes no sense")
-    _check_keys(table, "from", "rows", "noise", "scale", "shift")
-    return Piece(_text(table["from"]), _number(start), _number(stop), noise, scale, shift)
+    decoding = _decoding(table["decode"]) if "decode" in table else None
+    _check_keys(table, "from", "rows", "decode", "noise", "scale", "shift")
+    rows = _number(start), _number(stop)
+    return Piece(_text(table["from"]), *rows, noise, scale, shift, decoding)
+
+
+def _decoding(table: dict[str, Any]) -> Decoding:
+    _check_keys(table, "codec", "with", *SETTINGS)
+    if table["codec"] not in CODECS:
+        raise ValueError(f"the codec {table['codec']!r} is not known")
+    companions = tuple((role, _text(name)) for role, name in table.get("with", {}).items())
+    settings = tuple((key, _number(table[key])) for key in table if key in SETTINGS)
+    return Decoding(table["codec"], companions, settings)
 
 
 @lru_cache(maxsize=1 << 10)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from moegrow import maps
 from moegrow.checkpoint import INDEX, SourceFile
+from moegrow.decoding import Decoding
 from moegrow.header import nbytes
 from moegrow.maps import NULL, Map
 from moegrow.origin import scheme, short_name
@@ -31,7 +32,8 @@ class Piece(NamedTuple):
     """Rows `start` to `stop` of one source tensor, with what happens to them.
 
     They are rows along the output's axis. Each value becomes (value + noise) · scale + shift; a
-    scale of 0 makes constants of them.
+    scale of 0 makes constants of them. With `decoding` the values are what the stored ones stand
+    for, the rows those of the decoded tensor, and the output's dtype need not be the source's.
     """
 
     source: str
@@ -40,12 +42,27 @@ class Piece(NamedTuple):
     noise: Noise | None = None
     scale: Fraction = ONE
     shift: Fraction = ZERO
+    decoding: Decoding | None = None
 
     @property
     def is_copy(self) -> bool:
         """Whether the bytes stay as they are."""
         # Nearly always these very objects, which is quicker to see than that fractions are equal.
-        return self[3:] == (None, ONE, ZERO)
+        return self[3:] == (None, ONE, ZERO, None)
+
+
+class Storage(NamedTuple):
+    """How weights are to be stored: all of them as `dtype`, and routed experts as `experts`.
+
+    Both are dtypes as safetensors spells them, or "" for what the source has.
+    """
+
+    dtype: str = ""
+    experts: str = ""
+
+
+AS_STORED = Storage()
+STORED = ("F32", "F16", "BF16")  # what weights can be written as
 
 
 class Output(NamedTuple):
@@ -171,7 +188,8 @@ class Plan:
 
     `family` is the model type by which the source was read, and `family_text` the family file
     that a user gave for it, or "". `config` is the text of its config.json, `files` are names and
-    texts of files beside it that are not as in the source, None for one that is left out. `steps`
+    texts of files beside it that are not as in the source, None for one that is left out. `storage`
+    says in which dtypes weights are written. `steps`
     say what was done along each axis and what was compensated. `commands` are how the plan came
     about, and `recipe` the steps that do so again (None where that is not known); two plans that
     reach the same result by other commands are equal.
@@ -186,6 +204,7 @@ class Plan:
     commands: tuple[str, ...] = field(default=(), compare=False)
     family_text: str = ""
     files: tuple[tuple[str, str | None], ...] = ()
+    storage: Storage = AS_STORED
     recipe: tuple[Step, ...] | None = field(default=(), compare=False)
 
     def noted(self, command: str) -> "Plan":

@@ -28,6 +28,7 @@ STEP_KEYS: Mapping[str, Kinds] = {
         "experts": (str, int), "noise": (float, int), "seed": _NUMBER, "top_k": (str, int),
         "order": _TEXT, "router": _TEXT, "preset": _TEXT, "allow_nonfinite": _SWITCH,
     },
+    "convert": {"dtype": _TEXT, "experts_dtype": _TEXT},
 }  # fmt: skip
 _KEYS: Kinds = {
     "about": _TEXT, "paper": _TEXT, "source": _TEXT, "output": _TEXT, "seed": _NUMBER,

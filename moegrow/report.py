@@ -10,9 +10,11 @@ from typing import Any
 from moegrow import maps, tables
 from moegrow.errors import one_line
 from moegrow.family import lookup
+from moegrow.formats import find_quantised
 from moegrow.header import nbytes
 from moegrow.layout import Layout, parameters, present
-from moegrow.plans import Plan
+from moegrow.plans import AS_STORED, Plan
+from moegrow.quantconfig import QuantConfig
 
 Row = tuple[str, str, str]
 
@@ -53,6 +55,13 @@ def grown_numbers(plan: Plan, layout: Layout) -> Numbers:
     # Layers that are not mapped, such as prediction layers, stay with their experts widened.
     kept = sum(count for layer, count in routed.items() if layer is None)
     new_routed = int((sum(routed.get(layer, 0) for layer in growth.layers) + kept) * times)
+    if plan.storage != AS_STORED:
+        # What is decoded has other sizes than what is stored.
+        new_routed = sum(
+            math.prod(output.shape)
+            for output in plan.outputs
+            if output.pieces and _is_routed(layout, output.pieces[0].source)
+        )
     total = sum(count * math.prod(shape) for (_, shape), count in plan.shapes.items())
     return Numbers(
         layers=len(growth.layers),
@@ -63,6 +72,11 @@ def grown_numbers(plan: Plan, layout: Layout) -> Numbers:
         active_parameters=_active(total, new_routed, growth.top_k, len(growth.experts)),
         nbytes=plan.nbytes,
     )
+
+
+def _is_routed(layout: Layout, name: str) -> bool:
+    place = layout.places.get(name)
+    return place is not None and place.role == "experts"
 
 
 def routed_parameters(layout: Layout) -> Mapping[int | None, int]:
@@ -89,6 +103,22 @@ def dtypes(plan: Plan) -> Mapping[str, int]:
     for (dtype, shape), count in plan.shapes.items():
         shares[dtype] += count * nbytes(dtype, shape)
     return dict(shares.most_common())
+
+
+def formats(plan: Plan, layout: Layout) -> dict[str, int]:
+    """How many weights of the result are quantised in each format that is known."""
+    quantised = find_quantised(layout.checkpoint, QuantConfig(layout).in_config.values()).weights
+    found: Counter[str] = Counter()
+    if quantised:
+        for output in plan.outputs:
+            weight = quantised.get(output.pieces[0].source) if output.pieces else None
+            if weight is not None and output.pieces[0].decoding is None:
+                found[weight.format] += 1
+    return dict(found.most_common())
+
+
+def _formats(found: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} ({number} weights)" for name, number in found.items())
 
 
 def shared_experts(layout: Layout) -> int:
@@ -126,6 +156,7 @@ class Inspection(dict[str, Any]):
             ("experts", f"{self['experts']}, top-{self['top_k']} by {self['router']}"),
             ("shared", each if shared else "none"),
             ("dtype", ", ".join(f"{k} {size(v)}" for k, v in self["dtypes"].items())),
+            *([("format", _formats(self["formats"]))] if self["formats"] else []),
             ("parameters", count(self["parameters"])),
             ("active", count(self["active_parameters"])),
             ("size", f"{size(self['nbytes'])} in {self['tensors']} tensors"),
@@ -164,6 +195,7 @@ def inspection(plan: Plan, layout: Layout) -> Inspection:
             "shared_parameters": sum(shared[old] for old in layers),
             "router": layout.family.router.scores_by(layout.config),
             "dtypes": dict(dtypes(plan)),
+            "formats": formats(plan, layout),
             "tensors": len(plan.outputs),
         }
     )

@@ -50,7 +50,7 @@ class Change(NamedTuple):
 
 
 class Whole(NamedTuple):
-    """An output that is not made piece by piece: joined along a later axis, or of constants."""
+    """An output that is not made piece by piece: joined along a later axis, constant, decoded."""
 
     shard: int
     offset: int
@@ -89,7 +89,7 @@ def moves(
         if number in without:
             continue
         for output, offset in shard.positions():
-            if output.axis or any(not piece.scale for piece in output.pieces):
+            if output.axis or any(not piece.scale or piece.decoding for piece in output.pieces):
                 wholes.append(Whole(number, offset, output))
                 continue
             row = 0

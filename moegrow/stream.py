@@ -8,9 +8,10 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from moegrow import arithmetic, rounding
+from moegrow import arithmetic, decoders, rounding
 from moegrow.arithmetic import Bytes, Change, Scratch
 from moegrow.checkpoint import Checkpoint
+from moegrow.conversion import Conversion
 from moegrow.errors import MoegrowError
 from moegrow.header import TensorSpec, nbytes
 from moegrow.noise import CHUNK, Draw
@@ -116,6 +117,23 @@ class Source:
             for at in range(0, block.size, size):
                 yield block[at : at + size]
 
+    def decoded(self, piece: Piece) -> Iterator[Bytes]:
+        """The numbers of a piece that is decoded, as bytes of float32, or float64 if they are that.
+
+        Each block is valid until the next is asked for.
+        """
+        assert piece.decoding is not None
+        rows = piece.start, piece.stop
+        tensors = self._checkpoint.tensors
+
+        def read(spec: TensorSpec, start: int, stop: int) -> Bytes:
+            found = np.empty(stop - start, np.uint8)
+            self.read_into(spec.file, spec.start + start, found.data)
+            return found
+
+        for block in decoders.decoded(tensors[piece.source], piece.decoding, tensors, read, rows):
+            yield block.view(np.uint8)
+
     def cut_short(self, file: str, position: int) -> MoegrowError:
         """The error for a file that has become shorter than its header says."""
         specs = self._checkpoint.tensors.values()
@@ -150,12 +168,15 @@ def segments(source: Source, output: Output, scratch: Scratch) -> Iterator[Segme
         return
     row = 0
     for piece in output.pieces:
-        start, stop = piece_range(source.spec(piece.source), piece)
-        file = source.spec(piece.source).file
-        if piece.is_copy:
+        size = (piece.stop - piece.start) * nbytes(output.dtype, output.shape[1:])
+        start, _ = piece_range(source.spec(piece.source), piece)
+        file, stop = source.spec(piece.source).file, start + size
+        if piece.decoding and piece.scale:
+            yield Segment(_decoded(source, output, piece, row, scratch), True)
+        elif piece.is_copy:
             yield Segment(source.read(file, start, stop, READ))
         elif not piece.scale:
-            yield Segment(constant(output.dtype, piece, stop - start))
+            yield Segment(constant(output.dtype, piece, size))
         else:
             yield Segment(_changed(source, output, piece, row, scratch), piece.noise is not None)
         row += piece.stop - piece.start
@@ -244,11 +265,45 @@ def _changed(
         yield new
 
 
+def _decoded(
+    source: Source, output: Output, piece: Piece, row: int, scratch: Scratch
+) -> Iterator[Bytes]:
+    """The bytes of a piece whose values are decoded: changed as numbers, and rounded once."""
+    kind = "F64" if source.spec(piece.source).dtype == "F64" else "F32"
+    width = nbytes(kind, (1,))
+
+    def values() -> Iterator[Bytes]:
+        return rechunked(source.decoded(piece), READ // (CHUNK * width) * CHUNK * width)
+
+    deviation = sigma(piece, kind, values, scratch)
+    made = change(output._replace(dtype=kind), piece, row, deviation, scratch)
+    converted = Conversion(output.name, kind, output.dtype, scratch)
+    is_changed = not piece._replace(decoding=None).is_copy
+    first = 0
+    for block in values() if is_changed else source.decoded(piece):
+        new = np.empty_like(block) if is_changed else block
+        if is_changed:
+            made.apply(block, first, new)
+        stored = converted.stored(new)
+        if piece.noise and not first:
+            told = change(output, piece, row, deviation, scratch)
+            rounding.note(scratch, output.name, told, 0, converted.stored(block), stored)
+        first += block.size // width
+        yield stored
+
+
 def _joined(source: Source, output: Output, scratch: Scratch) -> Iterator[Bytes]:
     """An output whose pieces are joined along a later axis, some rows of all pieces at a time."""
-    outer = math.prod(output.shape[: output.axis])
-    width = nbytes(output.dtype, (1,))
-    inner = math.prod(output.shape[output.axis + 1 :]) * width
+    outer, later = (
+        math.prod(output.shape[: output.axis]),
+        math.prod(output.shape[output.axis + 1 :]),
+    )
+    # Pieces that are decoded are joined as numbers, and rounded at last.
+    stored = source.spec(output.pieces[0].source).dtype
+    is_decoded = output.pieces[0].decoding is not None
+    kind = ("F64" if stored == "F64" else "F32") if is_decoded else output.dtype
+    converted = Conversion(output.name, kind, output.dtype, scratch) if is_decoded else None
+    width, inner = nbytes(kind, (1,)), later * nbytes(stored, (1,))
     widest = max(source.spec(piece.source).shape[output.axis] for piece in output.pieces)
     step = max(1, READ // max(1, inner * max(widest, output.rows)))
 
@@ -257,18 +312,22 @@ def _joined(source: Source, output: Output, scratch: Scratch) -> Iterator[Bytes]
         row = spec.shape[output.axis] * inner
         for block in source.read(spec.file, spec.start, spec.start + outer * row, step * row):
             rows = block.reshape(-1, row)[:, piece.start * inner : piece.stop * inner]
-            yield np.ascontiguousarray(rows)
+            rows = np.ascontiguousarray(rows)
+            if is_decoded:
+                found = decoders.numbers(rows.ravel(), stored).view(np.uint8)
+                rows = found.reshape(len(rows), -1)
+            yield rows
 
     def part(piece: Piece, first: int) -> Iterator[Bytes]:
-        if piece.is_copy:
+        if piece._replace(decoding=None).is_copy:
             yield from columns(piece)
             return
 
         def values() -> Iterator[Bytes]:
             return rechunked((block.ravel() for block in columns(piece)), CHUNK * width)
 
-        deviation = sigma(piece, output.dtype, values, scratch)
-        made = change(output, piece, first, deviation, scratch)
+        deviation = sigma(piece, kind, values, scratch)
+        made = change(output._replace(dtype=kind), piece, first, deviation, scratch)
         done = 0
         for block in columns(piece):
             new = np.empty_like(block)
@@ -283,7 +342,8 @@ def _joined(source: Source, output: Output, scratch: Scratch) -> Iterator[Bytes]
         parts.append(part(piece, first))
         first += piece.stop - piece.start
     for together in zip(*parts, strict=True):
-        yield np.concatenate(together, axis=1).ravel()
+        joined = np.concatenate(together, axis=1).ravel()
+        yield converted.stored(joined) if converted else joined
 
 
 def rechunked(blocks: Iterator[Bytes], size: int) -> Iterator[Bytes]:

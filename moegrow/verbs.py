@@ -1,6 +1,7 @@
 """The verbs of the command line as functions: what `import moegrow` offers."""
 
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ from moegrow.check import check_noise
 from moegrow.errors import UsageError, choose
 from moegrow.opened import AnySource, Opened, begin, check_unedited, load
 from moegrow.origin import Access
-from moegrow.plans import Noise, Plan
+from moegrow.plans import Noise, Plan, Storage
 from moegrow.recipe import Recipe, Step
 from moegrow.report import Inspection
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 NEW_LAYERS = ("copy", "identity")
 ORDERS = ("append", "interleave")
+DTYPES = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}
 
 
 def depth(
@@ -33,6 +35,8 @@ def depth(
     drop: int | None = None,
     layers: str | None = None,
     new_layers: str | None = None,
+    dtype: str | None = None,
+    experts_dtype: str | None = None,
     family: str | os.PathLike[str] | None = None,
     revision: str | None = None,
     token: str | None = None,
@@ -45,8 +49,9 @@ def depth(
     `every` layers, "overlap" joins the model without its last and without its first `drop`
     layers. `keep_first` and `keep_last` layers stay single. `layers` is a free map such as
     "0,0,1-3" instead. new_layers: "copy", or "identity" for repeated layers that begin as the
-    identity (the rule for "expand"). family: a family file of your own. revision, token: for a
-    repository of the Hub. `command` is noted in the plan as what made it.
+    identity (the rule for "expand"). dtype, experts_dtype: what weights are written as, as for
+    `convert`. family: a family file of your own. revision, token: for a repository of the Hub.
+    `command` is noted in the plan as what made it.
     """
     # Spelled out, so that a recipe says what a later version might choose otherwise.
     if mode is None and layers is None:
@@ -58,8 +63,33 @@ def depth(
         keep_last=keep_last or None, group=None if group == 1 else group, every=every, drop=drop,
         layers=layers, new_layers=new_layers,
     )  # fmt: skip
-    old = begin(source, family, Access(token, revision))
-    return _grown(old, step).noted(command or _call(step, family, revision))
+    old = _stored(begin(source, family, Access(token, revision)), dtype, experts_dtype)
+    called = _called(step, dtype=dtype, experts_dtype=experts_dtype)
+    return _grown(old, step).noted(command or _call(called, family, revision))
+
+
+def convert(
+    source: AnySource,
+    *,
+    dtype: str | None = None,
+    experts_dtype: str | None = None,
+    family: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    command: str = "",
+) -> Plan:
+    """The plan of `source` with its weights in another dtype; nothing is written.
+
+    dtype: "bf16", "fp16" or "fp32" for all weights. Quantised ones are decoded; all are rounded to
+    nearest even, but for those that are finer than the model's others, which stay. experts_dtype:
+    the same for routed experts alone, or instead of `dtype` for them. family: a family file of
+    your own. revision, token: for a repository of the Hub.
+    """
+    if dtype is None and experts_dtype is None:
+        raise UsageError("convert needs to know what to write", "add --dtype bf16")
+    old = _stored(begin(source, family, Access(token, revision)), dtype, experts_dtype)
+    step = _step("convert", dtype=dtype, experts_dtype=experts_dtype)
+    return old.plan.noted(command or _call(step, family, revision))
 
 
 def width(
@@ -73,6 +103,8 @@ def width(
     router: str | None = None,
     preset: str = "orthogonal",
     allow_nonfinite: bool = False,
+    dtype: str | None = None,
+    experts_dtype: str | None = None,
     family: str | os.PathLike[str] | None = None,
     revision: str | None = None,
     token: str | None = None,
@@ -85,14 +117,16 @@ def width(
     order: "append" copies behind the originals or "interleave" beside them. router: "noise" or
     "copy" for the copies' router rows. allow_nonfinite: take σ of the finite values where others
     are NaN or infinite, which then stay as they are. What is not given comes from `preset`.
-    family: a family file of your own. revision, token: for a repository of the Hub.
+    dtype, experts_dtype: what weights are written as, as for `convert`. family: a family file of
+    your own. revision, token: for a repository of the Hub.
     """
     step = _step(
         "width", experts=experts, noise=noise, seed=seed, top_k=top_k, order=order, router=router,
         preset=preset, allow_nonfinite=allow_nonfinite or None,
     )  # fmt: skip
-    old = begin(source, family, Access(token, revision))
-    return _grown(old, step).noted(command or _call(step, family, revision))
+    old = _stored(begin(source, family, Access(token, revision)), dtype, experts_dtype)
+    called = _called(step, dtype=dtype, experts_dtype=experts_dtype)
+    return _grown(old, step).noted(command or _call(called, family, revision))
 
 
 def run(
@@ -178,10 +212,26 @@ def _step(grow: str, **options: Any) -> Step:
     return {"grow": grow, **{key: value for key, value in options.items() if value is not None}}
 
 
+def _called(step: Step, **options: Any) -> Step:
+    """A step with options of its call that are no part of it."""
+    return {**step, **{key: value for key, value in options.items() if value is not None}}
+
+
+def _stored(old: Opened, dtype: str | None, experts_dtype: str | None) -> Opened:
+    """The source with its weights in the dtypes asked for, if any are."""
+    if dtype is None and experts_dtype is None:
+        return old
+    step = _step("convert", dtype=dtype, experts_dtype=experts_dtype)
+    return old._replace(plan=_grown(old, step))
+
+
+_GROWING: Mapping[str, Callable[[Opened, Step], Plan]]
+
+
 def _grown(old: Opened, step: Step) -> Plan:
     """The plan after one more step, which is noted in it."""
     check_unedited(old.plan)
-    new = _deepened(old, step) if step["grow"] == "depth" else _widened(old, step)
+    new = _GROWING[step["grow"]](old, step)
     done = old.plan.recipe
     return replace(new, recipe=None if done is None else (*done, step))
 
@@ -231,6 +281,20 @@ def _widened(old: Opened, step: Step) -> Plan:
     )
     check_noise(new)
     return new
+
+
+def _converted(old: Opened, step: Step) -> Plan:
+    found = {}
+    for key, option in (("dtype", "--dtype"), ("experts_dtype", "--experts-dtype")):
+        name = step.get(key)
+        if name is not None and name not in DTYPES:
+            raise UsageError(f"{option} {name} is not known", choose(name, DTYPES))
+        found[key] = DTYPES[name] if name else ""
+    storage = Storage(found["dtype"], found["experts_dtype"])
+    return grow.store(old.plan, old.layout, storage)
+
+
+_GROWING = {"depth": _deepened, "width": _widened, "convert": _converted}
 
 
 def _call(step: Step, family: str | os.PathLike[str] | None, revision: str | None) -> str:

@@ -208,4 +208,6 @@ def default_name(plan: Plan) -> str:
             name += f"-{step['axis']}{new // old}x"
         else:
             name += f"-{new}{'layers' if step['axis'] == 'depth' else 'experts'}"
-    return name if plan.steps else name + "-copy"
+    dtype = (plan.storage.dtype or plan.storage.experts).lower()
+    name += f"-{dtype}" if dtype else ""
+    return name if plan.steps or dtype else name + "-copy"

@@ -5,6 +5,7 @@ import re
 
 import alter
 import pytest
+import quantised
 import torch
 from test_docs import DOCS, rows, section
 
@@ -88,7 +89,7 @@ def test_growth(run, source, checkpoint, tmp_path):
     documents.append(document(run("apply", "plan.jsonl", "-o", "applied", "--json")))
     part = "--shards", "1/2", "--max-shard-size", "20KB"
     documents.append(document(run("apply", "plan.jsonl", "-o", "shared", "--json", *part)))
-    hold("depth, width, apply, run", *documents)
+    hold("depth, width, convert, apply, run", *documents)
     wide, dry, *_ = documents
     assert wide["path"] == str(tmp_path / "wide")
     assert (wide["before"]["experts"], wide["after"]["experts"]) == (4, 6)
@@ -125,7 +126,13 @@ def test_verify(run, source, checkpoint, tmp_path):
     assert not document(ill)["ok"]
 
 
-def test_inspect(run, source):
+def packed_source(checkpoint, folder):
+    """A checkpoint in blocks of fp8."""
+    form, folder = "fp8 blocks", folder / "packed"
+    return quantised.quantised(quantised.plain(checkpoint, form), folder, form)
+
+
+def test_inspect(run, source, checkpoint, tmp_path):
     name, other, norm = EXPERT, EXPERT.replace("up_proj", "down_proj"), "model.norm.weight"
     with alter.weights(source) as tensors:
         tensors["empty"] = torch.zeros(0, 4)
@@ -133,7 +140,9 @@ def test_inspect(run, source):
         tensors[name], tensors[other] = tensors[name].clone(), tensors[other].clone()
         tensors[name][0, 0], tensors[other][0, 1] = float("nan"), float("inf")
     found = document(run("inspect", source, "--values", "--json"))
-    hold("inspect", document(run("inspect", source, "--json")), found)
+    packed = document(run("inspect", packed_source(checkpoint, tmp_path), "--json"))
+    assert packed["formats"] == {"fp8 with block scales": 128}
+    hold("inspect", document(run("inspect", source, "--json")), found, packed)
     assert (found["values"]["nan"], found["values"]["infinite"]) == ({name: 1}, {other: 1})
     assert norm in found["values"]["constant"]
     assert found["values"]["empty"] == ["empty"]

@@ -158,3 +158,212 @@ def test_keys_that_name_layers_are_repeated_with_what_they_say(made, tmp_path):
         "model.layers.4.self_attn.q_proj": {"bits": 4},
         "model.layers.5.self_attn.q_proj": {"bits": 4},
     }
+
+
+def dequantised(source, name, folder):
+    """The checkpoint in float32, each weight as the library of its format decodes it."""
+    from test_decoders import plain
+
+    form = FORMATS[name]
+    folder = alter.copy(source, folder)
+    with alter.weights(folder) as tensors:
+        parts = {}
+        for one in [one for one in tensors if "_proj" in one and ".layers." in one]:
+            stem, _, part = one.rpartition(".")
+            parts.setdefault(stem, {})[part] = tensors.pop(one)
+        for stem, found in parts.items():
+            tensors[f"{stem}.weight"] = plain(
+                {f"a.{part}": tensor for part, tensor in found.items()}, [form.config]
+            )
+    with alter.table(folder / "config.json") as config:
+        del config["quantization_config"]
+    return folder
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_any_format_can_be_written_decoded(made, form, run, tmp_path, dtype):
+    source = made(form)
+    run("convert", "--dtype", dtype, source, "-o", "plain", "--verify")
+    (tmp_path / "ref").mkdir()
+    expected = tiny.tensors(dequantised(source, form, tmp_path / "ref"))
+    found = tiny.tensors(tmp_path / "plain")
+    wanted = {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype]
+    assert found.keys() == expected.keys()
+    for name, tensor in found.items():
+        if name.endswith("e_score_correction_bias"):
+            assert tiny.same_bytes(tensor, expected[name])
+        else:
+            assert tiny.same_bytes(tensor, expected[name].to(wanted)), name
+    config = config_of(tmp_path / "plain")
+    assert "quantization_config" not in config
+    assert config["dtype"] == {"bf16": "bfloat16", "fp32": "float32"}[dtype]
+    if dtype == "fp32":
+        reference = tiny.logits(tmp_path / "ref" / source.name)
+        assert tiny.distance(reference, tiny.logits(tmp_path / "plain")) < 1e-5
+
+
+def test_growth_and_conversion_are_one_pass_in_any_order(made, run, tmp_path):
+    source = made("fp8 blocks")
+    options = ["--noise", "0.05", "--dtype", "bf16"]
+    run("width", *options, source, "-o", "at-once", "--verify")
+    plan = run("convert", "--dtype", "bf16", source, "--plan").stdout
+    run("width", "--noise", "0.05", "-o", "after", stdin=plan)
+    run("convert", "--dtype", "fp32", source, "-o", "plain")
+    once, after = (
+        {file.name: file.read_bytes() for file in (tmp_path / name).glob("*.safetensors")}
+        for name in ("at-once", "after")
+    )
+    assert once == after
+    plain, wide = tiny.tensors(tmp_path / "plain"), tiny.tensors(tmp_path / "at-once")
+    matrix = "model.layers.2.mlp.experts.{}.up_proj.weight"
+    original, copy = plain[matrix.format(3)], wide[matrix.format(11)].float()
+    assert torch.equal(original.to(torch.bfloat16), wide[matrix.format(3)])
+    realised = (copy - original).std() / original.std()
+    assert 0.04 < realised < 0.06
+    from moegrow.noise import Draw
+    from moegrow.plans import Noise
+
+    drawn = Draw(Noise("normal", 0.05, 0), matrix.format(11), 0).values(0, original.numel())
+    drawn = torch.from_numpy(drawn).reshape(original.shape)
+    expected = original + drawn * (0.05 * original.double().std(correction=0)).float()
+    assert torch.equal(copy, expected.to(torch.bfloat16).float())
+
+
+def test_packed_experts_of_gpt_oss_are_written_as_transformers_loads_them(
+    checkpoint, run, tmp_path
+):
+    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+    source = alter.copy(checkpoint("gpt_oss", intermediate_size=32), tmp_path)
+    expected = {}
+    with alter.weights(source) as tensors:
+        for name in [name for name in tensors if name.endswith(("gate_up_proj", "down_proj"))]:
+            experts, inside, outside = tensors.pop(name).shape
+            groups = (experts, outside, inside // 32)
+            blocks = torch.randint(0, 256, (*groups, 16)).to(torch.uint8)
+            scales = torch.randint(123, 126, groups).to(torch.uint8)
+            tensors |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
+            expected[name] = convert_moe_packed_tensors(blocks, scales, dtype=torch.bfloat16)
+    with alter.table(source / "config.json") as config:
+        config["quantization_config"] = {"quant_method": "mxfp4"}
+    run("convert", "--dtype", "bf16", source, "-o", "plain", "--verify")
+    found = tiny.tensors(tmp_path / "plain")
+    assert all(tiny.same_bytes(found[name], tensor) for name, tensor in expected.items())
+    plan = run("depth", "--experts-dtype", "fp32", source, "--plan").stdout
+    run("width", "--noise", "0", "-o", "grown", stdin=plan)
+    assert "quantization_config" not in config_of(tmp_path / "grown")
+    grown = tiny.tensors(tmp_path / "grown")
+    for name, tensor in expected.items():
+        twice = torch.cat([tensor, tensor]).float()
+        copy = name.replace("layers.1.", "layers.3.")
+        assert tiny.same_bytes(grown[copy], twice) or "layers.1." not in name
+    tiny.logits(tmp_path / "grown")
+
+
+@pytest.mark.parametrize("form", ["fp8 blocks", "fp8 channel", "int4"])
+def test_the_experts_alone_can_be_written_decoded(made, form, run, tmp_path):
+    source = made(form)
+    run("convert", "--experts-dtype", "fp32", source, "-o", "plain", "--verify")
+    old, new = tiny.tensors(source), tiny.tensors(tmp_path / "plain")
+    for name, tensor in new.items():
+        if ".experts." in name:
+            assert tensor.dtype == torch.float32
+            assert name.endswith("_proj.weight")
+        else:
+            assert tiny.same_bytes(tensor, old[name])
+    if form == "int4":
+        return  # transformers takes packed experts for packed wherever a scheme is for packed ones
+    expected = tiny.logits(load(source, torch.float32))
+    found = tiny.logits(load(tmp_path / "plain", torch.float32))
+    assert tiny.distance(expected, found) < 1e-4
+
+
+@pytest.mark.parametrize("family", ["ernie4_5_vl_moe", "gemma4", "qwen3_next", "deepseek_v4"])
+@pytest.mark.parametrize(("old", "new"), [("float32", "bf16"), ("bfloat16", "fp32")])
+def test_plain_weights_are_rounded_as_torch_rounds_them(
+    checkpoint, family, old, new, run, tmp_path
+):
+    source = checkpoint(family, dtype=getattr(torch, old))
+    run("convert", "--dtype", new, source, "-o", "plain", "--verify")
+    before, after = tiny.tensors(source), tiny.tensors(tmp_path / "plain")
+    wanted = {"bf16": torch.bfloat16, "fp32": torch.float32}[new]
+    changed = 0
+    for name, tensor in before.items():
+        is_same = tiny.same_bytes(after[name], tensor)
+        assert is_same or tiny.same_bytes(after[name], tensor.to(wanted)), name
+        changed += not is_same
+    assert changed > 0.8 * len(before)
+
+
+def test_what_moegrow_does_not_decode_is_copied_and_not_converted(checkpoint, run, tmp_path):
+    source = alter.copy(checkpoint(), tmp_path)
+    with alter.weights(source) as tensors:
+        for name in [name for name in tensors if ".experts." in name]:
+            tensors[name] = tensors[name].to(torch.float8_e4m3fn)
+            tensors[f"{name}.absmax"] = torch.ones(4)
+    with alter.table(source / "config.json") as config:
+        config["quantization_config"] = {"quant_method": "unheard of"}
+    run("depth", source, "-o", "deep", "--verify")
+    done = run("convert", "--dtype", "bf16", source, "-o", "plain", code=1)
+    assert "is quantised in a way that moegrow does not decode" in done.stderr
+    assert "F8_E4M3" in done.stderr
+    assert not (tmp_path / "plain").exists()
+
+
+def test_numbers_too_large_for_half_precision_stop_the_conversion(checkpoint, run, tmp_path):
+    source = alter.copy(checkpoint(), tmp_path)
+    with alter.weights(source) as tensors:
+        tensors["lm_head.weight"][0, 0] = 1e6
+    done = run("convert", "--dtype", "fp16", source, "-o", "plain", code=1)
+    assert "lm_head.weight holds 1e+06, which is too large for F16" in done.stderr
+    assert not (tmp_path / "plain").exists()
+
+
+def edits(line):
+    """Hostile or careless edits of a line that decodes, and what is said of each."""
+    piece = line["pieces"][0]
+    scale = piece["decode"]["with"]["scale"]
+
+    def with_piece(**changes):
+        return line | {"pieces": [piece | changes]}
+
+    decode = piece["decode"]
+    yield with_piece(decode=decode | {"codec": "zip"}), "codec 'zip' is not known"
+    yield with_piece(decode=decode | {"with": {}}), "it has no companions"
+    yield with_piece(decode=decode | {"with": {"scale": "../x"}}), "../x, is not there"
+    yield with_piece(decode=decode | {"with": {"scale": "lm_head.weight"}}), "does not fit"
+    yield with_piece(decode=decode | {"with": {"scale": scale, "salt": scale}}), "not scale"
+    yield with_piece(decode=decode | {"speed": 3}), "'speed' is not known"
+    yield with_piece(decode=decode | {"block_rows": -1}), "not a number from 0 up"
+    yield with_piece(decode={"codec": "fp4", "with": {"scale": scale}}), "is F8_E4M3, and not U8"
+    yield with_piece(rows=[0, 1000]), "which has 32 decoded"
+    yield line | {"dtype": "F8_E4M3"}, "cannot be written as F8_E4M3"
+    yield line | {"shape": [32, 31]}, "decoded from [32, 32]"
+    yield line | {"axis": 1}, "not all of it is plain numbers"
+    yield line | {"pieces": [{"from": piece["from"], "rows": piece["rows"]}]}, "comes from F8_E4M3"
+
+
+def test_a_plan_that_decodes_what_it_cannot_is_refused(made, run, tmp_path):
+    plan = run("convert", "--dtype", "bf16", made("fp8 blocks"), "--plan").stdout.splitlines()
+    number = next(n for n, line in enumerate(plan) if "experts.1.up_proj" in line)
+    seen = 0
+    for edited, said in edits(json.loads(plan[number])):
+        lines = [*plan[:number], json.dumps(edited), *plan[number + 1 :]]
+        (tmp_path / "plan.jsonl").write_text("\n".join(lines))
+        done = run("apply", "plan.jsonl", "-o", "out", code=1)
+        assert said in done.stderr, (said, done.stderr)
+        assert not (tmp_path / "out").exists()
+        seen += 1
+    assert seen == 13
+
+
+def test_an_interrupted_conversion_goes_on_to_the_same_bytes(made, run, tmp_path):
+    source = made("fp8 blocks")
+    options = ["--dtype", "bf16", "--max-shard-size", "40KB", source]
+    run("convert", *options, "-o", "whole")
+    run("convert", *options, "-o", "other", "--threads", "1", "--no-reflink", "--digests")
+    files = sorted(file.name for file in (tmp_path / "whole").glob("*.safetensors"))
+    assert len(files) > 3
+    for file in files:
+        whole, other = ((tmp_path / name / file).read_bytes() for name in ("whole", "other"))
+        assert whole == other
