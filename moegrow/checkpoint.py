@@ -24,13 +24,17 @@ from moegrow.origin import (
     scheme,
 )
 from moegrow.origin import (
+    CARD as CARD,
+)
+from moegrow.origin import (
     CONFIG as CONFIG,
 )
+from moegrow.origin import (
+    INDEX as INDEX,
+)
 
-INDEX = "model.safetensors.index.json"
 PLAN = "moegrow-plan.jsonl"
 DIGESTS = "moegrow-digests.jsonl"
-CARD = "README.md"
 OWN = (CARD, PLAN, DIGESTS)  # what a grown checkpoint has of its own, beside its weights
 
 # Files beside the config that speak of quantisation too, as ModelOpt, GPTQ's and AWQ's libraries

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from moegrow.errors import MoegrowError, OutOfReachError, UsageError, printable
 from moegrow.listing import Entry, Listed, safe
-from moegrow.origin import CONFIG, Access, read_here
+from moegrow.origin import CARD, CONFIG, INDEX, Access, read_here
 from moegrow.refusals import TOKENS, explained
 
 if TYPE_CHECKING:
@@ -233,7 +233,7 @@ def _cached_files(name: str, revision: str | None, is_guess: bool) -> tuple[str,
     from huggingface_hub import constants, get_cached_repo_tree, try_to_load_from_cache
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
-    for known in (CONFIG, "model.safetensors.index.json", "model.safetensors", "README.md"):
+    for known in (CONFIG, INDEX, "model.safetensors", CARD):
         path = try_to_load_from_cache(name, known, revision=revision)
         if isinstance(path, str):
             break

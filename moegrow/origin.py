@@ -11,7 +11,7 @@ from moegrow.errors import MoegrowError
 from moegrow.ranges import read_all
 from moegrow.strangers import exists_inside, open_inside, opened
 
-CONFIG = "config.json"
+CONFIG, INDEX, CARD = "config.json", "model.safetensors.index.json", "README.md"
 BLOCK = 8 << 20  # bytes of a file read at a time
 MOST_FILES = 10_000  # far more than any model has
 DEEPEST = 32  # folders within folders

@@ -79,15 +79,6 @@ def dry_run(plan: Plan, target: Path) -> None:
 def written(result: Written, seconds: float) -> None:
     """What was written, how fast, and by which way its bytes have come."""
     moved = result.moved
-    ways = [
-        f"{report.size(count)} {way}"
-        for way, count in (
-            ("shared with the source", moved.shared),
-            ("copied", moved.copied),
-            ("computed", moved.computed),
-        )
-        if count
-    ]
     if still := groups(sorted(moved.still)):
         told = ", ".join(f"{pattern} ({count})" for pattern, count in still)
         _person().print(
@@ -100,7 +91,7 @@ def written(result: Written, seconds: float) -> None:
     _person().print(
         f"wrote {result.tensors} tensors in {result.files} file{'s' * (result.files != 1)},"
         f" {report.size(result.nbytes)} in {seconds:.1f} s ({speed}/s)\n"
-        f"{', '.join(ways) or 'no bytes'}; peak memory {report.size(peak_memory())}",
+        f"{result.came}; peak memory {report.size(peak_memory())}",
         markup=False,
     )
     noise(moved.realised)

@@ -1,14 +1,13 @@
 """Sums of the squares of a checkpoint's weights, read at the speed of the disk."""
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from moegrow import arithmetic, cuts
+from moegrow import arithmetic, cuts, waiting
 from moegrow.arithmetic import Bytes, Scratch
 from moegrow.cuts import Cut, Run
 from moegrow.errors import MoegrowError
@@ -64,10 +63,10 @@ def measure(
     tasks = readings(layout, sample=sample)
     with Source(layout.checkpoint) as source:
         count = threads or layout.checkpoint.origin.threads or cores()
-        with ThreadPoolExecutor(max_workers=count) as pool:
-            waiting = [pool.submit(_measure, source, spec, its, progress) for spec, its in tasks]
+        with waiting.pool(count) as pool:
+            asked = [pool.submit(_measure, source, spec, its, progress) for spec, its in tasks]
             try:
-                found = [future.result() for future in waiting]
+                found = [future.result() for future in asked]
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise

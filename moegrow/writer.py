@@ -52,6 +52,18 @@ class Written:
     missing: tuple[int, ...] = ()
     is_published: bool = True
 
+    @property
+    def came(self) -> str:
+        """By which ways the bytes that were written have come, for people."""
+        ways = (
+            ("shared with the source", self.moved.shared),
+            ("copied", self.moved.copied),
+            ("computed", self.moved.computed),
+        )
+        return (
+            ", ".join(f"{report.size(count)} {way}" for way, count in ways if count) or "no bytes"
+        )
+
     def verify(
         self, *, threads: int | None = None, progress: Progress = lambda count: None
     ) -> Verified:
@@ -59,16 +71,9 @@ class Written:
         return verifier.verify(self.path, threads=threads, progress=progress)
 
     def __str__(self) -> str:
-        moved = self.moved
-        ways = (
-            ("shared with the source", moved.shared),
-            ("copied", moved.copied),
-            ("computed", moved.computed),
-        )
-        came = ", ".join(f"{report.size(count)} {way}" for way, count in ways if count)
         return (
             f"{self.path}: {self.tensors} tensors in {self.files} file{'s' * (self.files != 1)},"
-            f" {report.size(self.nbytes)} ({came or 'no bytes'})"
+            f" {report.size(self.nbytes)} ({self.came})"
         )
 
     def _repr_html_(self) -> str:

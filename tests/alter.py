@@ -11,6 +11,8 @@ import tiny
 import torch
 from safetensors.torch import save_file
 
+from moegrow.checkpoint import CARD, DIGESTS, PLAN
+
 
 def copy(source: Path, folder: Path) -> Path:
     """A copy of the checkpoint in `folder`, under its own name."""
@@ -56,3 +58,13 @@ def contents(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def same(one: Path, other: Path) -> bool:
+    """Whether two results hold the same files, but for what names their sources."""
+    left, right = contents(one), contents(other)
+    assert left.keys() == right.keys()
+    # The first of the digests are those of the other two, and the last is that of the digests.
+    shards = [(folder / DIGESTS).read_text().splitlines()[1:-1] for folder in (one, other)]
+    assert shards[0] == shards[1]
+    return {name for name in left if left[name] != right[name]} <= {PLAN, DIGESTS, CARD}
