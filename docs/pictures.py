@@ -1,8 +1,8 @@
 """Make the pictures of docs/looking.md: `python docs/pictures.py` writes docs/pictures/*.
 
-They come from a small model whose norms have the shape that arXiv 2510.08008 shows of a trained one:
-small near the embedding, rising, and dipping near the head. Its weights are drawn here, so that
-whoever runs this gets the same pictures; it takes some seconds and needs `moegrow[plot]`.
+They come from a small model whose norms have the shape that arXiv 2510.08008 shows of a trained
+one: small near the embedding, rising, and dipping near the head. Its weights are drawn here, so
+that whoever runs this gets the same pictures; it takes some seconds and needs `moegrow[plot]`.
 """
 
 import json
