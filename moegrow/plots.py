@@ -111,7 +111,9 @@ def _panel(axes: "Axes", profiles: Sequence[Profile], group: str) -> None:
             linestyle=_DASHES[number % len(_DASHES)],
             markersize=5,
             markevery=max(1, len(points) // 40),
-            linewidth=1.8,
+            # What the others begin as shows under them.
+            linewidth=5 if not number and len(profiles) > 1 else 1.8,
+            alpha=0.45 if not number and len(profiles) > 1 else 1,
         )
     axes.set_title(_TITLES[group], loc="left")
     axes.set_xlabel("layer")
