@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import moegrow
-from moegrow import advising, growing, looking, picturing, repeating
+from moegrow import advising, growing, looking, picturing, repeating, reporting
 from moegrow.errors import InterruptedRun, MoegrowError, UsageError
 from moegrow.options import JsonOption
 from moegrow.spread import spread
@@ -59,7 +59,8 @@ def demo(
 # In the order in which --help lists them.
 for command in (
     growing.depth, growing.width, growing.apply, repeating.run, repeating.recipes,
-    looking.inspect, advising.advise, picturing.norms, looking.verify, looking.diff, demo,
+    looking.inspect, advising.advise, picturing.norms, looking.verify, looking.diff,
+    reporting.report, demo,
 ):  # fmt: skip
     app.command()(spread(command))
 
