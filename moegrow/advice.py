@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from itertools import pairwise
+from statistics import correlation, median
 from typing import Any
 
 from moegrow import report, serving, tables, verbs
@@ -15,13 +17,14 @@ from moegrow.family import lookup
 from moegrow.layout import Layout
 from moegrow.opened import Opened
 from moegrow.plans import Plan
+from moegrow.profiles import Profile
 from moegrow.report import Numbers
 
 Steps = list[tuple[str, dict[str, Any]]]  # verbs with their options
 
 TOPICS = ("boundary", "mode", "edges", "profile", "width", "training", "watch")
 AUXILIARY = ("router_aux_loss_coef", "aux_loss_coef", "aux_loss_alpha", "moe_loss_weight")
-_TOKENS = re.compile(r"(\d+(?:\.\d+)?(?:e\d{1,2})?) *([KMBT]?)", re.I)
+_TOKENS = re.compile(r"(\d+(?:\.\d+)?(?:e\d{1,2})?) *([KMBT]?)", re.I | re.ASCII)
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
@@ -124,22 +127,28 @@ def parse_tokens(text: str) -> int:
     return number
 
 
-def advise(opened: Opened, *, tokens: int | None = None) -> Advice:
-    """What is published that bears on the checkpoint; from its config and headers alone."""
+def advise(opened: Opened, *, tokens: int | None = None, profile: Profile | None = None) -> Advice:
+    """What is published that bears on the checkpoint; from its config and headers alone.
+
+    `tokens` is on how many it was trained, and `profile` the norms of its layers, where known.
+    """
     layout = opened.layout
     now = report.grown_numbers(opened.plan, layout)
     active = now.active_parameters
     boundary = 120 * active**2
     sunk = None if tokens is None else 6 * active * tokens
     ratio = None if sunk is None else sunk / boundary
+    shape = None if profile is None else shape_of(profile)
     stands = [] if ratio is None else ["tokens", "above" if ratio >= 1 else "below"]
     values = {
         "active": report.count(active), "boundary": _power(boundary),
         "boundary_tokens": report.count(20 * active), "tokens": report.count(tokens or 0),
         "sunk": _power(sunk or 0), "ratio": f"{ratio or 0:.3g}", "layers": now.layers,
         "experts": now.experts, "new_experts": 2 * now.experts, "top_k": now.top_k,
-        "new_top_k": 2 * now.top_k, **_spelled(layout),
+        "new_top_k": 2 * now.top_k, **_spelled(layout), **(shape or {}),
     }  # fmt: skip
+    if shape:
+        stands += ["profile", "steps" if shape["seam"] else "level"]
     return Advice(
         source=layout.checkpoint.location,
         family=layout.family.name,
@@ -152,6 +161,30 @@ def advise(opened: Opened, *, tokens: int | None = None) -> Advice:
         targets=tuple(_targets(opened, now, sunk, stack=ratio is not None and ratio < 1)),
         sentences=tuple(_sentences({*stands, *_facts(opened)}, values)),
     )
+
+
+def shape_of(profile: Profile) -> Mapping[str, Any] | None:
+    """What a profile of experts' norms looks like, as text; None where it has fewer than 3 layers.
+
+    `rank` is Spearman's correlation of layer and norm without a tenth of the layers at either end;
+    `seam` is the step from the last layer to the first ÷ the median step between neighbours, or ""
+    where neighbours are equal.
+    """
+    norms = [norm for norm in profile.norms.get("experts", ()) if norm is not None]
+    if len(norms) < 3:
+        return None
+    edge = len(norms) // 10
+    inner = norms[edge : len(norms) - edge]
+    usual = median(abs(b - a) for a, b in pairwise(norms))
+    rank = 0.0
+    if len(set(inner)) > 1:
+        ranks = [sum((a < b) + (a == b) / 2 for a in inner) for b in inner]
+        rank = correlation(range(len(inner)), ranks)
+    return {
+        "first": f"{norms[0]:.4g}", "middle": f"{norms[len(norms) // 2]:.4g}",
+        "last": f"{norms[-1]:.4g}", "rank": f"{rank:+.2f}",
+        "seam": f"{abs(norms[0] - norms[-1]) / usual:.2g}" if usual else "",
+    }  # fmt: skip
 
 
 def _power(number: int) -> str:

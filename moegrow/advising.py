@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
-from moegrow.options import JsonOption, Reading, Source
+from moegrow.options import JsonOption, QuietOption, Reading, Source
 from moegrow.origin import Access
-from moegrow.terminal import print_json, read_source
+from moegrow.terminal import print_json, print_lines, read_source
 
 
 def advise(
@@ -18,18 +18,28 @@ def advise(
             help="How many tokens the source was trained on, such as 600B.",
         ),
     ] = None,
+    norms: Annotated[
+        bool, typer.Option("--norms", help="Read all weights, and look at their profile too.")
+    ] = False,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
     *,
     reading: Reading,
 ) -> None:  # fmt: skip
     """Say what published evidence there is for growing a checkpoint."""
-    from moegrow import advice, documents, opened
+    from moegrow import advice, documents, opened, profiles, squares
+    from moegrow.progress import phase
 
     count = None if tokens is None else advice.parse_tokens(tokens)
     access = Access(reading.token, reading.revision)
     old = opened.load(read_source(source), reading.family, access)
-    found = advice.advise(old, tokens=count)
+    profile = None
+    if norms:
+        size = squares.reading_bytes(old.layout)
+        with phase("reading", size, quiet=quiet) as progress:
+            profile = profiles.of(old, progress=progress)
+    found = advice.advise(old, tokens=count, profile=profile)
     if as_json:
         print_json(documents.advice(found))
         return
-    print(found)
+    print_lines(str(found).split("\n"))

@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import moegrow
-from moegrow import advising, growing, looking, picturing, repeating
+from moegrow import advising, growing, looking, picturing, repeating, reporting
 from moegrow.errors import InterruptedRun, MoegrowError, UsageError
 from moegrow.options import JsonOption
 from moegrow.spread import spread
@@ -60,7 +60,7 @@ def demo(
 for command in (
     growing.depth, growing.width, growing.convert, growing.apply, repeating.run, repeating.recipes,
     looking.inspect, advising.advise, picturing.norms, picturing.map_, looking.verify, looking.diff,
-    demo,
+    reporting.report, demo,
 ):  # fmt: skip
     app.command(command.__name__.rstrip("_"))(spread(command))
 

@@ -9,13 +9,13 @@ import pytest
 from test_docs import DOCS, ROOT
 
 import moegrow
-from moegrow import advice, opened
+from moegrow import advice, opened, profiles
 from moegrow.checkpoint import CONFIG
 from moegrow.errors import UsageError
 
 FACTS = {
     "tokens", "above", "below", "widens", "refuses width", "auxiliary loss", "balancing bias",
-    "prediction layers", "bf16", "quantised",
+    "prediction layers", "bf16", "quantised", "profile", "steps", "level",
 }  # fmt: skip
 PAGES = "\n".join(page.read_text() for page in DOCS.rglob("*.md"))
 
@@ -35,7 +35,8 @@ def test_a_sentence_has_a_source_that_the_pages_name(entry):
     assert {*entry.get("when", ()), *entry.get("unless", ())} <= FACTS
     papers = re.findall(r"\d{4}\.\d{5}", entry["source"] + entry.get("limits", ""))
     pages = re.findall(r"docs/[\w/-]+\.md", entry["source"])
-    assert papers or pages or entry["source"] == "config.json and headers"
+    own = ("config.json and headers", "measured in this checkpoint")
+    assert papers or pages or entry["source"] in own
     assert all(paper in PAGES for paper in papers)
     assert all((ROOT / page).exists() for page in pages)
 
@@ -119,7 +120,7 @@ def test_a_plan_is_advised_on_as_what_it_makes(run, checkpoint, tmp_path):
 def test_the_command_prints_it_and_reads_no_weights(run, checkpoint, tmp_path):
     source = alter.copy(checkpoint(), tmp_path)
     whole = run("advise", source, "--tokens", "1.5B").stdout
-    assert whole.startswith("qwen3_moe: 4 layers, 8 experts, top-2; ")
+    assert whole.startswith("qwen3_moe: 4 layers, 4 experts, top-2; ")
     assert "1.5 B tokens cost" in whole
     for file in source.glob("*.safetensors"):
         content = file.read_bytes()
@@ -132,6 +133,35 @@ def test_the_command_prints_it_and_reads_no_weights(run, checkpoint, tmp_path):
 def test_what_is_no_number_of_tokens_is_refused(text):
     with pytest.raises(UsageError, match="is no number of tokens"):
         advice.parse_tokens(text)
+
+
+def profile_of(*norms):
+    return profiles.Profile(
+        "x", "x", "qwen3_moe", len(norms), {"experts": norms}, {}, False, 1, 1, 1, 1
+    )
+
+
+def test_the_shape_of_a_profile_is_that_of_its_norms():
+    rising = advice.shape_of(profile_of(1.0, 1.1, 1.2, None, 1.3, 1.4))
+    assert (rising["first"], rising["middle"], rising["last"]) == ("1", "1.2", "1.4")
+    assert (rising["rank"], rising["seam"]) == ("+1.00", "4")
+    assert advice.shape_of(profile_of(3.0, 2.0, 1.0))["rank"] == "-1.00"
+    assert advice.shape_of(profile_of(1.0, 1.0, 2.0, 2.0, 2.0))["seam"] == ""
+    flat = advice.shape_of(profile_of(1.0, 1.0, 1.0))
+    assert (flat["rank"], flat["seam"]) == ("+0.00", "")
+    assert advice.shape_of(profile_of(1.0, 2.0)) is None
+    # The ends are left out: there even a converged model's norms fall.
+    assert advice.shape_of(profile_of(9.0, *range(1, 9), 0.0))["rank"] == "+1.00"
+
+
+def test_norms_are_looked_at_where_they_are_asked_for(run, checkpoint):
+    found = moegrow.norms(checkpoint()).norms["experts"]
+    told = run("advise", checkpoint(), "--norms").stdout
+    assert f"{found[0]:.4g} in the first layer" in told
+    assert f"{found[-1]:.4g} in the last" in told
+    assert "stacking would put" in told
+    assert "--norms reads the weights" not in told
+    assert "--norms reads the weights" in str(advised(checkpoint()))
 
 
 def test_wrong_tokens_are_wrong_usage(run, checkpoint):

@@ -26,8 +26,10 @@ COMMANDS = [
     "recipes",
     "inspect",
     "advise",
+    "norms",
     "verify",
     "diff",
+    "report",
     "demo",
 ]
 

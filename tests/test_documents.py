@@ -12,7 +12,7 @@ from test_docs import DOCS, rows, section
 PAGE = DOCS / "json.md"
 EXPERT = "model.layers.1.mlp.experts.2.up_proj.weight"
 KINDS = {
-    "text": str, "whole number": int, "number": float, "true or false": bool, "list": list,
+    "text": str, "whole number": int, "number": float, "truth": bool, "list": list,
     "table": dict, "nothing": type(None), "any": object,
 }  # fmt: skip
 
@@ -21,7 +21,7 @@ def described(title):
     """Each key of a section, as a pattern of its path, with the kinds that it may have."""
     found = {}
     for cell, kind, _ in rows(section(PAGE, title)):
-        words = [kind] if kind == "true or false" else kind.split(" or ")
+        words = kind.replace("true or false", "truth").split(" or ")
         for key in re.findall(r"`([^`]+)`", cell):
             found[key] = tuple(KINDS[word] for word in words)
     return found
@@ -190,6 +190,13 @@ def test_diff(run, source, checkpoint, tmp_path):
         tensors["model.norm.weight"] = tensors["model.norm.weight"].half()
     changed = document(run("diff", checkpoint(), source, "--json"))
     hold("diff", deep, back, changed)
+
+
+def test_report(run, source):
+    run("depth", source, "-o", "deep", "-q")
+    plain = document(run("report", "deep", "--json"))
+    hold("report", plain, document(run("report", "deep", "--verify", "-o", "x.html", "--json")))
+    assert plain["ok"] is None
 
 
 def test_recipes(run):

@@ -7,6 +7,7 @@ import resource
 import struct
 import threading
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
@@ -352,14 +353,14 @@ def test_a_failure_in_one_thread_stops_all_and_is_the_one_that_is_raised(
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
 def test_whoever_stops_the_main_thread_stops_all(source, filled, monkeypatch, stop):
     began = threading.Event()
-    real = engine.ThreadPoolExecutor.map
+    real = ThreadPoolExecutor.map
 
     def stopped(self, *arguments):
         real(self, *arguments)
         began.wait(10)
         raise stop
 
-    monkeypatch.setattr(engine.ThreadPoolExecutor, "map", stopped)
+    monkeypatch.setattr(ThreadPoolExecutor, "map", stopped)
     written = []
 
     def progress(count):

@@ -58,15 +58,15 @@ FLOORS = [
     {"verifier", "difference", "opened", "parts", "squares"},
     {"logits", "writer", "uploader"},
     {"profiles"},
-    {"verbs", "plots"},
+    {"verbs", "plots", "drawn"},
     {"seams"},
-    {"sketches", "advice"},
+    {"sketches", "advice", "page"},
     {"show", "explain", "documents", "model"},
     {"demo", "terminal", "interrupted"},
     {"finishing"},
     {"sharing"},
     {"growing"},
-    {"looking", "picturing", "repeating", "advising"},
+    {"looking", "picturing", "repeating", "advising", "reporting"},
     {"cli"},
 ]
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}
