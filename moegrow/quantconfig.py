@@ -6,6 +6,7 @@ from typing import Any
 
 from moegrow import jsontext
 from moegrow.checkpoint import LARGEST_CONFIG, QUANT_FILES
+from moegrow.formats import Quantised, find_quantised
 from moegrow.layout import Layout
 from moegrow.modulenames import ModuleNames
 from moegrow.origin import read_whole
@@ -70,3 +71,8 @@ class QuantConfig:
                     text, {(key,): value for key, value in new.items() if value != table.get(key)}
                 )
         return found
+
+
+def quantised_in(layout: Layout) -> Quantised:
+    """What of a checkpoint is quantised, by its headers and its config."""
+    return find_quantised(layout.checkpoint, QuantConfig(layout).in_config.values())

@@ -10,11 +10,10 @@ from typing import Any
 from moegrow import maps, tables
 from moegrow.errors import one_line
 from moegrow.family import lookup
-from moegrow.formats import find_quantised
 from moegrow.header import nbytes
 from moegrow.layout import Layout, parameters, present
 from moegrow.plans import AS_STORED, Plan
-from moegrow.quantconfig import QuantConfig
+from moegrow.quantconfig import quantised_in
 
 Row = tuple[str, str, str]
 
@@ -107,7 +106,7 @@ def dtypes(plan: Plan) -> Mapping[str, int]:
 
 def formats(plan: Plan, layout: Layout) -> dict[str, int]:
     """How many weights of the result are quantised in each format that is known."""
-    quantised = find_quantised(layout.checkpoint, QuantConfig(layout).in_config.values()).weights
+    quantised = quantised_in(layout).weights
     found: Counter[str] = Counter()
     if quantised:
         for output in plan.outputs:

@@ -1,6 +1,7 @@
 """Sums of the squares of a checkpoint's weights, read at the speed of the disk."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,17 +11,37 @@ import numpy.typing as npt
 from moegrow import arithmetic, cuts, waiting
 from moegrow.arithmetic import Bytes, Scratch
 from moegrow.cuts import Cut, Run
+from moegrow.decoding import Decoding
 from moegrow.errors import MoegrowError
 from moegrow.header import BITS, TensorSpec
 from moegrow.layout import Layout
+from moegrow.plans import Piece
+from moegrow.quantconfig import quantised_in
 from moegrow.ranges import cores
-from moegrow.stream import READ, Source
+from moegrow.stream import READ, Source, rechunked
 
 Floats = npt.NDArray[np.float64]
 
 STEP = 1 << 15  # values that are squared at a time: what they need stays in a core's cache
 LARGEST = 1e150  # beyond it, squares are no finite float64
+DECODED = "F32"  # what decoders give
 READABLE = ("F64", "F32", "F16", "BF16")
+
+
+class Reading(NamedTuple):
+    """What is read of a tensor: `spec` is that of the numbers, which may have to be decoded."""
+
+    spec: TensorSpec
+    cut: Cut
+    decoding: Decoding | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the file that are read, about as many where they are decoded."""
+        return self.bytes_of(self.cut.length)
+
+    def bytes_of(self, values: int) -> int:
+        return (self.spec.stop - self.spec.start) * values // math.prod(self.spec.shape)
 
 
 class Squares(NamedTuple):
@@ -58,13 +79,13 @@ def measure(
 
     A sample reads the same weights each time. `threads`: as many as there are cores unless
     given. `progress` is called with the bytes read. Raises MoegrowError where weights are
-    quantised.
+    quantised in a way that is not known.
     """
     tasks = readings(layout, sample=sample)
     with Source(layout.checkpoint) as source:
         count = threads or layout.checkpoint.origin.threads or cores()
         with waiting.pool(count) as pool:
-            asked = [pool.submit(_measure, source, spec, its, progress) for spec, its in tasks]
+            asked = [pool.submit(_measure, source, task, progress) for task in tasks]
             try:
                 found = [future.result() for future in asked]
             except BaseException:
@@ -73,39 +94,43 @@ def measure(
     together = list(zip(tasks, found, strict=True))
     everything = readings(layout) if sample else tasks
     return Measured(
-        squares={spec.name: squares for (spec, _), (squares, _) in together},
-        nonfinite={spec.name: bad for (spec, _), (_, bad) in together if bad},
+        squares={task.spec.name: squares for task, (squares, _) in together},
+        nonfinite={task.spec.name: bad for task, (_, bad) in together if bad},
         is_sample=sample,
-        values=sum(its.length for _, its in tasks),
-        of=sum(its.length for _, its in everything),
+        values=sum(task.cut.length for task in tasks),
+        of=sum(task.cut.length for task in everything),
         experts=len(cuts.experts_read(layout.experts, sample=sample)),
         of_experts=layout.experts,
     )
 
 
-def readings(layout: Layout, *, sample: bool = False) -> list[tuple[TensorSpec, Cut]]:
+def readings(layout: Layout, *, sample: bool = False) -> list[Reading]:
     """What a profile reads, in the order in which it lies in the files.
 
-    Layers behind the last, for prediction, are left out. Raises MoegrowError where any of it is
-    quantised.
+    Layers behind the last, for prediction, are left out, and so is what only serves to decode
+    others. Raises MoegrowError where any of it is quantised in a way that is not known.
     """
+    quantised = quantised_in(layout)
+    owners = quantised.owners
     found = []
     for name, place in layout.places.items():
         if place.is_prediction or place.layer >= layout.layers:
             continue
-        if not place.group and not place.is_norm:
+        if name in owners or (not place.group and not place.is_norm):
             continue
-        spec = layout.checkpoint.tensors[name]
-        if cuts.is_matrix(spec.shape):
+        spec, weight = layout.checkpoint.tensors[name], quantised.weights.get(name)
+        if weight and not weight.problem:
+            spec = spec._replace(shape=weight.shape, dtype=DECODED)
+        elif cuts.is_matrix(spec.shape):
             check_readable(layout, spec)
         if its := cuts.cut(layout, spec, place, sample=sample):
-            found.append((spec, its))
-    return sorted(found, key=lambda one: (one[0].file, one[0].start))
+            found.append(Reading(spec, its, weight.decoding if weight else None))
+    return sorted(found, key=lambda one: (one.spec.file, one.spec.start))
 
 
 def reading_bytes(layout: Layout, *, sample: bool = False) -> int:
     """How many bytes `measure` reads."""
-    return sum(its.length * BITS[spec.dtype] // 8 for spec, its in readings(layout, sample=sample))
+    return sum(reading.nbytes for reading in readings(layout, sample=sample))
 
 
 def check_readable(layout: Layout, spec: TensorSpec) -> None:
@@ -113,35 +138,60 @@ def check_readable(layout: Layout, spec: TensorSpec) -> None:
     if spec.dtype not in READABLE:
         raise MoegrowError(
             f"{spec.name} is stored as {spec.dtype}: the weights of {layout.checkpoint.name} are"
-            " quantised, and norms of what is stored would be wrong",
+            " quantised in a way that moegrow does not decode, and norms of what is stored would be"
+            " wrong",
             "make a bf16 copy first: load it with transformers, dequantise it, and save that",
         )
 
 
 def _measure(
-    source: Source, spec: TensorSpec, its: Cut, progress: Callable[[int], None]
+    source: Source, reading: Reading, progress: Callable[[int], None]
 ) -> tuple[Squares, int]:
     """The sums of one tensor, and how many values they leave out."""
+    its = reading.cut
     sums, counts, scratch, bad = np.zeros(its.bins), np.zeros(its.bins), Scratch(), 0
     for run in its.runs:
-        bad += _add(source, spec, run, sums, counts, scratch)
-        progress(run.length * BITS[spec.dtype] // 8)
+        bad += _add(source, reading, run, sums, counts, scratch)
+        progress(reading.bytes_of(run.length))
     return Squares(tuple(sums.tolist()), tuple(counts.tolist())), bad
 
 
+def _stored(source: Source, reading: Reading, first: int, count: int, most: int) -> Iterator[Bytes]:
+    """`count` values of a tensor from number `first` on, decoded, `most` of them at a time."""
+    spec = reading.spec
+    width = BITS[spec.dtype] // 8
+    if reading.decoding is None:
+        start = spec.start + first * width
+        yield from source.read(spec.file, start, start + count * width, most * width)
+        return
+    row = math.prod(spec.shape[1:])
+    rows = first // row, -(-(first + count) // row)
+    piece = Piece(spec.name, *rows, decoding=reading.decoding)
+    before = (first - rows[0] * row) * width
+    left = count * width
+
+    def wanted() -> Iterator[Bytes]:
+        skip, rest = before, left
+        for block in source.decoded(piece):
+            part = block[skip : skip + rest]
+            skip, rest = max(0, skip - block.size), rest - part.size
+            yield part
+
+    yield from rechunked(wanted(), most * width)
+
+
 def _add(
-    source: Source, spec: TensorSpec, run: Run, sums: Floats, counts: Floats, scratch: Scratch
+    source: Source, reading: Reading, run: Run, sums: Floats, counts: Floats, scratch: Scratch
 ) -> int:
     """Count one run in; gives the number of values that are left out."""
-    width = BITS[spec.dtype] // 8
-    start = spec.start + run.first * width
+    dtype = reading.spec.dtype
+    width = BITS[dtype] // 8
     bad = 0
     if run.period > STEP:
         for number, first in enumerate(range(0, run.length, run.period)):
-            begin, end = start + first * width, start + (first + run.period) * width
-            for block in source.read(spec.file, begin, end, READ):
+            for block in _stored(source, reading, run.first + first, run.period, READ // width):
                 for at in range(0, block.size, STEP * width):
-                    values = _floats(block[at : at + STEP * width], spec.dtype, scratch)
+                    values = _floats(block[at : at + STEP * width], dtype, scratch)
                     slot = run.bin + number % run.bins
                     bad += _count(values[None], sums, counts, np.array([slot]))
         return bad
@@ -149,12 +199,10 @@ def _add(
     turn = run.period * (run.bins if run.period * run.bins <= STEP else 1)
     group = STEP // turn * turn
     number = 0
-    stop = start + run.length * width
-    for block in source.read(
-        spec.file, start, stop, max(1, READ // (group * width)) * group * width
-    ):
+    most = max(1, READ // (group * width)) * group
+    for block in _stored(source, reading, run.first, run.length, most):
         for at in range(0, block.size, group * width):
-            values = _floats(block[at : at + group * width], spec.dtype, scratch)
+            values = _floats(block[at : at + group * width], dtype, scratch)
             rows = values.reshape(-1, run.period)
             slots = run.bin + (number + np.arange(len(rows))) % run.bins
             number += len(rows)
@@ -166,10 +214,7 @@ def _add(
 
 
 def _floats(stored: Bytes, dtype: str, scratch: Scratch) -> Floats:
-    """At most STEP stored values as float64, to be used and written to.
-
-    This is where weights become numbers: whatever is stored otherwise is to be undone here.
-    """
+    """At most STEP stored values as float64, to be used and written to."""
     values = arithmetic.numbers(stored, dtype, scratch)
     wide: Floats = scratch.take("wide", np.float64, values.size)
     np.copyto(wide, values)

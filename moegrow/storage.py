@@ -7,11 +7,11 @@ from typing import Any
 
 from moegrow.decoding import AS_IT_IS
 from moegrow.errors import MoegrowError, raise_all
-from moegrow.formats import PLAIN, Quantised, Weight, find_quantised
+from moegrow.formats import PLAIN, Weight
 from moegrow.header import BITS, TensorSpec
 from moegrow.layout import Layout
 from moegrow.plans import Output, Piece, Storage
-from moegrow.quantconfig import QuantConfig
+from moegrow.quantconfig import quantised_in
 
 # What is stored in float32 because less would change what a router chooses.
 FULL = ("balance_bias", "expert_numbers")
@@ -26,8 +26,7 @@ class Restored:
     def __init__(self, layout: Layout, storage: Storage) -> None:
         self._layout = layout
         self._storage = storage
-        told = QuantConfig(layout).in_config.values()
-        self._quantised: Quantised = find_quantised(layout.checkpoint, told)
+        self._quantised = quantised_in(layout)
         self._owners = self._quantised.owners
         self._check()
 

@@ -202,6 +202,25 @@ def test_any_format_can_be_written_decoded(made, form, run, tmp_path, dtype):
         assert tiny.distance(reference, tiny.logits(tmp_path / "plain")) < 1e-5
 
 
+def test_norms_are_those_of_the_decoded_weights(made, form, run):
+    source = made(form)
+    run("convert", "--dtype", "fp32", source, "-o", "plain")
+    run("depth", source, "-o", "deep")
+    for options in ((), ("--sample",)):
+        found, expected, deep = (
+            json.loads(run("norms", folder, "--json", *options).stdout)["profiles"][0]["norms"]
+            for folder in (source, "plain", "deep")
+        )
+        assert found.keys() == expected.keys()
+        for group, norms in expected.items():
+            # Dense layers have no router and no experts.
+            assert [norm is None for norm in found[group]] == [norm is None for norm in norms]
+            known = [(a, b) for a, b in zip(found[group], norms, strict=True) if a is not None]
+            assert [a for a, _ in known] == pytest.approx([b for _, b in known], rel=1e-9), group
+            assert deep[group][::2] == deep[group][1::2]
+            assert options or deep[group][::2] == found[group]
+
+
 def test_growth_and_conversion_are_one_pass_in_any_order(made, run, tmp_path):
     source = made("fp8 blocks")
     options = ["--noise", "0.05", "--dtype", "bf16"]
