@@ -62,8 +62,9 @@ def writing_sentences(files: tuple[Shard, ...], layout: Layout) -> Iterator[str]
     if len(files) > MOST_FILES:
         yield f"file: and {len(files) - MOST_FILES} more"
     yield (
-        f"bytes: {report.size(copied)} stay as they are, in {len(moves.copies)} stretches to share"
-        f" or copy; {report.size(changed)} are computed, {report.size(made)} made anew"
+        f"bytes: {report.size(copied)} stay as they are, NaN and infinity too, in"
+        f" {len(moves.copies)} stretches to share or copy; {report.size(changed)} are computed,"
+        f" {report.size(made)} made anew"
     )
 
 
