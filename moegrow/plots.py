@@ -74,6 +74,12 @@ def draw(profiles: Sequence[Profile], target: Path) -> None:
             figure.legend(
                 *legend, loc="outside lower left", ncols=2, frameon=False, handlelength=3.5
             )
+        # The solver's last digits are others each time, and names in an SVG come from all digits.
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
+        for axes in figure.axes:
+            left, bottom, width, height = (round(edge, 6) for edge in axes.get_position().bounds)
+            axes.set_position((left, bottom, width, height))
         image = io.BytesIO()
         kind = target.suffix.lower()[1:]
         # Without the date, the same profile is the same file.

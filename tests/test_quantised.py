@@ -202,14 +202,15 @@ def test_any_format_can_be_written_decoded(made, form, run, tmp_path, dtype):
         assert tiny.distance(reference, tiny.logits(tmp_path / "plain")) < 1e-5
 
 
-def test_norms_are_those_of_the_decoded_weights(made, form, run):
+def test_norms_are_those_of_the_decoded_weights(made, form, tmp_path):
     source = made(form)
-    run("convert", "--dtype", "fp32", source, "-o", "plain")
-    run("depth", source, "-o", "deep")
-    for options in ((), ("--sample",)):
+    (tmp_path / "ref").mkdir()
+    plain = dequantised(source, form, tmp_path / "ref")
+    moegrow.apply(moegrow.depth(source), tmp_path / "deep")
+    for sample in (False, True):
         found, expected, deep = (
-            json.loads(run("norms", folder, "--json", *options).stdout)["profiles"][0]["norms"]
-            for folder in (source, "plain", "deep")
+            moegrow.norms(folder, sample=sample).norms
+            for folder in (source, plain, tmp_path / "deep")
         )
         assert found.keys() == expected.keys()
         for group, norms in expected.items():
@@ -217,8 +218,7 @@ def test_norms_are_those_of_the_decoded_weights(made, form, run):
             assert [norm is None for norm in found[group]] == [norm is None for norm in norms]
             known = [(a, b) for a, b in zip(found[group], norms, strict=True) if a is not None]
             assert [a for a, _ in known] == pytest.approx([b for _, b in known], rel=1e-9), group
-            assert deep[group][::2] == deep[group][1::2]
-            assert options or deep[group][::2] == found[group]
+            assert sample or deep[group][::2] == deep[group][1::2] == found[group]
 
 
 def test_growth_and_conversion_are_one_pass_in_any_order(made, run, tmp_path):
