@@ -61,8 +61,10 @@ def main() -> None:
             else:
                 note(f"{arguments.mergekit} is not installed, so mergekit is skipped")
             wanted += cases.others(bench, mergekit)
+        wanted = [case for case in wanted if arguments.only in ("", case.growth)]
         page += growth_table(bench, measure(bench, wanted, arguments.rounds))
-    page += noise_table(arguments.rounds)
+    if not arguments.only:
+        page += noise_table(arguments.rounds)
     if arguments.reflink_folder:
         told["sharing filesystem"] = machine.filesystem(arguments.reflink_folder)
         with bench_in(arguments.reflink_folder, shapes) as bench:
@@ -261,6 +263,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("folder", type=Path, help="where the source and the results are put")
     parser.add_argument("--size", type=_size, default="3GB", help="of the source, about (3GB)")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each case (5)")
+    parser.add_argument(
+        "--only", default="", choices=cases.GROWTHS, help="measure this growth, and not the noise"
+    )
     parser.add_argument("--peers", action="store_true", help="measure other tools, too")
     parser.add_argument(
         "--mergekit", default="mergekit-yaml", metavar="COMMAND",
