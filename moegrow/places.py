@@ -126,11 +126,13 @@ def locator(family: Family) -> Callable[[str], Place | None]:
         found = stacks.fullmatch(name)
         if not found:
             return None
-        slot = next(i for i, text in enumerate(found.groups(), 1) if text)
-        start, stop = found.span(slot)
+        groups, slot = found.groups(), 0
+        while not groups[slot]:
+            slot += 1
+        start, stop = found.span(slot + 1)
         rest = found["rest"] or ""
         place = classify(name[:start], name[stop : len(name) - len(rest)], rest)
-        return Place(place.stack, int(name[start:stop]) + place.lower, *place[2:])
+        return Place._make((place.stack, int(name[start:stop]) + place.lower, *place[2:]))
 
     return locate
 
