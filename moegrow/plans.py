@@ -21,11 +21,19 @@ ONE, ZERO = Fraction(1), Fraction(0)
 
 class Noise(NamedTuple):
     """Noise to be drawn: "normal" with σ = `amount` times that of the copied block, "finite" with
-    that of its finite values while the others stay as they are, or "uniform" in ±`amount`."""
+    that of its finite values while the others stay as they are, or "uniform" in ±`amount`.
+
+    What has it is rounded to what is stored: to "nearest", or "stochastic", by a draw.
+    """
 
     kind: str
     amount: float
     seed: int
+    rounding: str = "nearest"
+
+    @property
+    def is_rounded_by_draw(self) -> bool:
+        return self.rounding == "stochastic"
 
 
 class Piece(NamedTuple):
@@ -34,6 +42,8 @@ class Piece(NamedTuple):
     They are rows along the output's axis. Each value becomes (value + noise) · scale + shift; a
     scale of 0 makes constants of them. With `decoding` the values are what the stored ones stand
     for, the rows those of the decoded tensor, and the output's dtype need not be the source's.
+    Where the output is quantised as the source is, the rows are the stored ones, and the values
+    are put back on their grid.
     """
 
     source: str
@@ -50,6 +60,11 @@ class Piece(NamedTuple):
         # Nearly always these very objects, which is quicker to see than that fractions are equal.
         return self[3:] == (None, ONE, ZERO, None)
 
+    @property
+    def is_rounded_by_draw(self) -> bool:
+        """Whether a draw decides how its values are rounded."""
+        return self.noise is not None and self.noise.is_rounded_by_draw
+
 
 class Storage(NamedTuple):
     """How weights are to be stored: all of them as `dtype`, and routed experts as `experts`.
@@ -63,6 +78,7 @@ class Storage(NamedTuple):
 
 AS_STORED = Storage()
 STORED = ("F32", "F16", "BF16")  # what weights can be written as
+ROUNDINGS = ("nearest", "stochastic")
 
 
 class Output(NamedTuple):

@@ -40,7 +40,7 @@ def noised(old, loops, *, amount=1e-3, start=0, draw=None):
 def called(monkeypatch):
     """The names of the compiled functions, as they are called."""
     names = []
-    for name in ("add_noise", "add_sums"):
+    for name in ("add_noise", "add_noise_by_draw", "add_sums"):
         function = getattr(compiled, name)
 
         def counted(*arguments, name=name, function=function):
@@ -57,6 +57,35 @@ def test_noise_is_the_same(called, size, start):
     old = weights(size)
     assert np.array_equal(noised(old, compiled, start=start), noised(old, None, start=start))
     assert called == ["add_noise"]
+
+
+def by_draw(old, loops, *, amount, start=0):
+    name = "model.layers.0.mlp.experts.9.up_proj.weight"
+    draws = Draw(PIECE.noise, name, 0), Draw(PIECE.noise, name, 0, "rounding")
+    new = np.zeros_like(old)
+    made = Change("BF16", PIECE, draws[0], amount, Scratch(loops), draws[1])
+    made.apply(old.copy(), start, new)
+    return new
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("start", [0, 5 * CHUNK])
+@pytest.mark.parametrize("amount", [1e-6, 1e-3])
+def test_rounding_by_a_draw_is_the_same(called, size, start, amount):
+    old = weights(size)
+    found = by_draw(old, compiled, amount=amount, start=start)
+    assert np.array_equal(found, by_draw(old, None, amount=amount, start=start))
+    assert called == ["add_noise_by_draw"]
+
+
+def test_every_finite_value_of_16_bits_is_rounded_by_a_draw_alike(called):
+    every = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32).to(torch.int16)
+    finite = every[every.view(torch.bfloat16).isfinite()].view(torch.uint8).numpy().copy()
+    for amount in (1e-3, 1e30, 1e37):
+        found = by_draw(finite, compiled, amount=amount)
+        assert np.array_equal(found, by_draw(finite, None, amount=amount))
+        assert np.isfinite(torch.from_numpy(found).view(torch.bfloat16).float().numpy()).all()
+    assert called == ["add_noise_by_draw"] * 3
 
 
 def test_bytes_that_may_not_be_written_are_read(called):

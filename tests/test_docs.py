@@ -367,8 +367,8 @@ def philox(k0: int, k1: int, counter: int) -> list[int]:
     return [c0, c1, c2, c3]
 
 
-def key_bytes(seed: int, name: str, row: int) -> bytes:
-    return hashlib.sha256(f"moegrow-noise-1\n{seed}\n{name}\n{row}".encode()).digest()[:16]
+def key_bytes(seed: int, name: str, row: int, use: str = "noise") -> bytes:
+    return hashlib.sha256(f"moegrow-{use}-1\n{seed}\n{name}\n{row}".encode()).digest()[:16]
 
 
 def drawn(key: bytes) -> Iterator[int]:
@@ -405,9 +405,52 @@ def sigma(x: list[float], rounded: Callable[[float], float]) -> float:
     return math.sqrt(max(q - (s * s) / len(x), 0) / len(x))
 
 
+# Of floats: bits of mantissa, the smallest exponent, the largest number, bits without the sign.
+FLOATS = {
+    "BF16": (7, -126, Fraction(255 * 2**120), 15), "F16": (10, -14, Fraction(65504), 15),
+    "F8_E4M3": (3, -6, Fraction(448), 7),
+}  # fmt: skip
+
+
+def float_code(value: float, d: int, dtype: str) -> int:
+    """The code of a value that is rounded by a draw."""
+    mantissa, least, largest, bits = FLOATS[dtype]
+    size = min(abs(Fraction(value)), largest)
+    exponent = least
+    while size >= Fraction(2) ** (exponent + 1):
+        exponent += 1
+    steps = size / Fraction(2) ** (exponent - mantissa)
+    lo = math.floor(steps)
+    number = lo + (65536 * (steps - lo) > d + Fraction(1, 2))
+    sign = math.copysign(1, value) < 0
+    return (sign << bits) + ((exponent - least) << mantissa) + number
+
+
+def whole_code(value: float, d: int) -> int:
+    """The code of a whole number of 8 bits without a zero."""
+    q = min(max(Fraction(value), -128), 127)
+    return (math.floor(q) + (65536 * (q - math.floor(q)) > d + Fraction(1, 2))) % 256
+
+
+def by_draw(entry: dict, x: list[float], v: list[float]) -> bytes:
+    """The bytes of values that are rounded by draws, of which the page tells how."""
+    noise, dtype = entry["noise"], entry["dtype"]
+    key = key_bytes(noise["seed"], entry["name"], entry["row"], "rounding")
+    draws = list(islice(drawn(key), len(v)))
+    if "codes" not in entry:
+        codes = [float_code(value, d, dtype) for value, d in zip(v, draws, strict=True)]
+        return struct.pack(f"<{len(codes)}H", *codes)
+    assert x != v
+    q = [round32(value / entry["codes"]) for value in v]
+    if dtype == "I8":
+        return bytes(whole_code(value, d) for value, d in zip(q, draws, strict=True))
+    return bytes(float_code(value, d, dtype) for value, d in zip(q, draws, strict=True))
+
+
 def grown(entry: dict, x: list[float], table: list[float]) -> bytes:
     """The bytes of a tensor that an entry of the page describes."""
     noise = dict(entry["noise"])
+    rounding = noise.pop("rounding", "nearest")
     ((kind, amount),) = (item for item in noise.items() if item[0] != "seed")
     rounded = exactly if entry["dtype"] == "F64" else round32
     draws = islice(drawn(key_bytes(noise["seed"], entry["name"], entry["row"])), len(x))
@@ -423,6 +466,8 @@ def grown(entry: dict, x: list[float], table: list[float]) -> bytes:
         v = [rounded(value * scale.numerator) for value in v]
     if scale.denominator != 1:
         v = [rounded(value / scale.denominator) for value in v]
+    if rounding == "stochastic":
+        return by_draw(entry, x, v)
     if entry["dtype"] == "BF16":
         bits = [struct.unpack("<I", struct.pack("<f", value))[0] for value in v]
         return b"".join(struct.pack("<H", (b + 0x7FFF + (b >> 16 & 1)) >> 16) for b in bits)
@@ -440,14 +485,16 @@ def tensor_values() -> list[float]:
 
 def test_the_noise_page_is_enough_to_reproduce_its_vectors(table):
     vectors, tensors = map(json.loads, blocks(NOISE_PAGE, "json"))
-    shown, deviations = blocks(NOISE_PAGE, "text")
+    shown, deviations, sides = blocks(NOISE_PAGE, "text")
     values = struct.pack("<65536f", *table)
     assert hashlib.sha256(values).hexdigest() in NOISE_PAGE.read_text()
     places = (0, 1, 32767, 32768, 65535)
     assert shown.split() == [struct.pack("<f", table[d]).hex() for d in places]
     assert len(vectors) == 2
-    for entry in vectors:
+    for entry, side in zip(vectors, sides.splitlines(), strict=True):
         key = key_bytes(entry["seed"], entry["name"], entry["row"])
+        other = key_bytes(entry["seed"], entry["name"], entry["row"], "rounding")
+        assert list(islice(drawn(other), 8)) == list(map(int, side.split()))
         draws = list(islice(drawn(key), 4004))
         assert key.hex() == entry["key"]
         assert draws[:8] == entry["draws"]
@@ -457,7 +504,8 @@ def test_the_noise_page_is_enough_to_reproduce_its_vectors(table):
         assert list(map(round32, uniform)) == list(map(round32, entry["uniform"]))
     both = [sigma(sigma_values(), rounded).hex() for rounded in (round32, exactly)]
     assert both == deviations.split()
-    assert {entry["dtype"] for entry in tensors} == {"F64", "F32", "F16", "BF16"}
+    dtypes = {entry["dtype"] for entry in tensors}
+    assert dtypes == {"F64", "F32", "F16", "BF16", "F8_E4M3", "I8"}
     for entry in tensors:
         assert grown(entry, tensor_values(), table).hex() == entry["bytes"], entry
 
@@ -469,6 +517,7 @@ def test_the_code_gives_the_vectors_of_the_noise_page(tmp_path):
     import torch
     from safetensors.torch import save_file
 
+    from moegrow.formats.decoding import Decoding
     from moegrow.numbers.arithmetic import Scratch
     from moegrow.numbers.noise import CHUNK, TABLE_DIGEST, Draw, deviation, quantiles
     from moegrow.numbers.stream import Source
@@ -477,12 +526,14 @@ def test_the_code_gives_the_vectors_of_the_noise_page(tmp_path):
     from moegrow.source.checkpoint import open_checkpoint
 
     vectors, tensors = map(json.loads, blocks(NOISE_PAGE, "json"))
-    shown, expected = blocks(NOISE_PAGE, "text")
+    shown, expected, sides = blocks(NOISE_PAGE, "text")
     assert TABLE_DIGEST in NOISE_PAGE.read_text()
     places = [0, 1, 32767, 32768, 65535]
     assert quantiles()[places].astype("<f4").tobytes().hex() == shown.replace(" ", "").strip()
-    for entry in vectors:
+    for entry, side in zip(vectors, sides.splitlines(), strict=True):
         where = entry["name"], entry["row"]
+        drawn = Draw(Noise("normal", 1.0, entry["seed"]), *where, "rounding").levels(0, 8)
+        assert drawn.tolist() == list(map(int, side.split()))
         for kind in ("normal", "uniform"):
             draw = Draw(Noise(kind, 1.0, entry["seed"]), *where)
             assert (draw.values(0, 8) == np.array(entry[kind], np.float32)).all()
@@ -495,12 +546,22 @@ def test_the_code_gives_the_vectors_of_the_noise_page(tmp_path):
     dtypes["BF16"] = torch.bfloat16
     values = torch.tensor(tensor_values(), dtype=torch.float64).reshape(2, 12)
     stored = {name: values.to(dtype) for name, dtype in dtypes.items()}
+    stored["F8_E4M3"] = (values * 64).float().to(torch.float8_e4m3fn)
+    stored["I8"] = (values * 8).to(torch.int8)
+    stored |= {"scale of F8_E4M3": torch.tensor([1 / 64]), "scale of I8": torch.tensor([1 / 8])}
     save_file(stored, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text("{}")
     with Source(open_checkpoint(tmp_path)) as source:
         for entry in tensors:
-            ((kind, amount),) = (it for it in entry["noise"].items() if it[0] != "seed")
-            noise = Noise(kind, amount, entry["noise"]["seed"])
-            piece = Piece(entry["dtype"], 0, 2, noise, Fraction(entry["scale"]))
+            told = dict(entry["noise"])
+            seed, rounding = told.pop("seed"), told.pop("rounding", "nearest")
+            ((kind, amount),) = told.items()
+            decoding = None
+            if "codes" in entry:
+                decoding = Decoding("scaled", (("scale", f"scale of {entry['dtype']}"),))
+            piece = Piece(
+                entry["dtype"], 0, 2, Noise(kind, amount, seed, rounding),
+                Fraction(entry["scale"]), decoding=decoding,
+            )  # fmt: skip
             output = Output(entry["name"], entry["dtype"], (2, 12), (piece,))
             assert b"".join(bytes_of(source, output, Scratch())).hex() == entry["bytes"], entry

@@ -14,13 +14,13 @@ FLOORS = """
 errors | maps
 ground: jsontext ranges strangers waiting | durable tables
 source: header metadata origin refusals | fetch fingerprints listing | hub stores | checkpoint
-formats: decoding | decoders formats
+formats: decoding grids | decoders formats | encoders
 families: family | catalogue places | perlayer | dense | layout
 recipes: recipe | cookbook
 plans
 config: indexers | modulenames | quantconfig | storedconfig | config
-planning: realised | check modes planfile | report storage | serving | compensation | experts
-    presets steps | outputs | grow | opened | verbs
+planning: realised | check forecast modes planfile | regridded report storage | serving |
+    compensation | experts presets steps | outputs | grow | opened ways | verbs
 numbers: noise | compiled | arithmetic | conversion rounding | stream | values
 writing: card | shards | digests schedule | direct partial | targets | engine integrity resume |
     publishing space | parts verifier | uploader writer

@@ -40,6 +40,36 @@ def test_lines_and_plan_are_the_same_thing(plan, lines):
     assert list(to_lines(again)) == lines
 
 
+@pytest.mark.parametrize("preset", ["orthogonal", "upcycling"])
+def test_noise_that_a_draw_rounds_is_of_version_3_and_the_same_thing_too(checkpoint, preset):
+    plan = moegrow.width(checkpoint("llama4_text"), preset=preset, rounding="stochastic")
+    header, *lines = to_lines(plan)
+    assert json.loads(header)["moegrow_plan"] == 3
+    assert '"stochastic"]]' in header
+    noised = [line for line in lines if '"noise"' in line]
+    assert noised
+    assert all('"rounding":"stochastic"}' in line for line in noised)
+    assert from_lines([header, *lines]) == plan
+    plainly = [line.replace(',"rounding":"stochastic"', "") for line in lines]
+    assert from_lines([header, *plainly]) != plan
+
+
+def test_an_edited_plan_says_by_its_version_that_a_draw_rounds(plan):
+    stochastic = [
+        output._replace(
+            pieces=tuple(
+                piece._replace(noise=piece.noise and piece.noise._replace(rounding="stochastic"))
+                for piece in output.pieces
+            )
+        )
+        for output in plan.outputs
+    ]
+    edited = replace(
+        plan, outputs=tuple(stochastic), steps=(*plan.steps, {"axis": "hand", "says": []})
+    )
+    assert json.loads(next(to_lines(edited)))["moegrow_plan"] == 3
+
+
 def test_lines_are_written_as_a_json_encoder_would(plan):
     outputs = (plan.outputs[0]._replace(name='"\\ü\n\x01\u2028/', shape=()), *plan.outputs)
     _, *lines = to_lines(replace(plan, outputs=outputs))
@@ -95,7 +125,7 @@ def test_nothing_at_all_is_refused():
         from_lines([])
 
 
-@pytest.mark.parametrize("version", [0, 3, "1", None, 1.5, []])
+@pytest.mark.parametrize("version", [0, 4, "1", None, 1.5, []])
 def test_another_format_is_refused(lines, version):
     with pytest.raises(MoegrowError, match="not a plan that moegrow can read"):
         from_lines([changed(lines[0], moegrow_plan=version), *lines[1:]])

@@ -16,8 +16,7 @@ from moegrow.families.family import lookup
 from moegrow.families.layout import Layout, read_layout
 from moegrow.ground import jsontext
 from moegrow.ground.strangers import exists_inside
-from moegrow.numbers import rounding
-from moegrow.planning import report, serving
+from moegrow.planning import report, serving, ways
 from moegrow.planning.check import check_source
 from moegrow.planning.planfile import read_plan
 from moegrow.planning.realised import Realised
@@ -182,6 +181,7 @@ def _noise(story: Story) -> Iterator[str]:
     yield from _list(
         f"{noise.kind} noise of {noise.amount:g}"
         f"{' σ of what is copied' if noise.kind != 'uniform' else ' at most'}, seed {noise.seed}"
+        f"{', rounded up or down by a draw' if noise.is_rounded_by_draw else ''}"
         for noise in asked
     )
     heads = ("tensors", "values", "unchanged", "realised ÷ asked")
@@ -193,14 +193,11 @@ def _noise(story: Story) -> Iterator[str]:
         yield _table(heads, rows, right=True)
         return
     yield tag("p", "After rounding, as foretold for weights that are normal; --verify measures it:")
-    dtypes = sorted({spec.dtype for spec, _ in story.source.expert_tensors()})
-    rows = [
-        (dtype, *_realised(rounding.foretell(dtype, noise.amount)))
-        for dtype in dtypes
-        for noise in asked
-        if noise.kind != "uniform" and noise.amount
+    foretold = [
+        (stored, f"{100 * found.share_unchanged:.1f} %", f"{found.ratio:.2f}")
+        for (stored, _, _), found in ways.foretold(story.plan, story.source).items()
     ]
-    yield _table(("stored as", *heads[1:]), rows, right=True)
+    yield _table(("stored as", *heads[2:]), foretold, right=True)
 
 
 def _realised(found: Realised) -> tuple[str, str, str]:

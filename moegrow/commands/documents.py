@@ -11,7 +11,7 @@ from moegrow.analysis.profiles import Profile
 from moegrow.analysis.seams import Way
 from moegrow.families.layout import Layout
 from moegrow.numbers import rounding
-from moegrow.planning import report, serving
+from moegrow.planning import report, serving, ways
 from moegrow.planning.realised import Realised
 from moegrow.plans import Plan
 from moegrow.writing.engine import Moved
@@ -39,7 +39,11 @@ def growth(
         "before": before.table(),
         "after": after.table(),
         "steps": list(plan.steps),
-        "warnings": [*serving.warnings(before, after), *rounding.warnings(plan)],
+        "warnings": [
+            *serving.warnings(before, after),
+            *rounding.warnings(plan),
+            *ways.warnings(plan, layout),
+        ],
         "part": str(written.part) if written and written.part else None,
         "published": bool(written and written.is_published),
         "missing": list(written.missing) if written else None,

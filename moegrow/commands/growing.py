@@ -15,6 +15,7 @@ from moegrow.commands.options import (
     Planning,
     Preset,
     Reading,
+    Rounding,
     RouterCopies,
     Sharing,
     Source,
@@ -145,6 +146,14 @@ def width(
         RouterCopies | None,
         typer.Option(show_default="noise", help="Noise on the copies' router rows, or none."),
     ] = None,
+    rounding: Annotated[
+        Rounding | None,
+        typer.Option(
+            show_default="nearest",
+            help="Round copies with noise to nearest, or up or down by a draw: none of it is lost"
+            " on average, and quantised experts keep their format.",
+        ),
+    ] = None,
     allow_nonfinite: Annotated[
         bool,
         typer.Option(
@@ -171,7 +180,8 @@ def width(
         grown = verbs.width(
             old, experts=experts, noise=noise, seed=seed, top_k=top_k,
             order=order and order.value, router=router and router.value, preset=preset.value,
-            allow_nonfinite=allow_nonfinite, command=command, **_dtypes(storing),
+            rounding=rounding and rounding.value, allow_nonfinite=allow_nonfinite,
+            command=command, **_dtypes(storing),
         )  # fmt: skip
     finish(grown, old.layout, writing, planning, command=command, reading=reading)
 

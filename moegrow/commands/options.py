@@ -29,6 +29,11 @@ class RouterCopies(StrEnum):
     copy = "copy"
 
 
+class Rounding(StrEnum):
+    nearest = "nearest"
+    stochastic = "stochastic"
+
+
 class Preset(StrEnum):
     orthogonal = "orthogonal"
     upcycling = "upcycling"

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -46,23 +46,45 @@ def decoded(
     codec = _CODECS[decoding.codec]
     if len(shape) < 3:
         matrix = codec(spec, parts, decoding, shape, read, 0)
-        yield from _bands(matrix, rows, shape[-1] if shape else 1)
+        yield from _bands(matrix.numbers, rows, shape[-1] if shape else 1)
         return
     each = math.prod(shape[1:-2])
     for number in range(rows[0] * each, rows[1] * each):
         matrix = codec(spec, parts, decoding, shape, read, number)
-        yield from _bands(matrix, (0, shape[-2]), shape[-1])
+        yield from _bands(matrix.numbers, (0, shape[-2]), shape[-1])
 
 
-# The rows of a matrix from one to another, as numbers.
-Matrix = Callable[[int, int], Floats]
+# Something of the rows of a matrix from one to another: a value for each column, or one for all.
+Rows = Callable[[int, int], npt.NDArray[Any]]
 
 
-def _bands(matrix: Matrix, rows: tuple[int, int], columns: int) -> Iterator[Floats]:
+class Matrix(NamedTuple):
+    """A stored matrix: its numbers, or, of the same rows and columns, what they are made of.
+
+    `codes` are what is stored, whole numbers of 8 bits or fewer. What they stand for, less `zeros`
+    and times `scales`, is the number.
+    """
+
+    numbers: Rows
+    codes: Rows
+    scales: Rows
+    zeros: Rows | None = None
+
+
+def matrix_of(
+    spec: TensorSpec, decoding: Decoding, tensors: Mapping[str, TensorSpec], read: Read, number: int
+) -> Matrix:
+    """One matrix of a tensor, the only one where it has no more than two dimensions."""
+    parts = {role: tensors[name] for role, name in decoding.companions}
+    shape = decoded_shape(spec, decoding, tensors)
+    return _CODECS[decoding.codec](spec, parts, decoding, shape, read, number)
+
+
+def _bands(numbers: Rows, rows: tuple[int, int], columns: int) -> Iterator[Floats]:
     # Whole words of every packing, so that no band begins within one.
     step = max(8, BAND // columns // 8 * 8)
     for first in range(rows[0], rows[1], step):
-        yield matrix(first, min(first + step, rows[1])).reshape(-1)
+        yield numbers(first, min(first + step, rows[1])).reshape(-1)
 
 
 def _plain(spec: TensorSpec, read: Read, rows: tuple[int, int]) -> Iterator[Floats]:
@@ -101,8 +123,7 @@ def _scaled(
     base = number * height * columns * nbytes(spec.dtype, (1,))
 
     def rows(first: int, stop: int) -> Floats:
-        stored = read(spec, base + first * columns, base + stop * columns)
-        found = numbers(stored, spec.dtype).reshape(-1, columns)
+        found = numbers(codes(first, stop).reshape(-1), spec.dtype).reshape(-1, columns)
         if block_rows == 1:
             wide = _wide(scale[first:stop], block_columns, columns)
             if offset is not None:
@@ -116,7 +137,16 @@ def _scaled(
             part *= _wide(scale[block], block_columns, columns)
         return found
 
-    return rows
+    def codes(first: int, stop: int) -> Bytes:
+        return read(spec, base + first * columns, base + stop * columns).reshape(-1, columns)
+
+    def spread(each: Floats) -> Rows:
+        return lambda first, stop: _wide(
+            each[np.arange(first, stop) // block_rows], block_columns, columns
+        )
+
+    zeros = None if offset is None else spread(offset.reshape(grid))
+    return Matrix(rows, codes, spread(scale), zeros)
 
 
 def _wide(scale: Floats, each: int, columns: int) -> Floats:
@@ -148,6 +178,7 @@ def _grouped_halves(
     """Two values in a byte times their group's scale; `at`: the first row, and bytes of a row."""
     start, line = at
     height, groups = scale.shape
+    size = 2 * line // groups
     held = (
         read(spec, start * line, (start + height) * line).reshape(height, line) if swapped else None
     )
@@ -161,7 +192,6 @@ def _grouped_halves(
             found *= scale[first:stop, :, None]
             return found
         # Rows of the result are columns here; a band of them is decoded and turned.
-        size = 2 * line // groups
         low, high = first // size, -(-stop // size)
         part = np.ascontiguousarray(held[:, low * size // 2 : high * size // 2])
         found = _halves(part, table).reshape(height, high - low, size)
@@ -169,7 +199,23 @@ def _grouped_halves(
         turned = found.reshape(height, -1)[:, first - low * size : stop - low * size]
         return np.ascontiguousarray(turned.T)
 
-    return rows
+    def codes(first: int, stop: int) -> Bytes:
+        if held is not None:
+            return _apart(held[:, first // 2 : -(-stop // 2)]).T[: stop - first]
+        stored = read(spec, (start + first) * line, (start + stop) * line)
+        return _apart(stored.reshape(-1, line))
+
+    def spread(each: Floats) -> Rows:
+        if swapped:
+            return lambda first, stop: each[:, np.arange(first, stop) // size].T
+        return lambda first, stop: np.repeat(each[first:stop], size, axis=1)
+
+    return Matrix(rows, codes, spread(scale), None if zero is None else spread(zero))
+
+
+def _apart(stored: Bytes) -> Bytes:
+    """The two codes in each byte of a matrix, the lower half first."""
+    return np.stack([stored & 15, stored >> 4], axis=-1).reshape(len(stored), -1)
 
 
 def _halves(stored: Bytes, table: str) -> Floats:
@@ -208,7 +254,15 @@ def _packed(
         found *= scale[first:stop, :, None]
         return found
 
-    return rows
+    def spread(each: Floats) -> Rows:
+        return lambda first, stop: np.repeat(each[first:stop], columns // groups, axis=1)
+
+    return Matrix(
+        rows,
+        lambda first, stop: read(spec, first * line, stop * line).reshape(-1, line),
+        spread(scale),
+        None if zero is None else spread(zero),
+    )
 
 
 def _gptq(
@@ -232,7 +286,12 @@ def _gptq(
         codes *= scale[groups, first:stop]
         return np.ascontiguousarray(codes.T)
 
-    return rows
+    return Matrix(
+        rows,
+        lambda first, stop: _unpacked(words[:, first:stop], bits, axis=0).T.astype(np.uint8),
+        lambda first, stop: scale[groups, first:stop].T,
+        lambda first, stop: zeros[groups, first:stop].T,
+    )
 
 
 def _awq(
@@ -254,7 +313,14 @@ def _awq(
         grouped *= scale[:, None, first:stop]
         return np.ascontiguousarray(codes.T)
 
-    return rows
+    def stored(first: int, stop: int) -> Bytes:
+        part = _in_order(words[:, first // 8 : -(-stop // 8)])
+        return part[:, first % 8 : first % 8 + stop - first].T.astype(np.uint8)
+
+    def spread(of: Floats) -> Rows:
+        return lambda first, stop: np.repeat(of[:, first:stop], each, axis=0).T
+
+    return Matrix(rows, stored, spread(scale), spread(zeros))
 
 
 _Codec = Callable[

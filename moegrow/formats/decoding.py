@@ -54,6 +54,23 @@ def decoded_shape(spec: TensorSpec, decoding: Decoding, tensors: Tensors) -> Sha
     return check(spec, parts, decoding)
 
 
+def decoded_rows(
+    spec: TensorSpec, decoding: Decoding, tensors: Tensors, rows: tuple[int, int]
+) -> tuple[int, int]:
+    """The rows that some rows of what is stored are of, once they are decoded.
+
+    Raises ValueError where they lie across others: only the whole of a matrix that is turned can
+    be decoded by itself.
+    """
+    shape = decoded_shape(spec, decoding, tensors)
+    is_turned = decoding.codec in ("gptq", "awq") or decoding.setting("transposed")
+    if len(shape) > 2 or not is_turned:
+        return rows
+    if rows != (0, spec.shape[0]):
+        raise ValueError(f"rows {rows[0]} to {rows[1]} lie across others")
+    return 0, shape[0]
+
+
 def block_of(shape: Shape, scale: Shape, decoding: Decoding) -> tuple[int, int]:
     """How many rows and columns of a matrix share a scale; raises ValueError where none would do.
 

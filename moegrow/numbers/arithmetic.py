@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from moegrow.formats.grids import FLOATS
 from moegrow.numbers.noise import (
     CHUNK,
     DRAWS_PER_BLOCK,
@@ -126,16 +127,19 @@ class Change:
     """What one piece does to its values: ``(x + a·ε) · scale + shift``, a being `amount`.
 
     Sums and products are separate float32 operations (float64 for F64), so no platform fuses
-    them; what is stored is rounded once more, to nearest even, to the storage type.
+    them; what is stored is rounded once more, to the storage type: to nearest even, or as `side`
+    draws it.
     """
 
     def __init__(
-        self, dtype: str, piece: Piece, draw: Draw | None, amount: float, scratch: Scratch
-    ) -> None:
+        self, dtype: str, piece: Piece, draw: Draw | None, amount: float, scratch: Scratch,
+        side: Draw | None = None,
+    ) -> None:  # fmt: skip
         self.dtype = dtype
         self.piece = piece
         self.amount = amount
         self._draw = draw
+        self._side = side if dtype in FLOATS else None
         self._scratch = scratch
         # Noise around a value that is no number has been refused with sigma.
         self._keeps = piece.noise is not None and piece.noise.kind == "finite"
@@ -165,10 +169,13 @@ class Change:
     def _add_noise(self, compiled: ModuleType, stored: Bytes, start: int, new: Bytes) -> None:
         assert self._draw
         upper, lower = divmod(self._draw.key, 1 << 64)
-        compiled.add_noise(
-            stored.view(np.uint16), np.uint64(lower), np.uint64(upper),
-            np.uint64(start // DRAWS_PER_BLOCK), self._table, new.view(np.uint16),
-        )  # fmt: skip
+        key, old, block = (lower, upper), stored.view(np.uint16), start // DRAWS_PER_BLOCK
+        loop = compiled.add_noise
+        if self._side is not None:
+            upper, lower = divmod(self._side.key, 1 << 64)
+            key, loop = (*key, lower, upper), compiled.add_noise_by_draw
+        numbers = map(np.uint64, (*key, block))
+        loop(old, *numbers, self._table, new.view(np.uint16))
 
     def _apply(self, stored: Bytes, start: int, new: Bytes) -> None:
         width = _STORED[self.dtype].itemsize
@@ -183,7 +190,12 @@ class Change:
                 np.take(self._table, levels, out=noise, mode="wrap")
                 np.add(values, noise, out=values)
             self._scale(values)
-            self.store(values, new[part])
+            if self._side is None:
+                self.store(values, new[part])
+            else:
+                levels = self._side.levels(start + first // width, values.size)
+                stored = new[part].view(f"<u{width}")
+                stored[:] = FLOATS[self.dtype].codes(values, levels)
             if kept is not None:
                 kind = _STORED[self.dtype]
                 new[part].view(kind)[kept] = stored[part].view(kind)[kept]

@@ -1,4 +1,4 @@
-"""The two loops that noise takes over bf16 weights, compiled: the same bytes as numpy's, sooner.
+"""The loops that noise takes over bf16 weights, compiled: the same bytes as numpy's, sooner.
 
 Only this file needs numba, which is an extra: `arithmetic` takes it where it is installed. The
 functions hold no lock of Python's while they run, so every thread has a core of its own.
@@ -24,6 +24,8 @@ WEYL_0, WEYL_1 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBB67AE8584CAA73B)
 
 HALF = np.uint32(0x7FFF)  # what is added to the lower half of a float32, with the last bit kept
 ONE, UPPER = np.uint32(1), np.uint32(16)
+SIZE, DRAWN = np.uint32(0x7FFFFFFF), np.uint32(0xFFFF)  # all but the sign, and the largest draw
+LARGEST = np.uint32(0x7F7F)  # the code of the largest bf16 number
 
 
 # Bytes that others read too may be locked against writing. What may be written to is taken as well.
@@ -90,6 +92,30 @@ def add_noise(stored, low, high, block, table, new):  # type: ignore[no-untyped-
             values[i] += table[levels[i]]
         for i in range(old.size):
             result[i] = np.uint16((bits[i] + HALF + ((bits[i] >> UPPER) & ONE)) >> UPPER)
+
+
+@_compiled(
+    STORED, types.uint64, types.uint64, types.uint64, types.uint64, types.uint64,
+    types.float32[::1], types.uint16[::1],
+)  # fmt: skip
+def add_noise_by_draw(stored, low, high, side_low, side_high, block, table, new):  # type: ignore[no-untyped-def]
+    """As `add_noise`, but rounded to the side that draws of another key decide."""
+    words, sides = np.empty((BLOCKS, 4), np.uint64), np.empty((BLOCKS, 4), np.uint64)
+    levels, drawn = words.reshape(-1).view(np.uint16), sides.reshape(-1).view(np.uint16)
+    bits = np.empty(STEP, np.uint32)
+    values = bits.view(np.float32)
+    for first in range(0, stored.size, STEP):
+        old, result = stored[first : first + STEP], new[first : first + STEP]
+        at = block + uint64(first // DRAWS_PER_BLOCK)
+        _draw(low, high, at, words)
+        _draw(side_low, side_high, at, sides)
+        for i in range(old.size):
+            bits[i] = np.uint32(old[i]) << UPPER
+        for i in range(old.size):
+            values[i] += table[levels[i]]
+        for i in range(old.size):
+            size = ((bits[i] & SIZE) + (DRAWN - np.uint32(drawn[i]))) >> UPPER
+            result[i] = np.uint16(min(size, LARGEST) | ((bits[i] & ~SIZE) >> UPPER))
 
 
 @_compiled(STORED, types.float32, types.float64[::1], types.float64[::1])

@@ -1,4 +1,4 @@
-"""Numbers in one dtype rounded to another, to nearest even and once."""
+"""Numbers in one dtype rounded to another, once: to nearest even, or as a draw decides."""
 
 from typing import Any
 
@@ -6,8 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from moegrow.errors import MoegrowError
+from moegrow.formats.grids import FLOATS, Levels
 from moegrow.numbers.arithmetic import Bytes, Change, Scratch
-from moegrow.numbers.noise import CHUNK
+from moegrow.numbers.noise import CHUNK, Draw
 from moegrow.plans import Piece
 from moegrow.source.header import nbytes
 
@@ -28,10 +29,11 @@ class Conversion:
         # What is rounded to bfloat16 is float32.
         self._rounding = Change(dtype, Piece("", 0, 1), None, 0.0, scratch)
 
-    def stored(self, values: Bytes) -> Bytes:
+    def stored(self, values: Bytes, side: Draw | None = None, start: int = 0) -> Bytes:
         """The bytes of the values in the new dtype.
 
-        Raises MoegrowError where a number is too large for it: it would become infinite.
+        They are rounded to nearest even, or as `side` draws it, the first of them being value
+        `start`. Raises MoegrowError where a number is too large: it would become infinite.
         """
         found = values.view(self._kind)
         if self._kind.name == "float32" and self._dtype == "F32":
@@ -41,6 +43,9 @@ class Conversion:
         for first in range(0, found.size, CHUNK):
             part = found[first : first + CHUNK]
             target = new[first * width : first * width + part.size * width]
+            if side is not None and self._dtype in FLOATS:
+                self._draw(part, side.levels(start + first, part.size), target)
+                continue
             if self._dtype == "BF16":
                 narrow = _to_odd(part) if self._kind.itemsize == 8 else part.copy()
                 self._rounding.store(narrow, target)
@@ -50,6 +55,16 @@ class Conversion:
                 np.copyto(narrowed, part, casting="same_kind")
             self._check(part, narrowed)
         return new
+
+    def _draw(self, values: npt.NDArray[Any], levels: Levels, new: Bytes) -> None:
+        """Round values as the draws decide."""
+        kept = ~np.isfinite(values)
+        if self._dtype == "F16" or kept.any():
+            nearest = self.stored(values.view(np.uint8))  # which checks how large they are
+        found = new.view("<u2")
+        found[:] = FLOATS[self._dtype].codes(values, levels)
+        if kept.any():
+            found[kept] = nearest.view("<u2")[kept]
 
     def _check(self, before: npt.NDArray[Any], after: npt.NDArray[Any]) -> None:
         infinite = np.isinf(after)

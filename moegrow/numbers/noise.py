@@ -60,12 +60,13 @@ class Draw:
     """An endless sequence of draws for one block of rows of one tensor.
 
     The key is the first 16 bytes of SHA-256 over "moegrow-noise-1", the seed, the tensor's name
-    and its first row, so any part of any tensor can be drawn by anyone, in any order. `table`
-    holds the values that a draw can take.
+    and its first row, so any part of any tensor can be drawn by anyone, in any order. What else
+    than noise is drawn for, its `use`, stands in the place of that word. `table` holds the values
+    that a draw can take.
     """
 
-    def __init__(self, noise: Noise, name: str, row: int) -> None:
-        text = f"moegrow-noise-1\n{noise.seed}\n{name}\n{row}"
+    def __init__(self, noise: Noise, name: str, row: int, use: str = "noise") -> None:
+        text = f"moegrow-{use}-1\n{noise.seed}\n{name}\n{row}"
         self.table = evens() if noise.kind == "uniform" else quantiles()
         self.key = int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")
         self._generator: np.random.Philox | None = None

@@ -34,7 +34,7 @@ def warnings(plan: Plan) -> Iterator[str]:
         (output.dtype, piece.noise.amount)
         for output in plan.outputs
         for piece in output.pieces
-        if piece.noise and piece.noise.kind != "uniform" and piece.noise.amount
+        if piece.noise and piece.noise.kind != "uniform" and not piece.is_rounded_by_draw
     }
     for dtype, amount in sorted(asked):
         found = foretell(dtype, amount)
@@ -67,6 +67,7 @@ def measure(made: Change, stored: Bytes, new: Bytes, scratch: Scratch) -> Realis
         int(np.count_nonzero(difference == 0)),
         difference.size * asked**2,
         float(np.sum(difference * difference)),
+        made.piece.is_rounded_by_draw,
     )
 
 

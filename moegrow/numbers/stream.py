@@ -9,13 +9,15 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from moegrow.errors import MoegrowError
-from moegrow.formats import decoders
+from moegrow.formats import decoders, encoders
+from moegrow.formats.decoding import Decoding, decoded_rows
+from moegrow.formats.grids import Floats, Levels
 from moegrow.ground.ranges import read_all
 from moegrow.numbers import arithmetic, rounding
 from moegrow.numbers.arithmetic import Bytes, Change, Scratch
 from moegrow.numbers.conversion import Conversion
 from moegrow.numbers.noise import CHUNK, Draw
-from moegrow.plans import Output, Piece
+from moegrow.plans import STORED, Output, Piece
 from moegrow.source.checkpoint import Checkpoint
 from moegrow.source.header import TensorSpec, nbytes
 
@@ -118,22 +120,52 @@ class Source:
             for at in range(0, block.size, size):
                 yield block[at : at + size]
 
-    def decoded(self, piece: Piece) -> Iterator[Bytes]:
+    def decoded(self, piece: Piece, read: decoders.Read | None = None) -> Iterator[Bytes]:
         """The numbers of a piece that is decoded, as bytes of float32, or float64 if they are that.
 
-        Each block is valid until the next is asked for.
+        Each block is valid until the next is asked for. `read` is what reads bytes of tensors.
         """
         assert piece.decoding is not None
         rows = piece.start, piece.stop
-        tensors = self._checkpoint.tensors
-
-        def read(spec: TensorSpec, start: int, stop: int) -> Bytes:
-            found = np.empty(stop - start, np.uint8)
-            self.read_into(spec.file, spec.start + start, found.data)
-            return found
-
+        tensors, read = self._checkpoint.tensors, read or self._read_part
         for block in decoders.decoded(tensors[piece.source], piece.decoding, tensors, read, rows):
             yield block.view(np.uint8)
+
+    def remade(
+        self, piece: Piece, decoding: Decoding, read: decoders.Read, making: encoders.Making
+    ) -> Iterator[Bytes]:
+        """The bytes of a piece whose decoded numbers become others, on the grid they were on."""
+        rows = piece.start, piece.stop
+        tensors = self._checkpoint.tensors
+        return encoders.remade(tensors[piece.source], decoding, tensors, read, rows, making)
+
+    def decoded_rows(self, piece: Piece, decoding: Decoding) -> tuple[int, int]:
+        """The rows of a piece, once they are decoded, of which `start` and `stop` are stored."""
+        tensors = self._checkpoint.tensors
+        rows = piece.start, piece.stop
+        return decoded_rows(tensors[piece.source], decoding, tensors, rows)
+
+    def reading(self, piece: Piece) -> decoders.Read:
+        """What reads bytes of tensors; from far away those of the piece are fetched once."""
+        spec = self._checkpoint.tensors[piece.source]
+        if self.file(spec.file) is not None:
+            return self._read_part
+        row = nbytes(spec.dtype, spec.shape[1:])
+        first, last = piece.start * row, piece.stop * row
+        held = self._read_part(spec, first, last)
+
+        def read(other: TensorSpec, start: int, stop: int) -> Bytes:
+            if other is spec and first <= start <= stop <= last:
+                return held[start - first : stop - first]
+            return self._read_part(other, start, stop)
+
+        return read
+
+    def _read_part(self, spec: TensorSpec, start: int, stop: int) -> Bytes:
+        """Bytes `start` to `stop` of a tensor."""
+        found = np.empty(stop - start, np.uint8)
+        self.read_into(spec.file, spec.start + start, found.data)
+        return found
 
     def cut_short(self, file: str, position: int) -> MoegrowError:
         """The error for a file that has become shorter than its header says."""
@@ -172,7 +204,9 @@ def segments(source: Source, output: Output, scratch: Scratch) -> Iterator[Segme
         size = (piece.stop - piece.start) * nbytes(output.dtype, output.shape[1:])
         start, _ = piece_range(source.spec(piece.source), piece)
         file, stop = source.spec(piece.source).file, start + size
-        if piece.decoding and piece.scale:
+        if piece.decoding and output.dtype not in STORED:
+            yield Segment(_remade(source, output, piece, row, scratch), True)
+        elif piece.decoding and piece.scale:
             yield Segment(_decoded(source, output, piece, row, scratch), True)
         elif piece.is_copy:
             yield Segment(source.read(file, start, stop, READ))
@@ -207,13 +241,21 @@ def change(output: Output, piece: Piece, row: int, deviation: float, scratch: Sc
 
     `deviation` is what `sigma` says of the piece; where it is 0, the output is noted as still.
     """
-    draw, amount = None, 0.0
+    draw, amount, drawn_side = None, 0.0, None
     if piece.noise:
         draw = Draw(piece.noise, output.name, row)
+        drawn_side = side(output, piece, row)
         amount = piece.noise.amount * deviation
         if not deviation:
             scratch.still.add(output.name)
-    return Change(output.dtype, piece, draw, amount, scratch)
+    return Change(output.dtype, piece, draw, amount, scratch, drawn_side)
+
+
+def side(output: Output, piece: Piece, row: int) -> Draw | None:
+    """What decides to which side values are rounded that begin at `row`, if not the nearer one."""
+    if not piece.noise or not piece.is_rounded_by_draw:
+        return None
+    return Draw(piece.noise, output.name, row, "rounding")
 
 
 def is_relative(piece: Piece) -> bool:
@@ -223,7 +265,6 @@ def is_relative(piece: Piece) -> bool:
 
 def sigma(piece: Piece, dtype: str, read: Callable[[], Iterator[Bytes]], scratch: Scratch) -> float:
     """The deviation that noise in a piece is relative to: 1 where it is relative to nothing.
-
 
     `read` gives the blocks of the piece, anew each time that it is called, each of a multiple of
     CHUNK values but the last. Raises MoegrowError where the values have no deviation.
@@ -279,18 +320,61 @@ def _decoded(
     deviation = sigma(piece, kind, values, scratch)
     made = change(output._replace(dtype=kind), piece, row, deviation, scratch)
     converted = Conversion(output.name, kind, output.dtype, scratch)
+    drawn_side = side(output, piece, row)
     is_changed = not piece._replace(decoding=None).is_copy
     first = 0
     for block in values() if is_changed else source.decoded(piece):
         new = np.empty_like(block) if is_changed else block
         if is_changed:
             made.apply(block, first, new)
-        stored = converted.stored(new)
+        stored = converted.stored(new, drawn_side, first)
         if piece.noise and not first:
             told = change(output, piece, row, deviation, scratch)
             rounding.note(scratch, output.name, told, 0, converted.stored(block), stored)
         first += block.size // width
         yield stored
+
+
+class _Making:
+    """What a change makes of the numbers of a piece that stays quantised, which is noted."""
+
+    def __init__(self, made: Change, drawn_side: Draw, name: str, scratch: Scratch) -> None:
+        self._made = made
+        self._side = drawn_side
+        self._name = name
+        self._scratch = scratch
+
+    def numbers(self, old: Floats, start: int) -> Floats:
+        new = np.empty_like(old)
+        self._made.apply(old.view(np.uint8), start, new.view(np.uint8))
+        return new
+
+    def levels(self, start: int, count: int) -> Levels:
+        return self._side.levels(start, count)
+
+    def made(self, old: Floats, new: Floats, start: int) -> None:
+        stored = old.view(np.uint8), new.view(np.uint8)
+        rounding.note(self._scratch, self._name, self._made, start, *stored)
+
+
+def _remade(
+    source: Source, output: Output, piece: Piece, row: int, scratch: Scratch
+) -> Iterator[Bytes]:
+    """The bytes of a piece that stays quantised: changed as numbers, and put back on its grid."""
+    drawn_side = side(output, piece, row)
+    assert piece.decoding is not None
+    assert drawn_side is not None
+    start, stop = source.decoded_rows(piece, piece.decoding)
+    read = source.reading(piece)
+
+    def values() -> Iterator[Bytes]:
+        blocks = source.decoded(piece._replace(start=start, stop=stop), read)
+        return rechunked(blocks, READ // (CHUNK * 4) * CHUNK * 4)
+
+    deviation = sigma(piece, "F32", values, scratch)
+    made = change(output._replace(dtype="F32"), piece, row, deviation, scratch)
+    making = _Making(made, drawn_side, output.name, scratch)
+    yield from source.remade(piece, piece.decoding, read, making)
 
 
 def _joined(source: Source, output: Output, scratch: Scratch) -> Iterator[Bytes]:
@@ -299,7 +383,7 @@ def _joined(source: Source, output: Output, scratch: Scratch) -> Iterator[Bytes]
         math.prod(output.shape[: output.axis]),
         math.prod(output.shape[output.axis + 1 :]),
     )
-    # Pieces that are decoded are joined as numbers, and rounded at last.
+    # Pieces that are decoded are changed as numbers, and rounded at last.
     stored = source.spec(output.pieces[0].source).dtype
     is_decoded = output.pieces[0].decoding is not None
     kind = ("F64" if stored == "F64" else "F32") if is_decoded else output.dtype
@@ -319,9 +403,14 @@ def _joined(source: Source, output: Output, scratch: Scratch) -> Iterator[Bytes]
                 rows = found.reshape(len(rows), -1)
             yield rows
 
+    def finished(rows: Bytes, drawn_side: Draw | None = None, start: int = 0) -> Bytes:
+        if converted is None:
+            return rows
+        return converted.stored(rows.ravel(), drawn_side, start).reshape(len(rows), -1)
+
     def part(piece: Piece, first: int) -> Iterator[Bytes]:
         if piece._replace(decoding=None).is_copy:
-            yield from columns(piece)
+            yield from map(finished, columns(piece))
             return
 
         def values() -> Iterator[Bytes]:
@@ -329,13 +418,14 @@ def _joined(source: Source, output: Output, scratch: Scratch) -> Iterator[Bytes]
 
         deviation = sigma(piece, kind, values, scratch)
         made = change(output._replace(dtype=kind), piece, first, deviation, scratch)
+        drawn_side = side(output, piece, first)
         done = 0
         for block in columns(piece):
             new = np.empty_like(block)
             made.apply(block.ravel(), done, new.ravel())
             rounding.note(scratch, output.name, made, done, block.ravel(), new.ravel())
+            yield finished(new, drawn_side, done)
             done += block.size // width
-            yield new
 
     first = 0
     parts = []
@@ -343,8 +433,7 @@ def _joined(source: Source, output: Output, scratch: Scratch) -> Iterator[Bytes]
         parts.append(part(piece, first))
         first += piece.stop - piece.start
     for together in zip(*parts, strict=True):
-        joined = np.concatenate(together, axis=1).ravel()
-        yield converted.stored(joined) if converted else joined
+        yield np.concatenate(together, axis=1).ravel()
 
 
 def rechunked(blocks: Iterator[Bytes], size: int) -> Iterator[Bytes]:

@@ -7,7 +7,7 @@ from operator import attrgetter
 from moegrow import maps
 from moegrow.errors import MoegrowError, raise_all
 from moegrow.families.layout import Layout, read_layout
-from moegrow.formats.decoding import decoded_shape
+from moegrow.formats.decoding import decoded_rows, decoded_shape
 from moegrow.ground import jsontext
 from moegrow.plans import STORED, Output, Piece, Plan
 from moegrow.source.checkpoint import CONFIG, Checkpoint
@@ -163,11 +163,20 @@ def check_noise(plan: Plan) -> None:
     for output in plan.outputs:
         if output.dtype in FLOATS or all(map(_is_copy, output.pieces)):
             continue
-        if any(piece.noise for piece in output.pieces):
+        if all(piece.is_copy or _is_remade(piece) for piece in output.pieces):
+            continue
+        if any(piece.is_rounded_by_draw and piece.decoding is None for piece in output.pieces):
+            raise MoegrowError(
+                f"{output.name} is stored as {output.dtype} in a way that moegrow does not decode,"
+                " so noise cannot be added to its numbers",
+                "use --noise 0 for exact copies",
+            )
+        if any(piece.noise and not piece.is_rounded_by_draw for piece in output.pieces):
             raise MoegrowError(
                 f"{output.name} is stored as {output.dtype}, and noise on quantised weights is"
-                " mostly lost in rounding",
-                "use --noise 0 for exact copies, or write them decoded: --experts-dtype bf16",
+                " mostly lost in rounding to nearest",
+                "use --rounding stochastic, or --noise 0 for exact copies, or write the weights"
+                " decoded: --experts-dtype bf16",
             )
         # Tables of experts' numbers are joined by columns; packed weights never are.
         is_table = output.dtype in INTEGERS and output.axis > 0
@@ -177,6 +186,12 @@ def check_noise(plan: Plan) -> None:
                 " multiplied or set to zero",
                 "write the weights decoded: --dtype bf16",
             )
+
+
+def _is_remade(piece: Piece) -> bool:
+    """Whether a piece of a quantised tensor takes noise on its numbers, and nothing else."""
+    is_unscaled = piece._replace(noise=None, decoding=None).is_copy
+    return piece.is_rounded_by_draw and piece.decoding is not None and is_unscaled
 
 
 def _stays_whole(piece: Piece) -> bool:
@@ -256,6 +271,9 @@ def _decoding_problems(
         yield f"{output.name} is decoded from {piece.source}, and cannot be: {error}"
         return
     axis = output.axis
+    if output.dtype == spec.dtype and _is_remade(piece):
+        yield from _remaking_problems(output, piece, spec, checkpoint)
+        return
     if output.dtype not in STORED:
         yield f"{output.name} is decoded, and cannot be written as {output.dtype}"
     elif axis and (
@@ -268,3 +286,24 @@ def _decoding_problems(
     if not 0 <= piece.start <= piece.stop <= rows:
         wanted = f"rows {piece.start} to {piece.stop}"
         yield f"{output.name} asks for {wanted} of {piece.source}, which has {rows} decoded"
+
+
+def _remaking_problems(
+    output: Output, piece: Piece, spec: TensorSpec, checkpoint: Checkpoint
+) -> Iterator[str]:
+    """Where rows that take noise on their numbers and stay quantised are not what is stored."""
+    assert piece.decoding is not None
+    if output.axis or piece.decoding.codec == "plain":
+        yield f"{output.name} is decoded, and cannot be put back on a grid of {output.dtype}"
+        return
+    if spec.shape[1:] != output.shape[1:]:
+        yield f"{output.name} is {list(output.shape)} and made from {list(spec.shape)}"
+    rows = spec.shape[0] if spec.shape else 1
+    if not 0 <= piece.start <= piece.stop <= rows:
+        wanted = f"rows {piece.start} to {piece.stop}"
+        yield f"{output.name} asks for {wanted} of {piece.source}, which has {rows}"
+        return
+    try:
+        decoded_rows(spec, piece.decoding, checkpoint.tensors, (piece.start, piece.stop))
+    except ValueError as error:
+        yield f"{output.name} is made from {piece.source}: {error}"

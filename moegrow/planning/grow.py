@@ -11,6 +11,7 @@ from moegrow.families.layout import Layout
 from moegrow.maps import Map, repeats
 from moegrow.planning.compensation import Compensation, compensate
 from moegrow.planning.outputs import check_count, outputs
+from moegrow.planning.regridded import regridded
 from moegrow.planning.steps import describe
 from moegrow.planning.storage import Restored
 from moegrow.plans import AS_STORED, Growth, Noise, Plan, Source, Storage
@@ -113,12 +114,12 @@ def render(plan: Plan, layout: Layout, growth: Growth) -> Plan:
         )
     check_count(layout, growth)
     compensation = compensate(layout, growth)
-    new = replace(
-        plan,
-        growth=growth,
-        steps=describe(layout, growth, compensation),
-        outputs=outputs(layout, growth, compensation),
-    )
+    made = outputs(layout, growth, compensation)
+    if any(
+        noise and noise.is_rounded_by_draw for noise in growth.weight_noise + growth.router_noise
+    ):
+        made = tuple(regridded(made, layout))
+    new = replace(plan, growth=growth, steps=describe(layout, growth, compensation), outputs=made)
     if plan.storage != AS_STORED:
         return _restore(new, layout, compensation)
     return replace(

@@ -20,6 +20,7 @@ from moegrow.maps import NULL
 from moegrow.plans import (
     AS_STORED,
     ONE,
+    ROUNDINGS,
     STORED,
     ZERO,
     Growth,
@@ -43,14 +44,14 @@ MOST_EMPTY = 1000  # lines
 
 # The versions that are read; the highest goes up when an older reader would misunderstand a plan,
 # and each plan says the lowest in which it can be written.
-FORMATS = (1, 2)
+FORMATS = (1, 2, 3)
 
 
 def to_lines(plan: Plan) -> Iterator[str]:
     """The plan, line by line, without line ends; docs/plan-format.md describes them."""
     yield _dump(
         {
-            "moegrow_plan": 2 if plan.files or plan.storage != AS_STORED else 1,
+            "moegrow_plan": _version(plan),
             "source": {
                 "path": plan.source.path,
                 "config_digest": plan.source.config_digest,
@@ -69,6 +70,17 @@ def to_lines(plan: Plan) -> Iterator[str]:
         }
     )
     yield from map(_output_line, plan.outputs)
+
+
+def _version(plan: Plan) -> int:
+    """The lowest version in which a plan can be written."""
+    noises = {*plan.growth.weight_noise, *plan.growth.router_noise}
+    if any(step["axis"] == "hand" for step in plan.steps):
+        # An edited line can have what the header does not speak of.
+        noises |= {piece.noise for output in plan.outputs for piece in output.pieces}
+    if any(noise and noise.is_rounded_by_draw for noise in noises):
+        return 3
+    return 2 if plan.files or plan.storage != AS_STORED else 1
 
 
 @dataclass(frozen=True)
@@ -124,7 +136,7 @@ def take_lines(lines: Iterable[str]) -> Lines:
     if type(version) is not int or version not in FORMATS:
         raise MoegrowError(
             f"this is not a plan that moegrow can read: moegrow_plan is {version!r}, not"
-            f" {' or '.join(map(str, FORMATS))}",
+            f" {', '.join(map(str, FORMATS[:-1]))} or {FORMATS[-1]}",
         )
     try:
         plan = Plan(
@@ -240,7 +252,12 @@ def _decoding_text(decoding: Decoding) -> str:
 
 @lru_cache(maxsize=1 << 16)
 def _noise_text(noise: Noise) -> str:
-    return f',"noise":{_dump({noise.kind: noise.amount, "seed": noise.seed})}'
+    table = {noise.kind: noise.amount, "seed": noise.seed, **_rounding(noise)}
+    return f',"noise":{_dump(table)}'
+
+
+def _rounding(noise: Noise) -> dict[str, str]:
+    return {"rounding": noise.rounding} if noise.is_rounded_by_draw else {}
 
 
 # A text as JSON, with all but what must be escaped as it is.
@@ -259,13 +276,13 @@ def _growth_table(growth: Growth) -> dict[str, Any]:
 
 
 def _runs(noises: tuple[Noise | None, ...]) -> list[list[Any]]:
-    """Noise by runs of experts: [first, stop, kind, amount, seed]."""
+    """Noise by runs of experts: [first, stop, kind, amount, seed], perhaps with the rounding."""
     runs = []
     first = 0
     for noise, members in groupby(noises):
         stop = first + len(list(members))
         if noise:
-            runs.append([first, stop, *noise])
+            runs.append([first, stop, *noise[:3], *_rounding(noise).values()])
         first = stop
     return runs
 
@@ -287,20 +304,22 @@ def _growth(table: dict[str, Any]) -> Growth:
 def _noises(runs: list[list[Any]], count: int) -> tuple[Noise | None, ...]:
     noises: list[Noise | None] = [None] * count
     end = 0
-    for first, stop, kind, amount, seed in runs:
+    for first, stop, *told in runs:
         if not end <= _number(first) <= _number(stop):
             raise ValueError("runs of noise overlap or run backwards")
-        noise, end = _noise(kind, amount, seed), stop
+        noise, end = _noise(*told), stop
         noises[first : min(stop, count)] = [noise] * (min(stop, count) - first)
     return tuple(noises)
 
 
-def _noise(kind: Any, amount: Any, seed: Any) -> Noise:
+def _noise(kind: Any, amount: Any, seed: Any, rounding: Any = "nearest") -> Noise:
     if kind not in ("normal", "finite", "uniform"):
         raise ValueError(f"noise {kind!r} is neither normal nor finite nor uniform")
     if type(amount) not in (int, float) or not 0 < amount < 1e6:
         raise ValueError(f"a noise of {amount!r} makes no sense")
-    return Noise(kind, float(amount), _number(seed))
+    if rounding not in ROUNDINGS:
+        raise ValueError(f"the rounding {rounding!r} is not known")
+    return Noise(kind, float(amount), _number(seed), rounding)
 
 
 def _source(table: dict[str, Any]) -> Source:
@@ -373,8 +392,10 @@ def _piece(table: dict[str, Any]) -> Piece:
     start, stop = table["rows"]
     noise = None
     if "noise" in table:
-        ((kind, amount),) = ((k, v) for k, v in table["noise"].items() if k != "seed")
-        noise = _noise(kind, amount, table["noise"]["seed"])
+        told = dict(table["noise"])
+        seed, rounding = told.pop("seed"), told.pop("rounding", "nearest")
+        ((kind, amount),) = told.items()
+        noise = _noise(kind, amount, seed, rounding)
     scale, shift = (
         _fraction(table.get("scale", "1")),
         _fraction(table.get("shift", "0")),

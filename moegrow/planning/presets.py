@@ -73,5 +73,5 @@ def top_k(text: str | int, top_k: int, experts: int, old_experts: int) -> int:
 def router_noise(router: str, noise: Noise) -> Noise | None:
     """The noise on the copies' router rows: as on experts, upcycling's jitter, or none."""
     if router == "uniform":
-        return Noise("uniform", UPCYCLING_BIAS, noise.seed)
+        return noise._replace(kind="uniform", amount=UPCYCLING_BIAS)
     return noise if router == "noise" and noise.amount else None

@@ -18,6 +18,7 @@ class Realised:
     unchanged: int = 0
     asked: float = 0.0  # the sum of the squares of the noise, as it should be
     found: float = 0.0  # and as it is
+    by_draw: bool = False  # whether a draw rounded the values
 
     def __add__(self, other: Self) -> "Realised":
         return Realised(
@@ -25,6 +26,7 @@ class Realised:
             self.unchanged + other.unchanged,
             self.asked + other.asked,
             self.found + other.found,
+            self.by_draw or other.by_draw,
         )
 
     @property
@@ -39,8 +41,8 @@ class Realised:
 
     @property
     def is_swallowed(self) -> bool:
-        """Whether most of the noise is lost to rounding."""
-        return self.share_unchanged > SWALLOWED
+        """Whether most of the noise is lost to rounding, which is never so on average by draw."""
+        return self.share_unchanged > SWALLOWED and not self.by_draw
 
 
 def kind_of(name: str) -> str:

@@ -13,7 +13,7 @@ from moegrow.errors import one_line
 from moegrow.families.family import lookup
 from moegrow.families.layout import Layout, parameters, present
 from moegrow.ground import tables
-from moegrow.plans import AS_STORED, Plan
+from moegrow.plans import AS_STORED, STORED, Plan
 from moegrow.source.header import nbytes
 
 Row = tuple[str, str, str]
@@ -112,7 +112,8 @@ def formats(plan: Plan, layout: Layout) -> dict[str, int]:
     if quantised:
         for output in plan.outputs:
             weight = quantised.get(output.pieces[0].source) if output.pieces else None
-            if weight is not None and output.pieces[0].decoding is None:
+            is_kept = output.pieces[0].decoding is None or output.dtype not in STORED
+            if weight is not None and is_kept:
                 found[weight.format] += 1
     return dict(found.most_common())
 

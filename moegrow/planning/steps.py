@@ -73,6 +73,11 @@ def _width_sentences(layout: Layout, growth: Growth, compensation: Compensation)
 
 
 def _noise(noise: Noise) -> str:
+    drawn = ", rounded up or down by a draw" if noise.is_rounded_by_draw else ""
+    return _kind(noise) + drawn
+
+
+def _kind(noise: Noise) -> str:
     if noise.kind == "normal":
         return f"normal noise of {noise.amount:g} sigma, seed {noise.seed}"
     if noise.kind == "finite":

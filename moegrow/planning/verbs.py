@@ -8,9 +8,9 @@ from typing import Any
 from moegrow import maps
 from moegrow.errors import UsageError, choose
 from moegrow.planning import grow, modes, presets
-from moegrow.planning.check import check_noise
 from moegrow.planning.opened import AnySource, Opened, begin, check_unedited
-from moegrow.plans import Noise, Plan, Storage
+from moegrow.planning.ways import check_ways
+from moegrow.plans import ROUNDINGS, Noise, Plan, Storage
 from moegrow.recipes import cookbook
 from moegrow.recipes.recipe import Recipe, Step
 from moegrow.source.origin import Access
@@ -100,6 +100,7 @@ def width(
     order: str | None = None,
     router: str | None = None,
     preset: str = "orthogonal",
+    rounding: str | None = None,
     allow_nonfinite: bool = False,
     dtype: str | None = None,
     experts_dtype: str | None = None,
@@ -113,14 +114,16 @@ def width(
     experts: a factor ("2x") or a number. noise: σ of the Gaussian noise on copies, relative to
     that of what is copied (0.01). top_k: "scale" (grows with the experts), "keep" or a number.
     order: "append" copies behind the originals or "interleave" beside them. router: "noise" or
-    "copy" for the copies' router rows. allow_nonfinite: take σ of the finite values where others
-    are NaN or infinite, which then stay as they are. What is not given comes from `preset`.
+    "copy" for the copies' router rows. rounding: "nearest", or "stochastic": values with noise are
+    rounded up or down as a draw decides, so that none of it is lost on average, and quantised
+    weights keep their format. allow_nonfinite: take σ of the finite values where others are NaN or
+    infinite, which then stay as they are. What is not given comes from `preset`.
     dtype, experts_dtype: what weights are written as, as for `convert`. family: a family file of
     your own. revision, token: for a repository of the Hub.
     """
     step = _step(
         "width", experts=experts, noise=noise, seed=seed, top_k=top_k, order=order, router=router,
-        preset=preset, allow_nonfinite=allow_nonfinite or None,
+        preset=preset, rounding=rounding, allow_nonfinite=allow_nonfinite or None,
     )  # fmt: skip
     old = _stored(begin(source, family, Access(token, revision)), dtype, experts_dtype)
     called = _called(step, dtype=dtype, experts_dtype=experts_dtype)
@@ -217,12 +220,15 @@ def _widened(old: Opened, step: Step) -> Plan:
     router = step.get("router")
     if router is not None and router not in presets.ROUTERS:
         raise UsageError(f"--router {router} is not known", choose(router, presets.ROUTERS))
+    rounding = step.get("rounding", "nearest")
+    if rounding not in ROUNDINGS:
+        raise UsageError(f"--rounding {rounding} is not known", choose(rounding, ROUNDINGS))
     count = len(plan.growth.experts)
     kind = layout.family.router.kind
     experts = str(step.get("experts", "2x"))
     wanted = presets.expert_count(experts, count, kind)
     maps.check_size(wanted, "experts")
-    drawn = Noise("finite" if step.get("allow_nonfinite") else "normal", noise, seed)
+    drawn = Noise("finite" if step.get("allow_nonfinite") else "normal", noise, seed, rounding)
     asked = chosen["top_k"]
     if kind == "skip" and asked == "scale":
         asked = "keep"
@@ -234,7 +240,7 @@ def _widened(old: Opened, step: Step) -> Plan:
         weight_noise=drawn if noise else None,
         router_noise=presets.router_noise(chosen["router"], drawn),
     )
-    check_noise(new)
+    check_ways(new, layout)
     return new
 
 

@@ -26,7 +26,8 @@ STEP_KEYS: Mapping[str, Kinds] = {
     },
     "width": {
         "experts": (str, int), "noise": (float, int), "seed": _NUMBER, "top_k": (str, int),
-        "order": _TEXT, "router": _TEXT, "preset": _TEXT, "allow_nonfinite": _SWITCH,
+        "order": _TEXT, "router": _TEXT, "preset": _TEXT, "rounding": _TEXT,
+        "allow_nonfinite": _SWITCH,
     },
     "convert": {"dtype": _TEXT, "experts_dtype": _TEXT},
 }  # fmt: skip

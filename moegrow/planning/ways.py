@@ -1,0 +1,224 @@
+"""Noise that quantised weights would lose: refused, with the ways out and what each would do."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+from moegrow.config.quantconfig import quantised_in
+from moegrow.errors import MoegrowError
+from moegrow.families.layout import Layout
+from moegrow.formats.decoding import Decoding
+from moegrow.formats.formats import Quantised
+from moegrow.planning.check import FLOATS, check_noise
+from moegrow.planning.forecast import Forecast, on_floats, on_weight
+from moegrow.planning.grow import render
+from moegrow.planning.report import size
+from moegrow.plans import STORED, Noise, Output, Plan, Storage
+from moegrow.source.header import TensorSpec
+
+TOO_MUCH = 1.1  # times the noise asked for from which on it is worth a warning
+
+
+class Asked(NamedTuple):
+    """Noise that is asked for: on what is stored so, and to be rounded so."""
+
+    stored: str
+    amount: float
+    by_draw: bool
+
+
+def check_ways(plan: Plan, layout: Layout) -> None:
+    """Raise MoegrowError where noise is asked of what cannot take it.
+
+    Of quantised weights, with the ways out, and what each of them would make of this checkpoint.
+    """
+    quantised = quantised_in(layout) if _is_quantised(plan) else Quantised()
+    refused = [output for output in plan.outputs if _is_refused(output, quantised)]
+    if refused:
+        lost = foretold(replace(plan, outputs=tuple(refused)), layout)
+        asked, found = max(lost.items(), key=lambda item: item[0].amount)
+        raise MoegrowError("\n".join(_told(plan, layout, asked, found)), _HINT)
+    for output in plan.outputs:
+        if output.dtype not in FLOATS and any(piece.noise for piece in output.pieces):
+            _check_decoded(output, quantised)
+    check_noise(plan)
+
+
+_HINT = (
+    "add one of these, such as --rounding stochastic; the figures are foretold for normal weights,"
+    " from the format and its scales, and no weight was read"
+)
+
+
+def _is_quantised(plan: Plan) -> bool:
+    """Whether any tensor with noise is stored as something else than plain floats."""
+    return any(
+        output.dtype not in FLOATS and any(piece.noise for piece in output.pieces)
+        for output in plan.outputs
+    )
+
+
+def _is_refused(output: Output, quantised: Quantised) -> bool:
+    """Whether it is a quantised weight that can take noise, but not by rounding to nearest."""
+    if output.dtype in FLOATS or not output.pieces:
+        return False
+    weight = quantised.weights.get(output.pieces[0].source)
+    if weight is None or weight.problem:
+        return False
+    return any(piece.noise and not piece.is_rounded_by_draw for piece in output.pieces)
+
+
+def _check_decoded(output: Output, quantised: Quantised) -> None:
+    """Raise MoegrowError unless the numbers that noise is to be added to can be had."""
+    weight = quantised.weights.get(output.pieces[0].source)
+    if weight is None or weight.problem:
+        why = f" ({weight.problem})" if weight else ""
+        raise MoegrowError(
+            f"{output.name} is stored as {output.dtype} in a way that moegrow does not decode{why},"
+            " so noise cannot be added to its numbers",
+            "use --noise 0 for exact copies",
+        )
+
+
+def _told(plan: Plan, layout: Layout, asked: Asked, found: Forecast) -> Iterator[str]:
+    how = "mostly lost" if found.share_unchanged > 0.5 else "partly lost"
+    yield (
+        f"noise of {asked.amount:g} sigma on experts in {asked.stored} is {how} in rounding to"
+        f" nearest: {_effect(found)}; instead:"
+    )
+    rows = [*_decoded(plan, layout, asked), _drawn(plan, layout, asked), _equal(plan)]
+    width = max(len(option) for option, _, _ in rows)
+    sizes = max(len(bytes_) for _, bytes_, _ in rows)
+    for option, bytes_, effect in rows:
+        yield f"  {option:<{width}}  {bytes_:>{sizes}}  {effect}"
+
+
+def _effect(found: Forecast) -> str:
+    return (
+        f"{100 * found.share_unchanged:.1f} % of the values stay as they are, and the noise"
+        f" realised is {found.ratio:.2f} times that asked for"
+    )
+
+
+Way = tuple[str, str, str]  # the option, bytes of the result, and what it does
+
+
+def _decoded(plan: Plan, layout: Layout, asked: Asked) -> Iterator[Way]:
+    """The way of writing the weights decoded: the experts alone, or where that cannot be, all."""
+    found = on_floats("BF16", asked.amount)
+    problem = ""
+    for option, storage in (
+        ("--experts-dtype bf16", plan.storage._replace(experts="BF16")),
+        ("--dtype bf16", Storage("BF16")),
+    ):
+        try:
+            other = render(replace(plan, storage=storage), layout, plan.growth)
+            check_noise(other)
+        except MoegrowError as error:
+            problem = problem or error.message.splitlines()[0]
+            continue
+        what = "the experts" if storage.experts else "the whole model"
+        yield option, size(other.nbytes), f"{what} decoded: {_effect(found)}"
+        return
+    yield "--dtype bf16", "", f"not here: {problem}"
+
+
+def _drawn(plan: Plan, layout: Layout, asked: Asked) -> Way:
+    """The way of rounding by a draw."""
+    growth = plan.growth
+    by_draw = replace(
+        growth,
+        weight_noise=_by_draw(growth.weight_noise),
+        router_noise=_by_draw(growth.router_noise),
+    )
+    other = render(plan, layout, by_draw)
+    try:
+        check_noise(other)
+    except MoegrowError as error:
+        return "--rounding stochastic", "", f"not here: {error.message.splitlines()[0]}"
+    found = foretold(other, layout)[asked._replace(by_draw=True)]
+    return "--rounding stochastic", size(other.nbytes), (
+        f"format and scales kept, and the noise on average: {_effect(found)}, since rounding adds"
+        f" {_own(found) * asked.amount:.2g} sigma of its own"
+    )  # fmt: skip
+
+
+def _by_draw(noises: tuple[Noise | None, ...]) -> tuple[Noise | None, ...]:
+    return tuple(noise and noise._replace(rounding="stochastic") for noise in noises)
+
+
+def _own(found: Forecast) -> float:
+    """The noise that rounding adds, beside that asked for."""
+    return math.sqrt(max(found.ratio**2 - 1, 0.0))
+
+
+def _equal(plan: Plan) -> Way:
+    return "--noise 0", size(plan.nbytes), (
+        "equal copies: 100 % of the values stay as they are, and there is no noise"
+    )  # fmt: skip
+
+
+def foretold(plan: Plan, layout: Layout) -> Mapping[Asked, Forecast]:
+    """What will become of the noise that is relative to σ, for each way in which it is stored."""
+    tensors = layout.checkpoint.tensors
+    quantised = quantised_in(layout) if _is_quantised(plan) else Quantised()
+    kinds: dict[Asked, Counter[tuple[TensorSpec, Decoding] | None]] = {}
+    known: dict[tuple[object, ...], TensorSpec] = {}
+    for output in plan.outputs:
+        for piece in output.pieces:
+            if piece.noise is None or piece.noise.kind == "uniform":
+                continue
+            weight = None if output.dtype in STORED else quantised.weights.get(piece.source)
+            stored = weight.format if weight else output.dtype
+            asked = Asked(stored, piece.noise.amount, piece.is_rounded_by_draw)
+            kind = None
+            if weight and not weight.problem:
+                # Weights of the same shapes stand for each other.
+                spec, settings = tensors[piece.source], weight.decoding.settings
+                parts = [tensors[name] for _, name in weight.decoding.companions]
+                shapes = [(part.dtype, part.shape) for part in parts]
+                key = (spec.dtype, spec.shape, settings, *shapes)
+                first = known.setdefault(key, spec)
+                kind = first, quantised.weights[first.name].decoding
+            elif output.dtype not in FLOATS:
+                continue
+            kinds.setdefault(asked, Counter())[kind] += 1
+    return {
+        asked: _mean(
+            (_of(kind, asked, tensors), number) for kind, number in kinds[asked].items()
+        )
+        for asked in sorted(kinds)
+    }  # fmt: skip
+
+
+def _of(
+    kind: tuple[TensorSpec, Decoding] | None, asked: Asked, tensors: Mapping[str, TensorSpec]
+) -> Forecast:
+    if kind is None:
+        return on_floats(asked.stored, asked.amount, by_draw=asked.by_draw)
+    return on_weight(*kind, tensors, asked.amount, by_draw=asked.by_draw)
+
+
+def _mean(found: Iterator[tuple[Forecast, int]]) -> Forecast:
+    """What becomes of all, from what becomes of each and how many there are of it."""
+    each = list(found)
+    count = sum(number for _, number in each)
+    share = math.fsum(one.share_unchanged * number for one, number in each) / count
+    square = math.fsum(one.ratio**2 * number for one, number in each) / count
+    return Forecast(share, math.sqrt(square))
+
+
+def warnings(plan: Plan, layout: Layout) -> Iterator[str]:
+    """A sentence for each way of storing to which rounding by draw adds much noise of its own."""
+    if not any(noise and noise.is_rounded_by_draw for noise in plan.growth.weight_noise):
+        return
+    for asked, found in foretold(plan, layout).items():
+        if asked.by_draw and found.ratio > TOO_MUCH:
+            yield (
+                f"rounding by a draw in {asked.stored} adds noise of its own,"
+                f" {_own(found) * asked.amount:.2g} sigma: {found.ratio:.2f} times the"
+                f" {asked.amount:g} sigma asked for will be realised, in"
+                f" {100 * (1 - found.share_unchanged):.1f} % of the values"
+            )
