@@ -11,9 +11,9 @@ import alter
 import pytest
 
 import moegrow
-from moegrow import partial, resume
-from moegrow.checkpoint import CONFIG, DIGESTS, PLAN
 from moegrow.errors import MoegrowError
+from moegrow.source.checkpoint import CONFIG, DIGESTS, PLAN
+from moegrow.writing import partial, resume
 
 SIZE = "--max-shard-size", "40KB"  # of a big checkpoint this makes some forty files
 
