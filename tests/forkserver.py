@@ -48,7 +48,7 @@ def import_all(modules: list[str]) -> None:
                 importlib.import_module(found.name)
     if not sys.modules[HUB]:
         del sys.modules[HUB]
-    from moegrow.noise import quantiles
+    from moegrow.numbers.noise import quantiles
 
     quantiles()
     # What the parser of the command line imports when it first reads one.
