@@ -4,14 +4,17 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterator
+from fractions import Fraction
+from functools import partial
 from typing import NamedTuple, Self
 
 import numpy as np
 
-from moegrow import arithmetic, decoders, rounding
+from moegrow import arithmetic, decoders, exactly, rounding
 from moegrow.arithmetic import Bytes, Change, Scratch
 from moegrow.checkpoint import Checkpoint
 from moegrow.conversion import Conversion
+from moegrow.decoding import EXACT
 from moegrow.errors import MoegrowError
 from moegrow.header import TensorSpec, nbytes
 from moegrow.noise import CHUNK, Draw
@@ -171,7 +174,11 @@ def segments(source: Source, output: Output, scratch: Scratch) -> Iterator[Segme
         size = (piece.stop - piece.start) * nbytes(output.dtype, output.shape[1:])
         start, _ = piece_range(source.spec(piece.source), piece)
         file, stop = source.spec(piece.source).file, start + size
-        if piece.decoding and piece.scale:
+        if piece.decoding == EXACT and piece.scale:
+            stored = source.read(file, start, stop, READ)
+            multiplied = partial(_multiplied, output, piece.scale)
+            yield Segment(map(multiplied, stored), True)
+        elif piece.decoding and piece.scale:
             yield Segment(_decoded(source, output, piece, row, scratch), True)
         elif piece.is_copy:
             yield Segment(source.read(file, start, stop, READ))
@@ -180,6 +187,10 @@ def segments(source: Source, output: Output, scratch: Scratch) -> Iterator[Segme
         else:
             yield Segment(_changed(source, output, piece, row, scratch), piece.noise is not None)
         row += piece.stop - piece.start
+
+
+def _multiplied(output: Output, factor: Fraction, stored: Bytes) -> Bytes:
+    return exactly.multiplied(output.name, stored, output.dtype, factor)
 
 
 def piece_range(spec: TensorSpec, piece: Piece) -> tuple[int, int]:

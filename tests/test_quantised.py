@@ -357,7 +357,7 @@ def edits(line):
     yield with_piece(decode={"codec": "fp4", "with": {"scale": scale}}), "is F8_E4M3, and not U8"
     yield with_piece(rows=[0, 1000]), "which has 32 decoded"
     yield line | {"dtype": "F8_E4M3"}, "cannot be written as F8_E4M3"
-    yield line | {"shape": [32, 31]}, "decoded from [32, 32]"
+    yield line | {"shape": [32, 31]}, "made from [32, 32]"
     yield line | {"axis": 1}, "not all of it is plain numbers"
     yield line | {"pieces": [{"from": piece["from"], "rows": piece["rows"]}]}, "comes from F8_E4M3"
 
