@@ -16,29 +16,32 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from moegrow.difference import Difference, diff
+    from moegrow.analysis.difference import Difference, diff
+    from moegrow.analysis.inspecting import inspect, norms
+    from moegrow.analysis.logits import Compared, compare_logits
+    from moegrow.analysis.profiles import Profile
     from moegrow.errors import MoegrowError
-    from moegrow.logits import Compared, compare_logits
     from moegrow.model import Model
     from moegrow.model import open_model as open
-    from moegrow.opened import plan
+    from moegrow.planning.opened import plan
+    from moegrow.planning.report import Inspection
+    from moegrow.planning.verbs import convert, depth, run, width
     from moegrow.plans import Plan
-    from moegrow.profiles import Profile
-    from moegrow.recipe import Recipe
-    from moegrow.report import Inspection
-    from moegrow.uploader import push
-    from moegrow.verbs import convert, depth, inspect, norms, run, width
-    from moegrow.verifier import Verified, verify
-    from moegrow.writer import Written, apply
+    from moegrow.recipes.recipe import Recipe
+    from moegrow.writing.uploader import push
+    from moegrow.writing.verifier import Verified, verify
+    from moegrow.writing.writer import Written, apply
 
 # Where each public name lives; loaded when it is first used, so that `import moegrow` is quick.
 _HOMES = {
-    "Model": "model", "open": "model", "Inspection": "report", "Recipe": "recipe",
-    "Compared": "logits", "Difference": "difference", "MoegrowError": "errors", "Plan": "plans",
-    "Profile": "profiles", "Verified": "verifier", "Written": "writer", "apply": "writer",
-    "compare_logits": "logits", "convert": "verbs", "depth": "verbs", "diff": "difference",
-    "inspect": "verbs", "norms": "verbs", "plan": "opened", "push": "uploader", "run": "verbs",
-    "verify": "verifier", "width": "verbs",
+    "Compared": "analysis.logits", "Difference": "analysis.difference",
+    "Inspection": "planning.report", "Model": "model", "MoegrowError": "errors", "Plan": "plans",
+    "Profile": "analysis.profiles", "Recipe": "recipes.recipe", "Verified": "writing.verifier",
+    "Written": "writing.writer", "apply": "writing.writer", "compare_logits": "analysis.logits",
+    "convert": "planning.verbs", "depth": "planning.verbs", "diff": "analysis.difference",
+    "inspect": "analysis.inspecting", "norms": "analysis.inspecting", "open": "model",
+    "plan": "planning.opened", "push": "writing.uploader", "run": "planning.verbs",
+    "verify": "writing.verifier", "width": "planning.verbs",
 }  # fmt: skip
 
 __all__ = [

@@ -11,11 +11,11 @@ from typing import Annotated, NoReturn
 import typer
 
 import moegrow
-from moegrow import advising, growing, looking, picturing, repeating, reporting
+from moegrow.commands import advising, growing, looking, picturing, repeating, reporting
+from moegrow.commands.options import JsonOption
+from moegrow.commands.spread import spread
+from moegrow.commands.terminal import complain, print_json, usage_problem
 from moegrow.errors import InterruptedRun, MoegrowError, UsageError
-from moegrow.options import JsonOption
-from moegrow.spread import spread
-from moegrow.terminal import complain, print_json, usage_problem
 
 INTERRUPTED = 130  # what shells say of a command that was stopped by Ctrl-C
 
@@ -47,7 +47,7 @@ def demo(
     as_json: JsonOption = False,
 ) -> None:
     """Make a small MoE checkpoint, grow it in depth and width in one pass, and verify it."""
-    from moegrow.demo import run_demo
+    from moegrow.commands.demo import run_demo
 
     source, grown = run_demo(Path(folder))
     if as_json:

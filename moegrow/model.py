@@ -6,14 +6,17 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Concatenate, ParamSpec
 
-from moegrow import opened, report, tables, verbs, writer
+from moegrow.analysis import inspecting
 from moegrow.errors import printable
-from moegrow.opened import AnySource, Opened
-from moegrow.origin import Access
+from moegrow.ground import tables
+from moegrow.planning import opened, report, verbs
+from moegrow.planning.opened import AnySource, Opened
+from moegrow.planning.report import Inspection
 from moegrow.plans import Plan
-from moegrow.publishing import Progress
-from moegrow.report import Inspection
-from moegrow.writer import Written
+from moegrow.source.origin import Access
+from moegrow.writing import writer
+from moegrow.writing.publishing import Progress
+from moegrow.writing.writer import Written
 
 P = ParamSpec("P")
 
@@ -52,7 +55,7 @@ class Model:
 
     def inspect(self) -> Inspection:
         """What the model is, or would be: family, layers, experts, parameters, bytes."""
-        return verbs.inspect(self.opened)
+        return inspecting.inspect(self.opened)
 
     def apply(
         self,

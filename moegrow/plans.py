@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from moegrow import maps
-from moegrow.checkpoint import INDEX, SourceFile
-from moegrow.decoding import Decoding
-from moegrow.header import nbytes
+from moegrow.formats.decoding import Decoding
 from moegrow.maps import NULL, Map
-from moegrow.origin import scheme, short_name
-from moegrow.recipe import Step
+from moegrow.recipes.recipe import Step
+from moegrow.source.checkpoint import INDEX, SourceFile
+from moegrow.source.header import nbytes
+from moegrow.source.origin import scheme, short_name
 
 ONE, ZERO = Fraction(1), Fraction(0)
 

@@ -11,7 +11,7 @@ import tiny
 import torch
 from safetensors.torch import save_file
 
-from moegrow.checkpoint import CARD, DIGESTS, PLAN
+from moegrow.source.checkpoint import CARD, DIGESTS, PLAN
 
 
 def copy(source: Path, folder: Path) -> Path:

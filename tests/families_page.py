@@ -12,9 +12,9 @@ from pathlib import Path
 import tiny
 
 import moegrow
-from moegrow.catalogue import find_family, known_types
 from moegrow.errors import MoegrowError
-from moegrow.opened import load
+from moegrow.families.catalogue import find_family, known_types
+from moegrow.planning.opened import load
 
 PAGE = Path(__file__).parent.parent / "docs" / "families.md"
 MEASURED = Path(__file__).parent / "measured.json"

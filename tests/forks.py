@@ -67,12 +67,12 @@ class Nursery:
 
 
 def serve() -> None:
+    import moegrow.analysis.difference
     import moegrow.cli
-    import moegrow.difference
-    import moegrow.show
-    import moegrow.verbs
-    import moegrow.writer
-    from moegrow.noise import quantiles
+    import moegrow.commands.show
+    import moegrow.planning.verbs
+    import moegrow.writing.writer
+    from moegrow.numbers.noise import quantiles
 
     # What a process does once, this one has done: the table of the noise, and what the parser of
     # the command line imports when it first reads one.

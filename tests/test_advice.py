@@ -9,9 +9,10 @@ import pytest
 from test_docs import DOCS, ROOT
 
 import moegrow
-from moegrow import advice, opened, profiles
-from moegrow.checkpoint import CONFIG
+from moegrow.analysis import advice, profiles
 from moegrow.errors import UsageError
+from moegrow.planning import opened
+from moegrow.source.checkpoint import CONFIG
 
 FACTS = {
     "tokens", "above", "below", "widens", "refuses width", "auxiliary loss", "balancing bias",

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moegrow.arithmetic import Change, Scratch, exact, numbers
-from moegrow.noise import CHUNK, Draw
+from moegrow.numbers.arithmetic import Change, Scratch, exact, numbers
+from moegrow.numbers.noise import CHUNK, Draw
 from moegrow.plans import Noise, Piece
 
 TORCH = {

@@ -8,8 +8,8 @@ from huggingface_hub import ModelCard
 from huggingface_hub.repocard import RepoCard
 
 import moegrow
-from moegrow.card import base_model, model_card
-from moegrow.metadata import Carried, read_metadata
+from moegrow.source.metadata import Carried, read_metadata
+from moegrow.writing.card import base_model, model_card
 
 COMMIT = "0123456789" * 4
 

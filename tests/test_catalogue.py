@@ -3,10 +3,10 @@
 import pytest
 import tiny
 
-from moegrow import perlayer
-from moegrow.catalogue import find_family, known_types, read_family
 from moegrow.errors import MoegrowError
-from moegrow.family import FORMS
+from moegrow.families import perlayer
+from moegrow.families.catalogue import find_family, known_types, read_family
+from moegrow.families.family import FORMS
 
 SMALL = """
 model_types = ["small", "smaller"]

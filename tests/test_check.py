@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import moegrow
-from moegrow.check import check_plan
-from moegrow.checkpoint import open_checkpoint
 from moegrow.errors import MoegrowError
+from moegrow.planning.check import check_plan
+from moegrow.source.checkpoint import open_checkpoint
 
 NORM = "model.norm.weight"
 

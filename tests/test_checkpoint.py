@@ -9,8 +9,8 @@ import alter
 import pytest
 import tiny
 
-from moegrow.checkpoint import CONFIG, INDEX, index_text, open_checkpoint
 from moegrow.errors import MoegrowError
+from moegrow.source.checkpoint import CONFIG, INDEX, index_text, open_checkpoint
 
 
 @pytest.fixture

@@ -14,9 +14,10 @@ import torch
 from conftest import MOEGROW
 
 import moegrow
-from moegrow import cli, planfile
-from moegrow.checkpoint import CONFIG, INDEX, PLAN
+from moegrow import cli
 from moegrow.errors import MoegrowError
+from moegrow.planning import planfile
+from moegrow.source.checkpoint import CONFIG, INDEX, PLAN
 
 COMMANDS = [
     "depth",

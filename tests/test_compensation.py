@@ -8,11 +8,11 @@ import pytest
 
 import moegrow
 from moegrow import maps
-from moegrow.checkpoint import CONFIG, open_checkpoint
-from moegrow.compensation import compensate
 from moegrow.errors import MoegrowError
-from moegrow.layout import read_layout
+from moegrow.families.layout import read_layout
+from moegrow.planning.compensation import compensate
 from moegrow.plans import Growth
+from moegrow.source.checkpoint import CONFIG, open_checkpoint
 
 
 @pytest.fixture

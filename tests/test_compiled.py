@@ -12,12 +12,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import moegrow
-from moegrow import arithmetic
-from moegrow.arithmetic import Change, Scratch, compiled_loops, deviation
-from moegrow.noise import CHUNK, DRAWS_PER_BLOCK, LANES, Draw
+from moegrow.numbers import arithmetic
+from moegrow.numbers.arithmetic import Change, Scratch, compiled_loops, deviation
+from moegrow.numbers.noise import CHUNK, DRAWS_PER_BLOCK, LANES, Draw
 from moegrow.plans import Noise, Piece
 
-compiled = pytest.importorskip("moegrow.compiled", reason="numba is not installed")
+compiled = pytest.importorskip("moegrow.numbers.compiled", reason="numba is not installed")
 
 PIECE = Piece("old", 0, 1, Noise("normal", 0.01, 3))
 SIZES = (1, 15, 16, 17, LANES - 1, LANES, LANES + 1, CHUNK - 1, CHUNK, 2 * CHUNK + 5)
@@ -154,15 +154,15 @@ def run(program, **environment):
 def test_without_numba_there_are_none():
     found = run(
         "import sys; sys.modules['numba'] = None\n"
-        "from moegrow.arithmetic import compiled_loops; print(compiled_loops(1 << 40))"
+        "from moegrow.numbers.arithmetic import compiled_loops; print(compiled_loops(1 << 40))"
     )
     assert found == "None\n"
 
 
 def test_where_nothing_can_be_kept_they_are_compiled_anew():
     found = run(
-        "from moegrow.arithmetic import compiled_loops; loops = compiled_loops(1 << 40)\n"
+        "from moegrow.numbers.arithmetic import compiled_loops; loops = compiled_loops(1 << 40)\n"
         "print(loops.__name__, loops.add_noise.stats.cache_path)",
         NUMBA_CACHE_LOCATOR_CLASSES="IPythonCacheLocator",  # which has none for a file
     )
-    assert found == "moegrow.compiled None\n"
+    assert found == "moegrow.numbers.compiled None\n"

@@ -7,8 +7,8 @@ import alter
 import pytest
 
 import moegrow
-from moegrow.checkpoint import CONFIG
 from moegrow.errors import MoegrowError
+from moegrow.source.checkpoint import CONFIG
 
 
 def language(config):

@@ -3,10 +3,10 @@
 import pytest
 
 import moegrow
-from moegrow import cookbook
 from moegrow.errors import MoegrowError
 from moegrow.plans import Noise
-from moegrow.recipe import to_toml
+from moegrow.recipes import cookbook
+from moegrow.recipes.recipe import to_toml
 
 ORTHOGONAL = Noise("normal", 0.01, 0)
 

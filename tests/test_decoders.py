@@ -8,12 +8,12 @@ from compressed_tensors.compressors import BaseCompressor
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
-from moegrow.arithmetic import Scratch
-from moegrow.conversion import Conversion
-from moegrow.decoders import decoded, numbers
 from moegrow.errors import MoegrowError
-from moegrow.formats import find_quantised
-from moegrow.header import TensorSpec
+from moegrow.formats.decoders import decoded, numbers
+from moegrow.formats.formats import find_quantised
+from moegrow.numbers.arithmetic import Scratch
+from moegrow.numbers.conversion import Conversion
+from moegrow.source.header import TensorSpec
 
 DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",

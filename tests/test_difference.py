@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import moegrow
-from moegrow.checkpoint import CONFIG
-from moegrow.planfile import to_lines
-from moegrow.tables import groups
+from moegrow.ground.tables import groups
+from moegrow.planning.planfile import to_lines
+from moegrow.source.checkpoint import CONFIG
 
 
 @pytest.fixture

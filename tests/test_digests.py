@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import moegrow
-from moegrow import engine
-from moegrow.checkpoint import DIGESTS, open_checkpoint
-from moegrow.digests import Digests, Entry, Range, damage, joined, merged, read_digests
 from moegrow.errors import MoegrowError
 from moegrow.plans import Output
-from moegrow.shards import Shard
+from moegrow.source.checkpoint import DIGESTS, open_checkpoint
+from moegrow.writing import engine
+from moegrow.writing.digests import Digests, Entry, Range, damage, joined, merged, read_digests
+from moegrow.writing.shards import Shard
 
 
 @given(st.binary(max_size=300), st.binary(max_size=300))

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moegrow import direct
-from moegrow.direct import BOUNCE, WIDEST, open_direct, placed, room, write
-from moegrow.ranges import BLOCK
+from moegrow.ground.ranges import BLOCK
+from moegrow.writing import direct
+from moegrow.writing.direct import BOUNCE, WIDEST, open_direct, placed, room, write
 
 OFFSETS = st.integers(0, 3 * BLOCK) | st.sampled_from([0, BLOCK, 8 * BLOCK])
 SIZES = st.integers(0, 5 * BLOCK) | st.sampled_from([BOUNCE, BOUNCE + 3 * BLOCK + 5])

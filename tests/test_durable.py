@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from moegrow.durable import TEMPORARY, durable, sync, temporary
+from moegrow.ground.durable import TEMPORARY, durable, sync, temporary
 
 
 def test_a_file_has_its_name_only_when_it_is_whole_and_synced(tmp_path, monkeypatch):

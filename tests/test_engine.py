@@ -19,13 +19,14 @@ import tiny
 import torch
 
 import moegrow
-from moegrow import direct, engine, schedule, shards, stream, targets
-from moegrow.arithmetic import Scratch
-from moegrow.checkpoint import open_checkpoint
-from moegrow.engine import Moved, fill
 from moegrow.errors import MoegrowError
+from moegrow.ground.ranges import BLOCK
+from moegrow.numbers import stream
+from moegrow.numbers.arithmetic import Scratch
 from moegrow.plans import Noise, Output, Piece
-from moegrow.ranges import BLOCK
+from moegrow.source.checkpoint import open_checkpoint
+from moegrow.writing import direct, engine, schedule, shards, targets
+from moegrow.writing.engine import Moved, fill
 
 
 @pytest.fixture(params=["qwen3_moe", "gpt_oss"])

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from moegrow.explain import source_sentences
-from moegrow.opened import load
+from moegrow.commands.explain import source_sentences
+from moegrow.planning.opened import load
 
 
 def told(done, word):

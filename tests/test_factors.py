@@ -16,8 +16,8 @@ from test_quantised import LOADS, config_of, load
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 
 import moegrow
-from moegrow.checkpoint import open_checkpoint
 from moegrow.errors import MoegrowError
+from moegrow.source.checkpoint import open_checkpoint
 
 # A family whose router does not divide its weights by their sum, and has no factor in its config.
 FAMILY = "kolibri1"
@@ -86,9 +86,7 @@ def test_a_factor_is_in_the_scales_and_the_codes_stay(made, form, tmp_path):
         expert = int(re.search(r"experts\.(\d+)", name)[1])
         original = old[name.replace(f"experts.{expert}.", f"experts.{expert % 4}.")]
         assert tensors.keys() == original.keys()
-        changed = {
-            part for part in tensors if not tiny.same_bytes(tensors[part], original[part])
-        }
+        changed = {part for part in tensors if not tiny.same_bytes(tensors[part], original[part])}
         assert len(changed) == 1
         assert "scale" in changed.pop()
         assert torch.equal(decoded(tensors, form), decoded(original, form) * 0.5)

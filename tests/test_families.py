@@ -9,7 +9,7 @@ import torch
 from families_page import ALIASES, TYPES
 from interposed import interpose
 
-from moegrow.catalogue import find_family, known_types
+from moegrow.families.catalogue import find_family, known_types
 
 # What depth growth does on purpose beside repeating layers; identity growth shows it is right.
 NOT_PLAIN = {

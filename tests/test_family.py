@@ -3,9 +3,9 @@
 import pytest
 from test_catalogue import SMALL
 
-from moegrow.catalogue import read_family
 from moegrow.errors import MoegrowError
-from moegrow.family import number
+from moegrow.families.catalogue import read_family
+from moegrow.families.family import number
 
 
 def test_a_setting_that_is_null_counts_as_absent():

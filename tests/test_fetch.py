@@ -6,9 +6,16 @@ from email.utils import format_datetime
 import httpx2
 import pytest
 
-from moegrow import fetch
 from moegrow.errors import MoegrowError
-from moegrow.fetch import LONGEST_ASKED, Again, Patience, _asked_wait, _check_range, _next_address
+from moegrow.source import fetch
+from moegrow.source.fetch import (
+    LONGEST_ASKED,
+    Again,
+    Patience,
+    _asked_wait,
+    _check_range,
+    _next_address,
+)
 
 
 def answer(status, **headers):

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 import alter
 import pytest
 
-from moegrow.checkpoint import open_checkpoint
-from moegrow.fingerprints import WHOLE, SourceFile, digest, is_same, read_header
-from moegrow.origin import LocalFolder
+from moegrow.source.checkpoint import open_checkpoint
+from moegrow.source.fingerprints import WHOLE, SourceFile, digest, is_same, read_header
+from moegrow.source.origin import LocalFolder
 
 
 @dataclass(frozen=True)

@@ -9,93 +9,77 @@ import pytest
 
 import moegrow
 
-FLOORS = [
-    {"errors"},
-    {
-        "maps",
-        "jsontext",
-        "family",
-        "ranges",
-        "options",
-        "spread",
-        "realised",
-        "recipe",
-        "progress",
-        "strangers",
-        "waiting",
-    },
-    {"durable", "tables"},
-    {"header", "places", "catalogue", "origin", "metadata", "refusals"},
-    {"fingerprints", "fetch", "listing", "decoding"},
-    {"hub", "stores"},
-    {"checkpoint"},
-    {"perlayer", "formats", "decoders"},
-    {"dense"},
-    {"plans", "layout"},
-    {
-        "indexers",
-        "planfile",
-        "lineage",
-        "check",
-        "noise",
-        "card",
-        "modes",
-        "cookbook",
-    },
-    {"modulenames", "compiled", "ribbons"},
-    {"quantconfig"},
-    {"storage", "storedconfig", "report", "factors"},
-    {"config", "serving", "layerwise"},
-    {"arithmetic"},
-    {"compensation", "rounding", "conversion", "exactly"},
-    {"stream"},
-    {"experts", "steps", "shards", "presets"},
-    {"outputs", "schedule", "digests"},
-    {"grow", "direct", "partial"},
-    {"targets"},
-    {"engine", "resume", "integrity"},
-    {"space", "values", "publishing", "cuts"},
-    {"verifier", "difference", "opened", "parts", "squares"},
-    {"logits", "writer", "uploader"},
-    {"profiles"},
-    {"verbs", "plots", "drawn"},
-    {"seams"},
-    {"sketches", "advice", "page"},
-    {"show", "explain", "documents", "model"},
-    {"demo", "terminal", "interrupted"},
-    {"finishing"},
-    {"sharing"},
-    {"growing"},
-    {"looking", "picturing", "repeating", "advising", "reporting"},
-    {"cli"},
-]
-FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}
+# From the ground up: a line is a package (or files that stand in none), and its floors by "|".
+FLOORS = """
+errors | maps
+ground: jsontext ranges strangers waiting | durable tables
+source: header metadata origin refusals | fetch fingerprints listing | hub stores | checkpoint
+formats: decoding | decoders formats | exactly
+families: family | catalogue places | perlayer | dense | layout
+recipes: recipe | cookbook
+plans
+config: indexers | modulenames | quantconfig | storedconfig | config
+planning: realised | check modes planfile | factors report storage | serving | compensation |
+    experts presets steps | outputs | grow | opened | verbs
+numbers: noise | compiled | arithmetic | conversion rounding | stream | values
+writing: card | shards | digests schedule | direct partial | targets | engine integrity resume |
+    publishing space | parts verifier | uploader writer
+analysis: lineage | ribbons | layerwise | cuts | difference squares | logits | profiles |
+    inspecting | drawn plots | seams | advice page sketches
+model
+commands: options progress spread | documents explain show | demo interrupted terminal | finishing
+    | sharing | growing | advising looking picturing repeating reporting
+cli
+"""
 
+
+def floors():
+    """Each floor, the names of its files with those of their packages."""
+    for line in FLOORS.replace("\n    ", " ").strip().splitlines():
+        package, _, names = line.rpartition(": ")
+        for floor in names.split(" | "):
+            yield [f"{package}.{name}".lstrip(".") for name in floor.split()]
+
+
+FLOOR = {name: number for number, floor in enumerate(floors()) for name in floor}
+
+HOME = Path(moegrow.__file__).parent
+PACKAGES = {path.parent.name for path in HOME.glob("*/__init__.py")}
+FILES = {
+    ".".join(path.relative_to(HOME).with_suffix("").parts): path for path in HOME.rglob("*.py")
+}
 # The package itself is the public face: it names what others hold and imports nothing at first.
-FACE = {"__init__", "__main__"}
-FILES = {path.stem: path for path in Path(moegrow.__file__).parent.glob("*.py")}
+FACES = {"__init__", "__main__"} | {f"{package}.__init__" for package in PACKAGES}
 
 
 def imports(file):
     """The moegrow files that a file imports, inside functions too."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("moegrow"):
-            if node.module == "moegrow":
-                yield from (moegrow._HOMES.get(alias.name, alias.name) for alias in node.names)
-            else:
-                yield node.module.removeprefix("moegrow.")
+            home = node.module.removeprefix("moegrow").removeprefix(".")
+            for alias in node.names:
+                if not home:
+                    yield moegrow._HOMES.get(alias.name, alias.name)
+                else:
+                    yield f"{home}.{alias.name}" if home in PACKAGES else home
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{file.name} imports relatively"
 
 
 def test_every_file_has_a_floor():
-    assert FLOOR.keys() | FACE == FILES.keys()
+    assert FLOOR.keys() | FACES == FILES.keys()
 
 
 @pytest.mark.parametrize("name", sorted(FLOOR))
 def test_a_file_imports_from_lower_floors_alone(name):
     lower = {other for other, floor in FLOOR.items() if floor < FLOOR[name]} | {"__version__"}
     assert set(imports(FILES[name])) <= lower
+
+
+@pytest.mark.parametrize("package", sorted(PACKAGES))
+def test_a_package_is_a_sentence_and_its_files(package):
+    (sentence,) = ast.parse(FILES[f"{package}.__init__"].read_text()).body
+    assert isinstance(sentence, ast.Expr)
 
 
 @pytest.mark.parametrize("name", sorted(FILES))

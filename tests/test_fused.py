@@ -5,7 +5,7 @@ import tiny
 from families_page import TYPES, factor, group
 
 import moegrow
-from moegrow.catalogue import find_family
+from moegrow.families.catalogue import find_family
 
 
 @pytest.mark.parametrize("name", TYPES)

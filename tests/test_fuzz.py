@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import moegrow
-from moegrow.checkpoint import CONFIG, INDEX, open_checkpoint
-from moegrow.planfile import to_lines
+from moegrow.planning.planfile import to_lines
+from moegrow.source.checkpoint import CONFIG, INDEX, open_checkpoint
 
 sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
 import mutations

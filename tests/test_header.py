@@ -11,8 +11,8 @@ from safetensors import safe_open
 from safetensors.numpy import load
 
 from moegrow.errors import MoegrowError
-from moegrow.header import BITS, nbytes, read_header, write_header
-from moegrow.ranges import BLOCK
+from moegrow.ground.ranges import BLOCK
+from moegrow.source.header import BITS, nbytes, read_header, write_header
 
 shapes = st.lists(st.integers(0, 5), max_size=3).map(tuple)
 names = st.text(st.characters(codec="utf-8", categories=["L", "N", "P"]), min_size=1, max_size=9)

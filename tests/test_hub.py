@@ -17,7 +17,7 @@ import pytest
 import tiny
 
 import moegrow
-from moegrow.hub import looks_like_one
+from moegrow.source.hub import looks_like_one
 
 NAME = "org/tiny-moe"
 TOKEN = "hf_secretSECRETsecret"
@@ -218,7 +218,7 @@ def test_growing_fetches_each_byte_once_and_gives_the_same_files(
 
 def test_a_piece_too_large_to_hold_is_fetched_once_all_the_same(hub, source, commit, tmp_path):
     script = (
-        "import moegrow, moegrow.engine as engine, moegrow.stream as stream\n"
+        "import moegrow, moegrow.writing.engine as engine, moegrow.numbers.stream as stream\n"
         "engine.HELD = engine.READ = stream.READ = 1000\n"
         f"moegrow.apply(moegrow.width({NAME!r}, noise=0.01), 'grown')\n"
     )

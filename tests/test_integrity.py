@@ -7,8 +7,8 @@ import alter
 import pytest
 
 import moegrow
-from moegrow.checkpoint import CONFIG, DIGESTS, INDEX, PLAN, open_checkpoint
-from moegrow.digests import read_digests
+from moegrow.source.checkpoint import CONFIG, DIGESTS, INDEX, PLAN, open_checkpoint
+from moegrow.writing.digests import read_digests
 
 
 @pytest.fixture(scope="module", params=["computed", "everything"])

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moegrow import jsontext
 from moegrow.errors import MoegrowError
+from moegrow.ground import jsontext
 
 ODD = """{
 \t"rms_norm_eps" : 1e-6,

@@ -8,10 +8,10 @@ import tiny
 import torch
 from families_page import TYPES
 
-from moegrow import layerwise
-from moegrow.checkpoint import CONFIG, open_checkpoint
+from moegrow.analysis import layerwise
 from moegrow.errors import MoegrowError
-from moegrow.layout import read_layout
+from moegrow.families.layout import read_layout
+from moegrow.source.checkpoint import CONFIG, open_checkpoint
 
 # Here the choice is not handed to the experts as a table of numbers.
 SHOWS_NO_ROUTING = {"doge", "jetmoe", "llama4", "llama4_text"}

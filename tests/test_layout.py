@@ -3,10 +3,10 @@
 import alter
 import pytest
 
-from moegrow import grow
-from moegrow.checkpoint import CONFIG, open_checkpoint
 from moegrow.errors import MoegrowError
-from moegrow.layout import parameters, read_layout
+from moegrow.families.layout import parameters, read_layout
+from moegrow.planning import grow
+from moegrow.source.checkpoint import CONFIG, open_checkpoint
 
 
 @pytest.fixture

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import moegrow
-from moegrow import lineage, maps
-from moegrow.lineage import Axis, Mark
+from moegrow import maps
+from moegrow.analysis import lineage
+from moegrow.analysis.lineage import Axis, Mark
 
 
 def axis_of(a_map, old=None):

@@ -3,7 +3,7 @@
 import pytest
 
 from moegrow.errors import MoegrowError
-from moegrow.listing import Entry, Listed, safe
+from moegrow.source.listing import Entry, Listed, safe
 
 NAMES = [
     "config.json", "model.safetensors", "sub/a.txt", "sub/deep/b.txt", ".git/x", "sub/.hidden",

@@ -13,9 +13,9 @@ import torch
 from conftest import MOEGROW
 
 import moegrow
-from moegrow.checkpoint import CONFIG
+from moegrow.analysis.logits import TOLERANCE
 from moegrow.errors import MoegrowError
-from moegrow.logits import TOLERANCE
+from moegrow.source.checkpoint import CONFIG
 
 FAMILIES = ["qwen3_moe", "deepseek_v3", "gpt_oss", "llama4", "qwen3_next", "dbrx", "gemma4"]
 WORDS = ["the", "cat", "sat", "on", "a", "mat"]

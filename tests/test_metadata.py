@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from moegrow.metadata import MOST_VALUES, front_matter, read_metadata
+from moegrow.source.metadata import MOST_VALUES, front_matter, read_metadata
 
 
 def card(text):

@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 import moegrow
-from moegrow.checkpoint import PLAN
+from moegrow.source.checkpoint import PLAN
 
 
 @pytest.fixture

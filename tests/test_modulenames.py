@@ -8,11 +8,11 @@ import alter
 import pytest
 import torch
 
-from moegrow.checkpoint import open_checkpoint
+from moegrow.config.modulenames import ModuleNames
 from moegrow.errors import MoegrowError
-from moegrow.layout import read_layout
-from moegrow.modulenames import ModuleNames
+from moegrow.families.layout import read_layout
 from moegrow.plans import Growth
+from moegrow.source.checkpoint import open_checkpoint
 
 LAYERS, EXPERTS = (0, 0, 1, 1, 2, 2, 3, 3), (0, 1, 2, 3, 0, 1, 2, 3)
 
@@ -154,7 +154,7 @@ def test_prediction_layers_behind_the_last_stay_behind_it(checkpoint, tmp_path):
 
 
 def test_more_names_than_any_config_has_are_refused(checkpoint, monkeypatch):
-    monkeypatch.setattr("moegrow.modulenames.MOST_NAMES", 10)
+    monkeypatch.setattr("moegrow.config.modulenames.MOST_NAMES", 10)
     names = names_in(read_layout(open_checkpoint(checkpoint())))
     with pytest.raises(MoegrowError, match="more than 10 modules"):
         names.rewritten([f"model.layers.{layer}.mlp.experts.1.w1" for layer in range(4)])

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from moegrow.noise import CHUNK, LANES, Draw, deviation, evens, quantiles
+from moegrow.numbers.noise import CHUNK, LANES, Draw, deviation, evens, quantiles
 from moegrow.plans import Noise
 
 UP = "model.layers.0.mlp.experts.4.up_proj.weight"

@@ -10,8 +10,8 @@ import alter
 import pytest
 
 import moegrow
-from moegrow import page
-from moegrow.checkpoint import CONFIG
+from moegrow.analysis import page
+from moegrow.source.checkpoint import CONFIG
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 EVIL = "<img src=x onerror=alert(1)>\"'&"

@@ -12,9 +12,9 @@ import alter
 import pytest
 
 import moegrow
-from moegrow import partial
 from moegrow.errors import MoegrowError
-from moegrow.partial import LOCK, OWNER, Partial, locked, partial_of
+from moegrow.writing import partial
+from moegrow.writing.partial import LOCK, OWNER, Partial, locked, partial_of
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def plan(checkpoint):
 HOLD = """
 import sys, time
 from pathlib import Path
-from moegrow.partial import locked
+from moegrow.writing.partial import locked
 with locked(Path(sys.argv[1]), shared=sys.argv[2] == "shared"):
     print("held", flush=True)
     time.sleep(600)
@@ -143,7 +143,7 @@ def test_a_lock_on_a_folder_that_was_removed_meanwhile_is_not_taken_for_one(targ
 def test_what_another_run_published_meanwhile_is_not_replaced(plan, target, monkeypatch):
     """Both found no output; the other was quicker."""
     real = partial.locked
-    from moegrow import writer
+    from moegrow.writing import writer
 
     def late(where):
         monkeypatch.setattr(writer, "locked", real)

@@ -16,10 +16,10 @@ import pytest
 import torch
 
 import moegrow
-from moegrow import partial, parts
-from moegrow.checkpoint import PLAN
 from moegrow.errors import MoegrowError, UsageError
-from moegrow.partial import OWNER, Partial, kept_of, locked, partial_of
+from moegrow.source.checkpoint import PLAN
+from moegrow.writing import partial, parts
+from moegrow.writing.partial import OWNER, Partial, kept_of, locked, partial_of
 
 SETTINGS = {"hidden_size": 64, "moe_intermediate_size": 64, "intermediate_size": 64}
 SIZE = "--max-shard-size", "40KB"
@@ -402,7 +402,7 @@ def test_a_part_that_fails_with_nothing_finished_leaves_nothing(plan, target, mo
 HOLD = """
 import sys, time
 from pathlib import Path
-from moegrow.partial import locked
+from moegrow.writing.partial import locked
 with locked(Path(sys.argv[1]), shared=sys.argv[2] == "shared"):
     print("held", flush=True)
     sys.stdin.read()

@@ -3,8 +3,8 @@
 import pytest
 from test_catalogue import SMALL
 
-from moegrow.catalogue import find_family, read_family
-from moegrow.places import locator, stray_expert
+from moegrow.families.catalogue import find_family, read_family
+from moegrow.families.places import locator, stray_expert
 
 
 @pytest.fixture

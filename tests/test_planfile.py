@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 import moegrow
-from moegrow import planfile
 from moegrow.errors import MoegrowError
-from moegrow.planfile import from_lines, take_lines, to_lines
+from moegrow.planning import planfile
+from moegrow.planning.planfile import from_lines, take_lines, to_lines
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import moegrow
-from moegrow import grow, maps
-from moegrow.checkpoint import open_checkpoint
-from moegrow.layout import read_layout
-from moegrow.places import locator
-from moegrow.planfile import from_lines, to_lines
+from moegrow import maps
+from moegrow.families.layout import read_layout
+from moegrow.families.places import locator
+from moegrow.planning import grow
+from moegrow.planning.planfile import from_lines, to_lines
 from moegrow.plans import Growth, Noise, Piece
+from moegrow.source.checkpoint import open_checkpoint
 
 # Per expert and fused; with biases, with a scale on the outputs, with dense layers, with lists.
 TYPES = ["qwen3_moe", "qwen2_moe", "gpt_oss", "llama4_text", "qwen3_next"]

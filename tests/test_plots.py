@@ -6,9 +6,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from moegrow import plots, profiles
+from moegrow.analysis import plots, profiles
 from moegrow.errors import MoegrowError
-from moegrow.opened import load
+from moegrow.planning.opened import load
 
 SVG = "{http://www.w3.org/2000/svg}"
 

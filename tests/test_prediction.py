@@ -12,7 +12,7 @@ import transformers
 from transformers.modeling_layers import MtpModel
 
 import moegrow
-from moegrow.catalogue import find_family
+from moegrow.families.catalogue import find_family
 
 # Behind the last layer, under the names of the layers.
 BEHIND = "behind"

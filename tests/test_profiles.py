@@ -13,9 +13,9 @@ from families_page import TYPES
 from published import LAYOUTS, publish
 
 import moegrow
-from moegrow import cuts, profiles, squares
+from moegrow.analysis import cuts, profiles, squares
 from moegrow.errors import MoegrowError
-from moegrow.opened import load
+from moegrow.planning.opened import load
 
 EXPERT = "model.layers.1.mlp.experts.2.up_proj.weight"
 

@@ -20,8 +20,8 @@ from published import LAYOUTS, merge, publish
 from test_families import NOT_PLAIN, TOLERANCE
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
-from moegrow.catalogue import find_family
-from moegrow.family import Setting
+from moegrow.families.catalogue import find_family
+from moegrow.families.family import Setting
 
 
 def grown_config(folder: Path):

@@ -7,8 +7,8 @@ import struct
 
 import pytest
 
-from moegrow import ranges
-from moegrow.ranges import BLOCK, copy_range, read_all, share_range, write_all
+from moegrow.ground import ranges
+from moegrow.ground.ranges import BLOCK, copy_range, read_all, share_range, write_all
 
 CONTENT = bytes(range(256)) * 500
 BEFORE = b"before"

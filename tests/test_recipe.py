@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moegrow.errors import MoegrowError
-from moegrow.recipe import LARGEST, MOST_STEPS, Recipe, is_below, read_recipe, to_toml
+from moegrow.recipes.recipe import LARGEST, MOST_STEPS, Recipe, is_below, read_recipe, to_toml
 
 STEP = '[[step]]\ngrow = "depth"\n'
 WHOLE = f"moegrow_recipe = 1\n{STEP}"

@@ -18,9 +18,9 @@ import torch
 from safetensors import safe_open
 
 import moegrow
-from moegrow import direct
-from moegrow.checkpoint import open_checkpoint
-from moegrow.stream import piece_range
+from moegrow.numbers.stream import piece_range
+from moegrow.source.checkpoint import open_checkpoint
+from moegrow.writing import direct
 
 KINDS = {"xfs": ["mkfs.xfs", "-q"], "btrfs": ["mkfs.btrfs", "-q"]}
 IMAGE = 640 << 20  # the smallest that both will be made on, and room; nothing until it is written

@@ -6,8 +6,8 @@ import tomllib
 import alter
 import pytest
 
-from moegrow import cookbook
-from moegrow.checkpoint import CARD, DIGESTS, PLAN
+from moegrow.recipes import cookbook
+from moegrow.source.checkpoint import CARD, DIGESTS, PLAN
 
 # They say by which command the result came about, which is another one; so do their digests.
 SAY_HOW = {CARD, PLAN, DIGESTS}

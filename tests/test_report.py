@@ -7,8 +7,8 @@ import pytest
 import tiny
 
 import moegrow
-from moegrow import report
-from moegrow.opened import load
+from moegrow.planning import report
+from moegrow.planning.opened import load
 
 
 def test_parameters_and_bytes_are_those_of_the_tensors(checkpoint):

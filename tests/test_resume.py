@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import moegrow
-from moegrow import partial, resume
-from moegrow.checkpoint import CONFIG, DIGESTS, PLAN
 from moegrow.errors import MoegrowError
+from moegrow.source.checkpoint import CONFIG, DIGESTS, PLAN
+from moegrow.writing import partial, resume
 
 SETTINGS = {"hidden_size": 64, "moe_intermediate_size": 64, "intermediate_size": 64}
 SIZE = "--max-shard-size", "40KB"

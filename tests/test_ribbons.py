@@ -6,8 +6,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from moegrow import ribbons
-from moegrow.lineage import runs
+from moegrow.analysis import ribbons
+from moegrow.analysis.lineage import runs
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -50,7 +50,7 @@ def test_numbers_along_a_bar_do_not_run_into_each_other(count):
 
 def test_a_name_from_a_stranger_is_escaped(checkpoint):
     import moegrow
-    from moegrow.lineage import axes
+    from moegrow.analysis.lineage import axes
 
     plan = moegrow.depth(checkpoint())
     root = ElementTree.fromstring(ribbons.drawing("<script>&", [axes(plan)[0]]))

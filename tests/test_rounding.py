@@ -10,12 +10,12 @@ import tiny
 import torch
 
 import moegrow
-from moegrow import rounding
-from moegrow.arithmetic import Change, Scratch
-from moegrow.noise import CHUNK, Draw
+from moegrow.numbers import rounding
+from moegrow.numbers.arithmetic import Change, Scratch
+from moegrow.numbers.noise import CHUNK, Draw
+from moegrow.numbers.rounding import SAMPLE, foretell, measure, note
+from moegrow.planning.realised import Realised, kind_of
 from moegrow.plans import Noise, Piece
-from moegrow.realised import Realised, kind_of
-from moegrow.rounding import SAMPLE, foretell, measure, note
 
 EXPERT = "model.layers.*.mlp.experts.*.up_proj.weight"
 

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import moegrow
-from moegrow import schedule, shards
-from moegrow.checkpoint import open_checkpoint
 from moegrow.plans import Noise, Output, Piece
-from moegrow.schedule import Change, Copy, Job, jobs, moves
+from moegrow.source.checkpoint import open_checkpoint
+from moegrow.writing import schedule, shards
+from moegrow.writing.schedule import Change, Copy, Job, jobs, moves
 
 NOISE = Noise("normal", 0.01, 0)
 PIECE = Piece("x", 0, 1, NOISE)

@@ -10,8 +10,8 @@ import pytest
 import tiny
 
 import moegrow
-from moegrow import profiles, seams
-from moegrow.opened import load
+from moegrow.analysis import profiles, seams
+from moegrow.planning.opened import load
 
 # The profile of the 3B model of arXiv 2510.08008 at its ends, evenly rising between.
 PAPER = tuple(0.0323 + layer * (0.0356 - 0.0323) / 19 for layer in range(20))

@@ -10,20 +10,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import moegrow
-from moegrow import shards
-from moegrow.checkpoint import Checkpoint
 from moegrow.errors import UsageError
-from moegrow.header import BITS, TensorSpec, read_header
+from moegrow.ground.ranges import BLOCK
+from moegrow.numbers.stream import piece_range
 from moegrow.plans import Noise, Output, Piece
-from moegrow.ranges import BLOCK
-from moegrow.stream import piece_range
+from moegrow.source.checkpoint import Checkpoint
+from moegrow.source.header import BITS, TensorSpec, read_header
+from moegrow.writing import shards
 
 MIB = 1 << 20
 
 
 @pytest.fixture(scope="module")
 def source(checkpoint):
-    return moegrow.checkpoint.open_checkpoint(checkpoint())
+    return moegrow.source.checkpoint.open_checkpoint(checkpoint())
 
 
 @pytest.fixture(scope="module")

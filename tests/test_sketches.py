@@ -6,8 +6,8 @@ import os
 import subprocess
 import sys
 
-from moegrow import profiles, sketches
-from moegrow.opened import load
+from moegrow.analysis import profiles, sketches
+from moegrow.planning.opened import load
 
 
 def test_a_table_has_a_row_for_each_layer_and_a_mark_where_there_is_nothing(run, checkpoint):

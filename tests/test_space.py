@@ -13,8 +13,8 @@ import torch
 from conftest import MOEGROW
 
 import moegrow
-from moegrow import partial, shards, space
-from moegrow.checkpoint import open_checkpoint
+from moegrow.source.checkpoint import open_checkpoint
+from moegrow.writing import partial, shards, space
 
 SETTINGS = {"hidden_size": 256, "moe_intermediate_size": 256, "intermediate_size": 256}
 SIZE = "--max-shard-size", "500KB"
@@ -110,7 +110,7 @@ def test_a_disk_that_fills_up_in_the_middle_keeps_what_is_finished(
     run(*command, cwd=tmp_path)
     expected = alter.contents(tmp_path / "grown")
     filler = fill_up(small, 6_000_000)
-    script = "import moegrow.space; moegrow.space.free = lambda folder: None; "
+    script = "import moegrow.space; moegrow.writing.space.free = lambda folder: None; "
     script += "from moegrow.cli import main; main()"
     done = subprocess.run(
         [*MOEGROW[:1], "-c", script, *map(str, command)],
@@ -184,7 +184,7 @@ def test_a_limit_that_comes_in_the_middle_is_one_message_too(source, tmp_path, f
     """SIGXFSZ ends other programs; here the write fails."""
     script = (
         "import moegrow.space, resource\n"
-        "moegrow.space._check_file_size = lambda left: None\n"
+        "moegrow.writing.space._check_file_size = lambda left: None\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))\n"
         "from moegrow.cli import main\n"
         "main()\n"

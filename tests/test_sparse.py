@@ -8,9 +8,9 @@ import pytest
 from benchmarks import sparse
 
 import moegrow
-from moegrow.catalogue import find_family
-from moegrow.checkpoint import open_checkpoint
-from moegrow.places import locator
+from moegrow.families.catalogue import find_family
+from moegrow.families.places import locator
+from moegrow.source.checkpoint import open_checkpoint
 
 SMALL = sparse.Shapes(
     layers=6, experts=16, top_k=2, hidden=256, expert_size=128, dense_size=384, heads=2,

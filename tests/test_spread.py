@@ -7,9 +7,9 @@ from typing import Annotated
 import pytest
 import typer
 
-from moegrow import growing
-from moegrow.options import Reading, Writing
-from moegrow.spread import spread
+from moegrow.commands import growing
+from moegrow.commands.options import Reading, Writing
+from moegrow.commands.spread import spread
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ import pytest
 from conftest import MOEGROW
 
 import moegrow
-from moegrow import origin, strangers
-from moegrow.checkpoint import CONFIG, INDEX, PLAN, open_checkpoint
 from moegrow.errors import MoegrowError
+from moegrow.ground import strangers
+from moegrow.source import origin
+from moegrow.source.checkpoint import CONFIG, INDEX, PLAN, open_checkpoint
 
 HANG = 30  # seconds after which a command that should refuse at once counts as hanging
 MEMORY = 500_000_000  # bytes that a refusal may take
@@ -470,7 +471,7 @@ def test_a_growth_to_millions_of_tensors_is_refused(refused, source, arguments, 
 
 @pytest.fixture
 def header_and_lines(source):
-    from moegrow.planfile import to_lines
+    from moegrow.planning.planfile import to_lines
 
     header, *lines = to_lines(moegrow.width(source))
     return json.loads(header), lines
@@ -632,7 +633,7 @@ def test_a_family_file_that_is_made_to_break_its_reader_is_refused(refused, sour
 
 
 def test_a_pattern_of_many_stars_takes_no_time(tmp_path):
-    from moegrow.places import alternatives
+    from moegrow.families.places import alternatives
 
     pattern = alternatives(("a*" * 30 + "b",))
     done = subprocess.run(

@@ -9,13 +9,13 @@ from alter import save
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moegrow import stream
-from moegrow.arithmetic import Scratch
-from moegrow.checkpoint import open_checkpoint
 from moegrow.errors import MoegrowError
-from moegrow.noise import Draw, deviation
+from moegrow.numbers import stream
+from moegrow.numbers.arithmetic import Scratch
+from moegrow.numbers.noise import Draw, deviation
+from moegrow.numbers.stream import Source, blocks, rechunked
 from moegrow.plans import Noise, Output, Piece
-from moegrow.stream import Source, blocks, rechunked
+from moegrow.source.checkpoint import open_checkpoint
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,

@@ -8,10 +8,10 @@ import tiny
 import torch
 
 import moegrow
-from moegrow import arithmetic, noise
-from moegrow.checkpoint import open_checkpoint
 from moegrow.errors import MoegrowError
-from moegrow.values import find_values
+from moegrow.numbers import arithmetic, noise
+from moegrow.numbers.values import find_values
+from moegrow.source.checkpoint import open_checkpoint
 
 EXPERT = "model.layers.1.mlp.experts.2.up_proj.weight"
 COPY = "model.layers.1.mlp.experts.6.up_proj.weight"

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import moegrow
-from moegrow.checkpoint import CONFIG, DIGESTS, INDEX, PLAN
 from moegrow.errors import MoegrowError
+from moegrow.source.checkpoint import CONFIG, DIGESTS, INDEX, PLAN
 
 
 @pytest.fixture(scope="module")

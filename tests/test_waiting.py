@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from moegrow import waiting
+from moegrow.ground import waiting
 
 
 def test_threads_that_wait_give_up_where_the_block_fails():

@@ -15,9 +15,9 @@ import torch
 from safetensors import safe_open
 
 import moegrow
-from moegrow import partial, shards, writer
-from moegrow.checkpoint import DIGESTS, INDEX, PLAN
 from moegrow.errors import MoegrowError
+from moegrow.source.checkpoint import DIGESTS, INDEX, PLAN
+from moegrow.writing import partial, shards, writer
 
 
 @pytest.fixture

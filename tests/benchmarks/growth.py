@@ -27,7 +27,7 @@ import processes
 import synthetic
 from cases import Bench, Case
 
-from moegrow.report import size
+from moegrow.planning.report import size
 
 HERE = Path(__file__).parent
 QUIET = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}

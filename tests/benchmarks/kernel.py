@@ -22,10 +22,10 @@ from typing import NamedTuple
 import numpy as np
 import peers
 
-from moegrow.arithmetic import Bytes, Scratch, compiled_loops
+from moegrow.ground.ranges import cores
+from moegrow.numbers.arithmetic import Bytes, Scratch, compiled_loops
+from moegrow.numbers.stream import change, sigma
 from moegrow.plans import Noise, Output, Piece
-from moegrow.ranges import cores
-from moegrow.stream import change, sigma
 
 SHAPE = (768, 2048)
 PIECE = Piece("old", 0, SHAPE[0], Noise("normal", peers.ALPHA, 0))

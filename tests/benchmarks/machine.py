@@ -6,7 +6,7 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-from moegrow.ranges import cores
+from moegrow.ground.ranges import cores
 
 PACKAGES = ("moegrow", "numpy", "torch", "transformers", "safetensors")
 

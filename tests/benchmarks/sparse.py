@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moegrow.checkpoint import CONFIG, INDEX, index_text
-from moegrow.header import nbytes, write_header
-from moegrow.layout import parameters
+from moegrow.families.layout import parameters
+from moegrow.source.checkpoint import CONFIG, INDEX, index_text
+from moegrow.source.header import nbytes, write_header
 
 BLOCK = 128  # rows and columns that share a scale
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from moegrow.checkpoint import CONFIG, INDEX, index_text
-from moegrow.header import nbytes, write_header
+from moegrow.source.checkpoint import CONFIG, INDEX, index_text
+from moegrow.source.header import nbytes, write_header
 
 DTYPE = "BF16"
 SIGMA = 0.02  # of the weights, as models are initialised

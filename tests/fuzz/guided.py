@@ -26,8 +26,8 @@ with atheris.instrument_imports(include=["moegrow"]):
     import targets
 
     import moegrow
-    from moegrow.checkpoint import CONFIG, INDEX, Checkpoint, open_checkpoint
-    from moegrow.planfile import to_lines
+    from moegrow.planning.planfile import to_lines
+    from moegrow.source.checkpoint import CONFIG, INDEX, Checkpoint, open_checkpoint
 
 # One of each way in which configs speak of layers and routers choose experts.
 TYPES = (
@@ -154,7 +154,7 @@ def _family(folder: Path) -> Target:
     texts = {"heron": heron.family_text()}
     opened.append(open_checkpoint(heron.build(folder / "heron")))
     for model_type in TYPES[:8]:
-        from moegrow.catalogue import _index
+        from moegrow.families.catalogue import _index
 
         texts[model_type] = _index()[model_type]
         opened.append(open_checkpoint(_source(folder, model_type)))

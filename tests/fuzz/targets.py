@@ -10,15 +10,16 @@ from typing import Any
 
 import safetensors
 
-from moegrow import jsontext, planfile, report, verbs
-from moegrow.check import check_plan
-from moegrow.checkpoint import CONFIG, INDEX, Checkpoint, open_checkpoint
 from moegrow.errors import MoegrowError
-from moegrow.header import read_header
-from moegrow.layout import Layout, read_layout
+from moegrow.families.layout import Layout, read_layout
+from moegrow.ground import jsontext
+from moegrow.planning import planfile, report, verbs
+from moegrow.planning.check import check_plan
 from moegrow.plans import Plan
-from moegrow.verifier import verify
-from moegrow.writer import apply
+from moegrow.source.checkpoint import CONFIG, INDEX, Checkpoint, open_checkpoint
+from moegrow.source.header import read_header
+from moegrow.writing.verifier import verify
+from moegrow.writing.writer import apply
 
 LARGEST_RESULT = 4 << 20  # bytes that are written and verified for one case
 

@@ -1,0 +1,285 @@
+"""What the published evidence says for a checkpoint: where it stands, and what to grow it to."""
+
+import math
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from itertools import pairwise
+from statistics import correlation, median
+from typing import Any
+
+from moegrow.analysis.profiles import Profile
+from moegrow.errors import MoegrowError, UsageError, one_line
+from moegrow.families.family import lookup
+from moegrow.families.layout import Layout
+from moegrow.ground import tables
+from moegrow.planning import report, serving, verbs
+from moegrow.planning.opened import Opened
+from moegrow.planning.report import Numbers
+from moegrow.plans import Plan
+
+Steps = list[tuple[str, dict[str, Any]]]  # verbs with their options
+
+TOPICS = ("boundary", "mode", "edges", "profile", "width", "training", "watch")
+AUXILIARY = ("router_aux_loss_coef", "aux_loss_coef", "aux_loss_alpha", "moe_loss_weight")
+_TOKENS = re.compile(r"(\d+(?:\.\d+)?(?:e\d{1,2})?) *([KMBT]?)", re.I | re.ASCII)
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+_FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One thing that is known, where from, and what it does not reach."""
+
+    topic: str
+    says: str
+    source: str
+    limits: str = ""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A size to grow to, by a command. Where that is `refused`, there are no numbers.
+
+    `tokens` cost the grown model as much to train on as the source has cost.
+    """
+
+    name: str
+    command: str
+    numbers: Numbers | None
+    tokens: int | None = None
+    warnings: tuple[str, ...] = ()
+    refused: str = ""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Where a checkpoint stands, and what follows.
+
+    `boundary` and `sunk` are FLOPs, `boundary_tokens` the tokens at which the boundary is reached;
+    `tokens`, `sunk` and `ratio` = sunk ÷ boundary are None where the tokens are not known.
+    """
+
+    source: str
+    family: str
+    numbers: Numbers
+    tokens: int | None
+    boundary: int
+    boundary_tokens: int
+    sunk: int | None
+    ratio: float | None
+    targets: tuple[Target, ...]
+    sentences: tuple[Sentence, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        now = self.numbers
+        yield one_line(
+            f"{self.family}: {now.layers} layers, {now.experts} experts, top-{now.top_k};"
+            f" {report.count(now.parameters)} parameters, {report.count(now.active_parameters)}"
+            " active"
+        )
+        yield ""
+        yield tables.text([*self._rows()])
+        for target in self.targets:
+            if target.refused:
+                yield one_line(f"{target.name} is refused: {target.refused}")
+            for warning in target.warnings:
+                yield f"{target.name}: {warning}"
+        for topic in TOPICS:
+            found = [sentence for sentence in self.sentences if sentence.topic == topic]
+            if found:
+                yield f"\n{topic}"
+            for sentence in found:
+                yield one_line(f"- {sentence.says}")
+                yield one_line(f"  [{sentence.source}]")
+                if sentence.limits:
+                    yield one_line(f"  but: {sentence.limits}")
+
+    def _rows(self) -> Iterator[tuple[str, ...]]:
+        yield (
+            "target", "layers", "experts", "top-k", "parameters", "active", "size", "train on",
+        )  # fmt: skip
+        for target in self.targets:
+            if now := target.numbers:
+                tokens = "-" if target.tokens is None else f"{report.count(target.tokens)} tokens"
+                yield (
+                    target.name, str(now.layers), str(now.experts), str(now.top_k),
+                    report.count(now.parameters), report.count(now.active_parameters),
+                    report.size(now.nbytes), tokens,
+                )  # fmt: skip
+
+
+def parse_tokens(text: str) -> int:
+    """A number of tokens as people write it.
+
+    >>> parse_tokens("600B"), parse_tokens("1.2T"), parse_tokens("3e9")
+    (600000000000, 1200000000000, 3000000000)
+    """
+    found = _TOKENS.fullmatch(text.strip())
+    number = round(float(found[1]) * _UNITS[found[2].upper()]) if found else 0
+    if not 0 < number < 10**18:
+        raise UsageError(f"--tokens {text} is no number of tokens", "such as 600B, or 1.2T")
+    return number
+
+
+def advise(opened: Opened, *, tokens: int | None = None, profile: Profile | None = None) -> Advice:
+    """What is published that bears on the checkpoint; from its config and headers alone.
+
+    `tokens` is on how many it was trained, and `profile` the norms of its layers, where known.
+    """
+    layout = opened.layout
+    now = report.grown_numbers(opened.plan, layout)
+    active = now.active_parameters
+    boundary = 120 * active**2
+    sunk = None if tokens is None else 6 * active * tokens
+    ratio = None if sunk is None else sunk / boundary
+    shape = None if profile is None else shape_of(profile)
+    stands = [] if ratio is None else ["tokens", "above" if ratio >= 1 else "below"]
+    values = {
+        "active": report.count(active), "boundary": _power(boundary),
+        "boundary_tokens": report.count(20 * active), "tokens": report.count(tokens or 0),
+        "sunk": _power(sunk or 0), "ratio": f"{ratio or 0:.3g}", "layers": now.layers,
+        "experts": now.experts, "new_experts": 2 * now.experts, "top_k": now.top_k,
+        "new_top_k": 2 * now.top_k, **_spelled(layout), **(shape or {}),
+    }  # fmt: skip
+    if shape:
+        stands += ["profile", "steps" if shape["seam"] else "level"]
+    return Advice(
+        source=layout.checkpoint.location,
+        family=layout.family.name,
+        numbers=now,
+        tokens=tokens,
+        boundary=boundary,
+        boundary_tokens=20 * active,
+        sunk=sunk,
+        ratio=ratio,
+        targets=tuple(_targets(opened, now, sunk, stack=ratio is not None and ratio < 1)),
+        sentences=tuple(_sentences({*stands, *_facts(opened)}, values)),
+    )
+
+
+def shape_of(profile: Profile) -> Mapping[str, Any] | None:
+    """What a profile of experts' norms looks like, as text; None where it has fewer than 3 layers.
+
+    `rank` is Spearman's correlation of layer and norm without a tenth of the layers at either end;
+    `seam` is the step from the last layer to the first ÷ the median step between neighbours, or ""
+    where neighbours are equal.
+    """
+    norms = [norm for norm in profile.norms.get("experts", ()) if norm is not None]
+    if len(norms) < 3:
+        return None
+    edge = len(norms) // 10
+    inner = norms[edge : len(norms) - edge]
+    usual = median(abs(b - a) for a, b in pairwise(norms))
+    rank = 0.0
+    if len(set(inner)) > 1:
+        ranks = [sum((a < b) + (a == b) / 2 for a in inner) for b in inner]
+        rank = correlation(range(len(inner)), ranks)
+    return {
+        "first": f"{norms[0]:.4g}", "middle": f"{norms[len(norms) // 2]:.4g}",
+        "last": f"{norms[-1]:.4g}", "rank": f"{rank:+.2f}",
+        "seam": f"{abs(norms[0] - norms[-1]) / usual:.2g}" if usual else "",
+    }  # fmt: skip
+
+
+def _power(number: int) -> str:
+    """A number of FLOPs for people.
+
+    >>> _power(120 * 3_300_000_000**2)
+    '1.31e+21'
+    """
+    return f"{number:.3g}"
+
+
+def _facts(opened: Opened) -> Iterator[str]:
+    """What holds of a checkpoint, in the words that evidence.toml uses."""
+    layout = opened.layout
+    dtypes = {spec.dtype for spec in layout.checkpoint.tensors.values()}
+    yield "refuses width" if layout.family.router.refuses_width else "widens"
+    if _spelled(layout)["auxiliary"]:
+        yield "auxiliary loss"
+    if any(place.role == "balance_bias" for place in layout.places.values()):
+        yield "balancing bias"
+    if layout.prediction_layers:
+        yield "prediction layers"
+    experts = {spec.dtype for spec, _ in layout.expert_tensors()}
+    if "BF16" in experts:
+        yield "bf16"
+    if (
+        experts - set(_FLOATS)
+        or "quantization_config" in layout.checkpoint.config
+        or any(dtype.startswith("F8") for dtype in dtypes)
+    ):
+        yield "quantised"
+
+
+def _spelled(layout: Layout) -> Mapping[str, Any]:
+    """What only some checkpoints have, for the sentences about it."""
+    key = next((key for key in AUXILIARY if lookup(layout.config, key)), "")
+    found = lookup(layout.config, key) if key else None
+    if not isinstance(found, int | float) or not math.isfinite(found):
+        found = 0.0
+    return {
+        "refuses_width": layout.family.router.refuses_width,
+        "auxiliary_key": key,
+        "auxiliary": found,
+        "auxiliary_halved": f"{found / 2:g}",
+    }
+
+
+def _targets(opened: Opened, now: Numbers, sunk: int | None, *, stack: bool) -> Iterator[Target]:
+    """What the recipes make of the checkpoint: deeper, wider, both, and wider at the same cost."""
+    yield Target("as it is", "", now, _tokens(sunk, now))
+    mode = "stack" if stack else "interpose"
+    deep: dict[str, Any] = {"mode": mode}
+    both = f"moegrow depth --mode {mode} --plan | moegrow width --experts 2x --noise 0.01"
+    kinds: list[tuple[str, str, Steps]] = [
+        ("depth 2x", f"moegrow depth --mode {mode}", [("depth", deep)]),
+        ("width 2x", "moegrow width --experts 2x --noise 0.01", [("width", {})]),
+        ("both 2x", both, [("depth", deep), ("width", {})]),
+        ("upcycling", "moegrow width --preset upcycling", [("width", {"preset": "upcycling"})]),
+    ]
+    for name, command, steps in kinds:
+        try:
+            plan = _grown(opened, steps)
+        except MoegrowError as error:
+            yield Target(name, command, None, refused=error.message)
+            continue
+        after = report.grown_numbers(plan, opened.layout)
+        yield Target(
+            name, command, after, _tokens(sunk, after), tuple(serving.warnings(now, after))
+        )
+
+
+def _grown(opened: Opened, steps: Steps) -> Plan:
+    for verb, options in steps:
+        plan = verbs.depth(opened, **options) if verb == "depth" else verbs.width(opened, **options)
+        opened = opened._replace(plan=plan)
+    return opened.plan
+
+
+def _tokens(sunk: int | None, numbers: Numbers) -> int | None:
+    """On how many tokens a model trains at the cost of `sunk` FLOPs."""
+    return None if sunk is None else sunk // (6 * numbers.active_parameters)
+
+
+def _sentences(facts: set[str], values: Mapping[str, Any]) -> Iterator[Sentence]:
+    for entry in evidence():
+        if facts.issuperset(entry.get("when", ())) and facts.isdisjoint(entry.get("unless", ())):
+            yield Sentence(
+                entry["topic"], entry["says"].format_map(values), entry["source"],
+                entry.get("limits", ""),
+            )  # fmt: skip
+
+
+@cache
+def evidence() -> tuple[Mapping[str, Any], ...]:
+    """The sentences of evidence.toml, in the order in which they stand there."""
+    text = files("moegrow.analysis").joinpath("evidence.toml").read_text("utf-8")
+    return tuple(tomllib.loads(text)["sentence"])

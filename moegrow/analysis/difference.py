@@ -1,0 +1,151 @@
+"""What differs between two checkpoints or plans, in groups that a person can read."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from moegrow.errors import printable
+from moegrow.ground import jsontext
+from moegrow.ground.tables import groups
+from moegrow.numbers.arithmetic import Scratch
+from moegrow.numbers.stream import READ, Source, blocks, rechunked
+from moegrow.planning import planfile
+from moegrow.planning.check import check_plan, check_source
+from moegrow.planning.planfile import Lines
+from moegrow.plans import Output, Piece, Plan
+from moegrow.source.checkpoint import Checkpoint, open_checkpoint, user_path
+from moegrow.source.origin import Access
+
+# A checkpoint's folder or file, a plan's file, its lines, or a plan.
+AnySource = str | os.PathLike[str] | Lines | Plan
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How `b` differs from `a`. Tensors are listed by name; config keys as (key, a's, b's)."""
+
+    config: tuple[tuple[str, Any, Any], ...]
+    only_a: tuple[str, ...]
+    only_b: tuple[str, ...]
+    other_shape: tuple[str, ...]
+    other_contents: tuple[str, ...]
+    same: int
+    contents_compared: bool
+
+    @property
+    def is_empty(self) -> bool:
+        return not (
+            self.config or self.only_a or self.only_b or self.other_shape or self.other_contents
+        )
+
+    def __str__(self) -> str:
+        lines = [f"config  {key}: {_short(old)} -> {_short(new)}" for key, old, new in self.config]
+        for sign, names in (
+            ("-", self.only_a),
+            ("+", self.only_b),
+            ("shape", self.other_shape),
+            ("data", self.other_contents),
+        ):
+            lines += [f"{sign:<7} {pattern}  ({count})" for pattern, count in groups(names)]
+        compared = "" if self.contents_compared else " (contents not compared)"
+        lines.append(f"{self.same} tensors are the same{compared}")
+        return printable("\n".join(lines))
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
+
+
+@dataclass(frozen=True)
+class _Side:
+    """A checkpoint or a plan, as outputs made from a checkpoint."""
+
+    origin: Checkpoint
+    outputs: Mapping[str, Output]
+    config: Mapping[str, Any]
+
+
+def diff(
+    a: AnySource, b: AnySource, *, contents: bool = True, token: str | None = None
+) -> Difference:
+    """Compare two checkpoints or plans; with `contents`, also the bytes of their tensors.
+
+    `token` is for repositories of the Hub.
+    """
+    access = Access(token)
+    left, right = _side(a, access), _side(b, access)
+    only_a = tuple(name for name in left.outputs if name not in right.outputs)
+    only_b = tuple(name for name in right.outputs if name not in left.outputs)
+    other_shape, other_contents, same = [], [], 0
+    with Source(left.origin) as left_source, Source(right.origin) as right_source:
+        for name, output in left.outputs.items():
+            other = right.outputs.get(name)
+            if other is None:
+                continue
+            if (output.dtype, output.shape) != (other.dtype, other.shape):
+                other_shape.append(name)
+            elif contents and not _is_same(left, left_source, output, right, right_source, other):
+                other_contents.append(name)
+            else:
+                same += 1
+    return Difference(
+        tuple(config_changes(left.config, right.config)),
+        only_a, only_b, tuple(other_shape), tuple(other_contents), same, contents,
+    )  # fmt: skip
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _side(source: AnySource, access: Access) -> _Side:
+    if isinstance(source, Lines):
+        source = source.plan()
+    elif not isinstance(source, Plan):
+        path = user_path(source)
+        if not planfile.is_plan(path):
+            return _checkpoint_side(open_checkpoint(source, access))
+        source = planfile.read_plan(path.resolve())
+    origin = open_checkpoint(source.source.location, access)
+    check_source(source, origin)
+    check_plan(source, origin)
+    outputs = {output.name: output for output in source.outputs}
+    return _Side(origin, outputs, jsontext.loads(source.config, "config", infinities=True))
+
+
+def _checkpoint_side(checkpoint: Checkpoint) -> _Side:
+    outputs = {}
+    for name, spec in sorted(checkpoint.tensors.items()):
+        rows = spec.shape[0] if spec.shape else 1
+        outputs[name] = Output(name, spec.dtype, spec.shape, (Piece(name, 0, rows),))
+    return _Side(checkpoint, outputs, checkpoint.config)
+
+
+def _is_same(
+    left: _Side, left_source: Source, a: Output, right: _Side, right_source: Source, b: Output
+) -> bool:
+    if left.origin.files == right.origin.files and a == b:
+        return True
+    # In equal blocks, however the pieces of either are cut.
+    scratch = Scratch(), Scratch()
+    chunks = (
+        rechunked(blocks(left_source, a, scratch[0]), READ),
+        rechunked(blocks(right_source, b, scratch[1]), READ),
+    )
+    return all(np.array_equal(x, y) for x, y in zip(*chunks, strict=True))
+
+
+def config_changes(
+    a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """Each key whose value is not the same, as a path with dots, with the values of both."""
+    for key in [*a, *(key for key in b if key not in a)]:
+        old, new = a.get(key), b.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from config_changes(old, new, f"{prefix}{key}.")
+        elif old != new or (key in a) != (key in b):
+            yield prefix + key, old, new

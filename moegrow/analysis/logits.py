@@ -1,0 +1,300 @@
+"""How far the logits of a grown checkpoint are from its source's, and from which layer on."""
+
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from moegrow.analysis import layerwise
+from moegrow.analysis.layerwise import Outcome, Progress
+from moegrow.errors import MoegrowError
+from moegrow.families.family import lookup
+from moegrow.families.layout import Layout, read_layout
+from moegrow.ground.strangers import exists_inside
+from moegrow.maps import NULL
+from moegrow.planning.check import check_source
+from moegrow.planning.compensation import compensate
+from moegrow.planning.opened import EDITED
+from moegrow.planning.planfile import read_plan
+from moegrow.plans import Plan
+from moegrow.source.checkpoint import PLAN, open_checkpoint, user_path
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# In units of the deviation of the source's logits. Sums over more terms are rounded otherwise; the
+# families that amplify that most stay below 3e-4 in the tests.
+TOLERANCE = 1e-3
+RANDOM = "leave --prompt out to run random tokens"
+SEQUENCES, LENGTH = 4, 32  # of random tokens
+
+
+@dataclass(frozen=True)
+class Parting:
+    """How far the states behind the layers made from one old layer are from that layer's.
+
+    `differences` has, for each of the `new` layers, the root mean square of the difference, in
+    units of that of the old layer's state.
+    """
+
+    old: int
+    new: tuple[int, ...]
+    differences: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Together:
+    """How often a copy is chosen with its original, of the times that either is, in one layer."""
+
+    layer: int
+    share: float
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What was found: differences of logits in units of the deviation of the source's.
+
+    `kl` is the mean of the divergence of the result's distribution from the source's, in nats, and
+    `agree` the share of tokens behind which both have the same most likely one. `reasons` say why
+    the logits need not be the same; where there are none, they must be, within TOLERANCE.
+    `together` is None where the model does not show which experts it chooses. `alive` are the
+    most bytes of weights held at once, of the source and of the result.
+    """
+
+    tokens: int
+    deviation: float
+    largest: float
+    mean: float
+    kl: float
+    agree: float
+    reasons: tuple[str, ...]
+    layers: tuple[Parting, ...]
+    together: tuple[Together, ...] | None
+    alive: tuple[int, int]
+
+    @property
+    def ok(self) -> bool:
+        return bool(self.reasons) or self.largest <= TOLERANCE
+
+    @property
+    def parts_at(self) -> int | None:
+        """The first new layer whose state is another than the old one's, if there is one."""
+        parted = [
+            new
+            for layer in self.layers
+            for new, difference in zip(layer.new, layer.differences, strict=True)
+            if difference > TOLERANCE
+        ]
+        return min(parted, default=None)
+
+
+def compare_logits(
+    grown: str | os.PathLike[str],
+    source: str | os.PathLike[str] | None = None,
+    prompts: Sequence[str] = (),
+    *,
+    progress: Progress = lambda count: None,
+) -> Compared:
+    """Run the checkpoint in the folder `grown`, and its source, and compare what they compute.
+
+    Both run on the CPU, one layer in memory at a time, in float32. They see the prompts, by the
+    tokenizer in `grown`, or random tokens, always the same. The source is where the plan in
+    `grown` says, or where `source` says. `progress` is called with the bytes of weights that were
+    read. Raises MoegrowError where the source is not here, or a model cannot be run.
+    """
+    layerwise.library()
+    folder = user_path(grown)
+    if not exists_inside(folder, PLAN):
+        raise MoegrowError(
+            f"{folder} holds no {PLAN}", "verify takes a folder that moegrow has written"
+        )
+    plan = read_plan(folder / PLAN)
+    return compare(
+        plan,
+        _source_layout(plan, source),
+        read_layout(open_checkpoint(folder), family_text=plan.family_text),
+        prompts,
+        progress=progress,
+    )
+
+
+def _source_layout(plan: Plan, source: str | os.PathLike[str] | None) -> Layout:
+    """The layout of a plan's source, where the plan says it is or where `source` says."""
+    place = plan.source.folder
+    if source is None and (place is None or not place.exists()):
+        where = "far away" if place is None else "gone"
+        raise MoegrowError(
+            f"--logits runs the source too, and {plan.source.path} is {where}",
+            "--source names a folder that has it",
+        )
+    checkpoint = open_checkpoint(plan.source.location if source is None else source)
+    check_source(plan, checkpoint)
+    return read_layout(checkpoint, family_text=plan.family_text)
+
+
+def compare(
+    plan: Plan,
+    source: Layout,
+    grown: Layout,
+    prompts: Sequence[str] = (),
+    *,
+    progress: Progress = lambda count: None,
+) -> Compared:
+    """As `compare_logits`, of checkpoints that are open."""
+    reasons = why_another(plan, source)
+    sequences = _tokenized(grown, prompts) if prompts else _random(source)
+    longest = max(map(len, sequences))
+    # What stands behind a text changes nothing in it: every token sees only those before it.
+    padded = [[*tokens, *(tokens[:1] * (longest - len(tokens)))] for tokens in sequences]
+    before = layerwise.run_layers(source, padded, progress)
+    after = layerwise.run_layers(grown, padded, progress)
+    if before.logits.shape != after.logits.shape:
+        old, new = list(before.logits.shape), list(after.logits.shape)
+        raise MoegrowError(f"the source has logits of shape {old}, and the result of {new}")
+    import torch
+
+    lengths = torch.tensor([len(tokens) for tokens in sequences])
+    counts = torch.arange(longest)[None, :] < lengths[:, None]
+    a, b = before.logits[counts], after.logits[counts]
+    deviation = float(a.std()) or 1.0
+    differences = (a - b).abs() / deviation
+    return Compared(
+        tokens=int(counts.sum()),
+        deviation=deviation,
+        largest=float(differences.max()),
+        mean=float(differences.mean()),
+        kl=_divergence(a, b),
+        agree=float((a.argmax(-1) == b.argmax(-1)).float().mean()),
+        reasons=reasons,
+        layers=_partings(plan, before, after, counts),
+        together=_together(plan, after.chosen, counts),
+        alive=(before.alive, after.alive),
+    )
+
+
+def why_another(plan: Plan, layout: Layout) -> tuple[str, ...]:
+    """Why the result of a plan need not compute what its source computes; nothing if it must."""
+    growth, reasons = plan.growth, []
+    if EDITED in plan.steps:
+        reasons.append("the plan was edited")
+    heard = tuple(
+        old for old, silent in zip(growth.layers, growth.silent, strict=True) if not silent
+    )
+    if heard != tuple(range(layout.layers)):
+        reasons.append("repeated layers are copies that compute, or layers are left out")
+    noises = {noise for noise in (*growth.weight_noise, *growth.router_noise) if noise}
+    if any(noise.amount for noise in noises):
+        reasons.append("copies of experts have noise")
+    return (*reasons, *compensate(layout, growth).losses)
+
+
+def _random(layout: Layout) -> list[list[int]]:
+    """Tokens drawn from the vocabulary, always the same, without those that mean images or ends."""
+    import torch
+
+    size = lookup(layout.config, "vocab_size")
+    if type(size) is not int or size < 1:
+        raise MoegrowError(
+            f"config.json says vocab_size {size!r}, so no tokens can be drawn",
+            "give texts with --prompt",
+        )
+    special = {number for config in (layout.checkpoint.config, layout.config)
+               for number in _special(config)}  # fmt: skip
+    usable = torch.tensor([number for number in range(size) if number not in special] or [0])
+    drawn = torch.randint(
+        len(usable), (SEQUENCES, LENGTH), generator=torch.Generator().manual_seed(0)
+    )
+    found: list[list[int]] = usable[drawn].tolist()
+    return found
+
+
+def _special(config: Mapping[str, Any]) -> set[int]:
+    found: set[int] = set()
+    for key, value in config.items():
+        if key.endswith(("_token_id", "_token_index", "_token_ids")):
+            numbers = value if isinstance(value, list) else [value]
+            found.update(number for number in numbers if type(number) is int)
+    return found
+
+
+def _tokenized(layout: Layout, prompts: Sequence[str]) -> list[list[int]]:
+    """The prompts as tokens, by the tokenizer that lies beside the weights."""
+    transformers, folder = layerwise.library().transformers, layout.checkpoint.location
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
+        found = [[int(number) for number in tokenizer(text)["input_ids"]] for text in prompts]
+    except Exception as error:  # a stranger's tokenizer fails in any way it likes
+        reason = str(error).strip().partition("\n")[0][:300]
+        raise MoegrowError(
+            f"{layout.checkpoint.name} has no tokenizer that transformers can use: {reason}",
+            RANDOM,
+        ) from error
+    for text, tokens in zip(prompts, found, strict=True):
+        if not tokens:  # where there is no tokenizer, transformers makes an empty one
+            raise MoegrowError(
+                f"the tokenizer of {layout.checkpoint.name} makes no tokens of {text!r}", RANDOM
+            )
+    rows = lookup(layout.config, "vocab_size")
+    most = max(map(max, found))
+    if isinstance(rows, int) and most >= rows:
+        raise MoegrowError(
+            f"the tokenizer of {layout.checkpoint.name} gives token {most}, and config.json says"
+            f" vocab_size {rows}",
+            RANDOM,
+        )
+    return found
+
+
+def _divergence(a: "Tensor", b: "Tensor") -> float:
+    """The mean over tokens of the divergence of softmax(b) from softmax(a), in nats."""
+    total = 0.0
+    for old, new in zip(a, b, strict=True):  # a vocabulary at a time, in double precision
+        p, q = old.double().log_softmax(-1), new.double().log_softmax(-1)
+        total += float((p.exp() * (p - q)).sum())
+    return max(0.0, total / len(a))
+
+
+def _partings(plan: Plan, before: Outcome, after: Outcome, counts: "Tensor") -> tuple[Parting, ...]:
+    copies: dict[int, list[int]] = defaultdict(list)
+    for layer, made_from in enumerate(plan.growth.layers):
+        copies[made_from].append(layer)
+    found = []
+    for old, new in sorted(copies.items()):
+        state = before.states[old][counts].double()
+        size = float(state.square().mean().sqrt()) or 1.0
+        differences = [after.states[copy][counts].double() - state for copy in new]
+        shares = [float(difference.square().mean().sqrt()) / size for difference in differences]
+        found.append(Parting(old, tuple(new), tuple(shares)))
+    return tuple(found)
+
+
+def _together(
+    plan: Plan, chosen: Mapping[int, "Tensor"], counts: "Tensor"
+) -> tuple[Together, ...] | None:
+    """How often copies are chosen with their originals; nothing where no expert has copies."""
+    import torch
+
+    copies: dict[int, list[int]] = defaultdict(list)
+    for new, old in enumerate(plan.growth.experts):
+        if old != NULL:
+            copies[old].append(new)
+    pairs = [(first, copy) for first, *others in copies.values() for copy in others]
+    if not pairs:
+        return ()
+    originals, others = (list(column) for column in zip(*pairs, strict=True))
+    found = []
+    for layer, experts in sorted(chosen.items()):
+        if len(experts) != counts.numel():
+            continue
+        rows = experts[counts.flatten()].long()
+        # Behind the experts' numbers may stand those of what else can be chosen.
+        width = max(len(plan.growth.experts), int(rows.max()) + 1)
+        is_chosen = torch.zeros(len(rows), width, dtype=torch.bool).scatter_(1, rows, True)
+        original, copy = is_chosen[:, originals], is_chosen[:, others]
+        either = int((original | copy).sum())
+        if either:
+            found.append(Together(layer, int((original & copy).sum()) / either))
+    return tuple(found) or None

@@ -1,0 +1,173 @@
+"""Where layers meet that were no neighbours: how far their norms jump, for each way to deepen."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from statistics import median
+from typing import Any, NamedTuple
+
+from moegrow.analysis import profiles
+from moegrow.analysis.profiles import Norms, Profile
+from moegrow.errors import MoegrowError
+from moegrow.families.layout import Layout
+from moegrow.maps import Map
+from moegrow.planning import verbs
+from moegrow.planning.opened import Opened
+from moegrow.plans import Plan
+from moegrow.source.origin import scheme
+
+
+class Jump(NamedTuple):
+    """The difference of norms at a seam.
+
+    It is between the new layers `new`, which are made from the old ones `old`. `usual` is the
+    usual step in the source: the median of the differences between neighbours.
+    """
+
+    new: tuple[int, int]
+    old: tuple[int, int]
+    size: float
+    usual: float
+
+    @property
+    def times(self) -> float | None:
+        """How many usual steps it is; None where neighbours do not usually differ."""
+        return self.size / self.usual if self.usual else None
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to deepen a model: its options, its layer map, and the largest jump of each group.
+
+    `seams` is the number of places where neighbours were none in the source. A way that the
+    model refuses has the reason under `refused`, and no map.
+    """
+
+    options: str
+    layers: Map
+    seams: int
+    largest: Mapping[str, Jump]
+    refused: str = ""
+
+
+def jumps(norms: Norms, layer_map: Map) -> Iterator[Jump]:
+    """The jump at every seam, in the order of the new layers.
+
+    Layers without a norm are passed over: the next that has one counts as the neighbour.
+
+    >>> [(jump.new, jump.old, jump.times) for jump in jumps((1.0, 2.0, 3.0), (0, 1, 2, 0, 1, 2))]
+    [((2, 3), (2, 0), 2.0)]
+    """
+    known = [old for old, norm in enumerate(norms) if norm is not None]
+    usual = usual_step(norms)
+    following = dict(pairwise(known))
+    new = [place for place, old in enumerate(layer_map) if norms[old] is not None]
+    for one, other in pairwise(new):
+        old = layer_map[one], layer_map[other]
+        first, second = norms[old[0]], norms[old[1]]
+        if following.get(old[0]) != old[1] and first is not None and second is not None:
+            yield Jump((one, other), old, abs(second - first), usual)
+
+
+def usual_step(norms: Norms) -> float:
+    """The median of the differences between neighbours, 0 where there are none."""
+    steps = [abs(b - a) for a, b in pairwise(norm for norm in norms if norm is not None)]
+    return median(steps) if steps else 0.0
+
+
+def way(profile: Profile, layer_map: Map, options: str) -> Way:
+    """What a layer map does to a source with this profile."""
+    found = {group: list(jumps(norms, layer_map)) for group, norms in profile.norms.items()}
+    return Way(
+        options,
+        layer_map,
+        seams=sum(new != old + 1 for old, new in pairwise(layer_map)),
+        largest={
+            group: max(its, key=lambda jump: jump.size) for group, its in found.items() if its
+        },
+    )
+
+
+def ways(opened: Opened, profile: Profile) -> list[Way]:
+    """What there is to compare: a plan's own layers, or the modes side by side for a source.
+
+    `profile` is that of the checkpoint; each mode has the options that are common for it.
+    """
+    if opened.plan.growth.layers != tuple(range(opened.layout.layers)):
+        return [way(profile, opened.plan.growth.layers, "as planned")]
+    found = []
+    for options in _common(len(opened.plan.growth.layers)):
+        text = " ".join(f"--{key} {value}" for key, value in options.items())
+        try:
+            layers = verbs.depth(opened, **options).growth.layers
+        except MoegrowError as error:
+            found.append(Way(text, (), 0, {}, error.message))
+        else:
+            found.append(way(profile, layers, text))
+    return found
+
+
+def _common(layers: int) -> Iterator[dict[str, Any]]:
+    """The modes with the options of the methods that they come from, for so many layers."""
+    yield {"mode": "interpose"}
+    yield {"mode": "stack"}
+    yield {"mode": "expand", "every": min(4, layers)}
+    # SOLAR dropped 8 of 32.
+    yield {"mode": "overlap", "drop": max(1, layers // 4)}
+
+
+def mapped(profile: Profile, layer_map: Map, name: str) -> Profile:
+    """The profile of a model whose layers are copies by a map, before any begins as identity."""
+    norms = {group: tuple(its[old] for old in layer_map) for group, its in profile.norms.items()}
+    return replace(profile, name=name, layers=len(layer_map), norms=norms, is_predicted=True)
+
+
+def drawn(old: Sequence[Profile], found: Sequence[Sequence[Way]]) -> list[Profile]:
+    """Every source, followed by what becomes of it in each way, for one picture."""
+    return [
+        profile
+        for source, its in zip(old, found, strict=True)
+        for profile in (
+            source,
+            *(mapped(source, way.layers, way.options) for way in its if not way.refused),
+        )
+    ]
+
+
+def sentence(plan: Plan, layout: Layout) -> str:
+    """The largest jump of a plan's layers in a line, from a sample; "" where there is no seam.
+
+    Nothing is read of a source that is far away: then the line says what to type.
+    """
+    layer_map = plan.growth.layers
+    met = [(old, new) for old, new in pairwise(layer_map) if new != old + 1]
+    if not met:
+        return ""
+    if all(old == new for old, new in met):
+        return (
+            "seams: no jump; where neighbours were none in the source, one is the copy of the other"
+        )
+    where = layout.checkpoint.location
+    if scheme(where):
+        return f"seams: not looked at so far away; moegrow norms --seams --sample {where} does"
+    try:
+        profile = profiles.profile(layout, sample=True)
+    except MoegrowError as error:
+        return f"seams: not known; {error.message}"
+    group = next(iter(profile.norms), "")
+    jump = way(profile, layer_map, "").largest.get(group)
+    if jump is None or jump.times is None:
+        return "seams: not known; the norms of neighbours do not usually differ"
+    return (
+        f"seams: the largest jump is {jump.times:.1f} × the usual step between neighbours"
+        f" ({told(jump)}; norms of {group}, {profile.share} of the weights read)"
+    )
+
+
+def told(jump: Jump) -> str:
+    """Between which layers a jump is, in words.
+
+    >>> told(Jump((3, 4), (3, 0), 0.5, 0.1))
+    'layers 3 and 4, from 3 and 0'
+    """
+    return "layers {} and {}, from {} and {}".format(*jump.new, *jump.old)

@@ -1,0 +1,114 @@
+"""The commands that look at checkpoints and write none."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import moegrow
+from moegrow.commands import finishing
+from moegrow.commands.options import (
+    JsonOption,
+    QuietOption,
+    Reading,
+    Source,
+    ThreadsOption,
+    TokenOption,
+    VerboseOption,
+)  # fmt: skip
+from moegrow.commands.terminal import print_json, read_source
+from moegrow.errors import UsageError
+from moegrow.source.origin import Access
+
+
+def inspect(
+    source: Source = None,
+    as_json: JsonOption = False,
+    values: Annotated[
+        bool, typer.Option("--values", help="Read all weights and look for NaN and infinity.")
+    ] = False,
+    verbose: VerboseOption = False,
+    *,
+    reading: Reading,
+) -> None:
+    """Show what a checkpoint is: layers, experts, parameters, bytes."""
+    from moegrow.planning import opened
+
+    access = Access(reading.token, reading.revision)
+    old = opened.load(read_source(source), reading.family, access)
+    if verbose:
+        from moegrow.commands import explain, show
+
+        own_family = bool(old.plan.family_text)
+        show.told(explain.source_sentences(old.layout, own_family=own_family))
+    facts = moegrow.inspect(old, values=values)
+    if as_json:
+        print_json(facts)
+        return
+    print(facts)
+
+
+def verify(
+    grown: Annotated[
+        str | None, typer.Argument(help="The folder to verify.", show_default=False)
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(metavar="SOURCE", show_default=False, help="The source, if it has moved."),
+    ] = None,
+    logits: Annotated[
+        bool,
+        typer.Option("--logits", help="Run source and result on the CPU and compare their logits."),
+    ] = False,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT",
+            show_default="random tokens",
+            help="A text for --logits; may be given several times.",
+        ),
+    ] = None,
+    token: TokenOption = None,
+    noise: Annotated[
+        bool, typer.Option("--noise", help="Show what rounding has left of the noise.")
+    ] = False,
+    threads: ThreadsOption = None,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Hold a grown checkpoint against its plan and its source, byte for byte."""
+    if prompt and not logits:
+        raise UsageError("--prompt is for --logits", "add --logits")
+    if logits:
+        from moegrow.analysis import layerwise
+
+        layerwise.library()  # missing libraries are told before anything is compared
+    folder = read_source(grown)
+    if not isinstance(folder, str):
+        raise UsageError("verify takes the folder of a grown checkpoint, not a plan")
+    found = finishing.verify_result(Path(folder), source, threads, token, quiet=quiet, noise=noise)
+    if logits:
+        found["logits"] = finishing.compared(Path(folder), source, prompt or [], quiet=quiet)
+    if as_json:
+        print_json(found)
+    if not found["ok"] or (logits and not found["logits"]["ok"]):
+        raise typer.Exit(1)
+
+
+def diff(
+    a: Annotated[str, typer.Argument(help="A checkpoint or a plan.")],
+    b: Annotated[str, typer.Argument(help="Another.")],
+    as_json: JsonOption = False,
+    headers: Annotated[
+        bool, typer.Option("--headers", help="Compare names, dtypes and shapes, not contents.")
+    ] = False,
+    token: TokenOption = None,
+) -> None:
+    """Show what differs between two checkpoints or plans."""
+    found = moegrow.diff(
+        read_source(a), read_source(b) if b != a else a, contents=not headers, token=token
+    )
+    if as_json:
+        print_json(found.__dict__)
+        return
+    print(found)

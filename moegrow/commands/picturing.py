@@ -1,0 +1,187 @@
+"""The commands that show what is in the weights, and where each layer and expert came from."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from moegrow.commands.options import JsonOption, QuietOption, Reading, ThreadsOption
+from moegrow.commands.progress import phase
+from moegrow.commands.terminal import check_target, print_json, print_lines, read_source
+from moegrow.errors import MoegrowError, UsageError
+from moegrow.source.checkpoint import PLAN, user_path
+from moegrow.source.origin import Access
+
+if TYPE_CHECKING:
+    from moegrow.analysis.profiles import Profile
+    from moegrow.planning.opened import Opened
+    from moegrow.plans import Plan
+
+
+def norms(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SOURCE]...", show_default=False,
+            help="Checkpoints or plans, as for the other commands; several are shown together.",
+        ),
+    ] = None,
+    sample: Annotated[
+        bool,
+        typer.Option("--sample", help="Read only a little of each layer, the same each time."),
+    ] = False,
+    plot: Annotated[
+        str | None,
+        typer.Option(metavar="FILE.png|.svg", show_default=False, help="Draw a picture."),
+    ] = None,
+    seams: Annotated[
+        bool,
+        typer.Option("--seams", help="Show how far norms jump where layers are joined, by mode."),
+    ] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print rows of CSV.")] = False,
+    threads: ThreadsOption = None,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+    *,
+    reading: Reading,
+) -> None:  # fmt: skip
+    """Show the norms of a model's weights, layer by layer."""
+    if as_csv and as_json:
+        raise UsageError("--csv and --json both say what is printed", "give one of them")
+    if as_csv and seams:
+        raise UsageError("--csv prints norms alone, so --seams does not go with it", "use --json")
+    from moegrow.analysis import plots, sketches
+    from moegrow.analysis.seams import drawn, ways
+    from moegrow.commands import documents
+
+    target = None if plot is None else user_path(plot)
+    if target is not None:
+        check_target(target, "--plot", plots.FORMATS)
+        plots.check()
+    opened = _opened(sources, reading)
+    shown, old = [], []
+    for its in opened:
+        both = _profiles(its, sample=sample, threads=threads, quiet=quiet)
+        shown.append(both[0])
+        old.append(both[1])
+    found = None
+    if seams:
+        found = [ways(its, profile) for its, profile in zip(opened, old, strict=True)]
+        shown = old
+    if target is not None:
+        lines = drawn(old, found) if found else shown
+        plots.draw(lines, target)
+        if not quiet:
+            print(f"drawn: {target}", file=sys.stderr)
+    if as_json:
+        print_json(documents.norms(shown, found))
+        return
+    if as_csv:
+        print_lines(sketches.comma_separated(shown))
+        return
+    plain = not _shows(sketches.curve((0.0, 1.0)))
+    if found is None:
+        told = [sketches.table(it, plain=plain) for it in shown]
+    else:
+        together = zip(old, found, strict=True)
+        told = [sketches.ways_table(it, its, plain=plain) for it, its in together]
+    print_lines("\n\n".join(told).split("\n"))
+
+
+def map_(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="GROWN|PLAN", show_default=False,
+            help="A folder that moegrow has written, or a plan; left out or -, what comes in on"
+            " standard input.",
+        ),
+    ] = None,
+    svg: Annotated[
+        str | None, typer.Option(metavar="FILE.svg", show_default=False, help="Draw it.")
+    ] = None,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Show which old layer and expert each new one came from."""
+    from moegrow.analysis import lineage, ribbons
+    from moegrow.ground.durable import durable
+    from moegrow.ground.tables import text
+
+    target = None if svg is None else user_path(svg)
+    if target is not None:
+        check_target(target, "--svg", (".svg",))
+    plan = _plan(read_source(source))
+    axes = lineage.axes(plan)
+    if target is not None:
+        grown = [axis for axis in axes if not axis.is_same] or list(axes)
+        with durable(target) as file:
+            file.write(ribbons.drawing(f"grown from {plan.source.name}", grown).encode())
+        if not quiet:
+            print(f"drawn: {target}", file=sys.stderr)
+    if as_json:
+        print_json(lineage.document(plan))
+        return
+    for axis in axes:
+        if axis.is_same:
+            print_lines([f"{axis.name}: {axis.old} as they were"])
+            continue
+        rows = [("new", "old", ""), *lineage.rows(lineage.stretches(axis))]
+        print_lines([f"{axis.name}: {axis.old} -> {len(axis.map)}", *_indented(text(rows))])
+        print_lines(lineage.counts(axis))
+
+
+def _indented(table: str) -> list[str]:
+    return [f"  {line}" for line in table.split("\n")]
+
+
+def _plan(read: Any) -> "Plan":
+    """The plan that is meant: piped in, in a file, or in a folder that was grown."""
+    from moegrow.planning import planfile
+
+    if isinstance(read, planfile.Lines):
+        return read.header
+    path = user_path(read)
+    inside = path / PLAN
+    if path.is_dir():
+        if not inside.is_file():
+            raise MoegrowError(
+                f"{path} holds no {PLAN}", "map takes a folder that moegrow has written, or a plan"
+            )
+        path = inside
+    elif not planfile.is_plan(path):
+        raise MoegrowError(f"{path} is not a plan", "make one with moegrow depth … --plan")
+    return planfile.read_lines(path.resolve()).header
+
+
+def _opened(sources: list[str] | None, reading: Reading) -> "list[Opened]":
+    """Every source, opened, so that all that is wrong shows before weights are read."""
+    from moegrow.planning import opened
+
+    access = Access(reading.token, reading.revision)
+    named: list[str | None] = list(sources or ())
+    return [opened.load(read_source(source), reading.family, access) for source in named or [None]]
+
+
+def _profiles(
+    opened: "Opened", *, sample: bool, threads: int | None, quiet: bool
+) -> "tuple[Profile, Profile]":
+    """The profile of an opened source, and that of the checkpoint that its weights are in."""
+    from moegrow.analysis import profiles, squares
+
+    plan, layout = opened
+    what = f"reading {layout.checkpoint.name}"
+    size = squares.reading_bytes(layout, sample=sample)
+    with phase(what, size, quiet=quiet) as progress:
+        measured = squares.measure(layout, sample=sample, threads=threads, progress=progress)
+    old = profiles.measured_profile(layout, measured)
+    return (profiles.predicted_profile(plan, layout, measured) if plan.steps else old), old
+
+
+def _shows(text: str) -> bool:
+    """Whether standard output can show a text."""
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,87 @@
+"""The command that draws up a page about a grown checkpoint."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moegrow.commands.options import JsonOption, QuietOption
+from moegrow.commands.terminal import print_json, read_source
+from moegrow.errors import MoegrowError, UsageError
+
+
+def report(
+    grown: Annotated[
+        str | None, typer.Argument(help="The folder of a grown checkpoint.", show_default=False)
+    ] = None,
+    output: Annotated[
+        str,
+        typer.Option("--output", "-o", metavar="FILE.html", help="Where the page goes."),
+    ] = "report.html",
+    source: Annotated[
+        str | None,
+        typer.Option(metavar="SOURCE", show_default=False, help="The source, if it has moved."),
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Verify the result first, and show what was found.")
+    ] = False,
+    sample: Annotated[
+        bool, typer.Option("--sample", help="Read only a little of each layer for the norms.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw up a page about a grown checkpoint: one file of HTML that loads nothing."""
+    import moegrow
+    from moegrow.analysis import page
+    from moegrow.commands import show
+    from moegrow.commands.progress import phase
+    from moegrow.ground.durable import durable
+    from moegrow.source.checkpoint import user_path
+
+    folder = read_source(grown)
+    if not isinstance(folder, str):
+        raise UsageError("report takes the folder of a grown checkpoint, not a plan")
+    target = user_path(output)
+    _check_target(target, force=force)
+    _check_outside(target, user_path(folder))
+    verified = None
+    if verify:
+        size = sum(file.stat().st_size for file in user_path(folder).glob("*.safetensors"))
+        with phase("verifying", size, quiet=quiet) as progress:
+            verified = moegrow.verify(folder, source, progress=progress)
+        if not verified.ok:
+            show.verified(verified, folder)
+    with phase("reading norms", quiet=quiet):
+        story = page.gather(folder, source, sample=sample, verified=verified)
+    if here := story.plan.source.folder:
+        _check_outside(target, here)
+    text = page.render(story).encode("utf-8", "backslashreplace")
+    with durable(target) as file:
+        file.write(text)
+    ok = None if verified is None else verified.ok
+    if as_json:
+        print_json({"path": str(target.absolute()), "bytes": len(text), "ok": ok})
+    else:
+        print(target)
+    if ok is False:
+        raise typer.Exit(1)
+
+
+def _check_target(target: Path, *, force: bool) -> None:
+    """Refuse to write over what is there, or where nothing can be, before anything is read."""
+    if target.is_dir() or not target.absolute().parent.is_dir():
+        what = "is a folder" if target.is_dir() else "is in no folder that exists"
+        raise MoegrowError(f"{target} {what}", "give the name of a file with -o")
+    if target.exists() and not force:
+        raise MoegrowError(f"{target} exists already", "use --force, or another -o")
+
+
+def _check_outside(target: Path, folder: Path) -> None:
+    """Refuse to write into a checkpoint."""
+    if target.absolute().parent.resolve().is_relative_to(folder.resolve()):
+        raise MoegrowError(
+            f"{target} is in the checkpoint {folder.name}, into which nothing is written",
+            "give another place with -o",
+        )

@@ -1,0 +1,119 @@
+"""The new config.json: the old text with only the keys changed that the maps change."""
+
+import math
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+from moegrow.config.indexers import indexer_types
+from moegrow.config.quantconfig import QuantConfig
+from moegrow.errors import MoegrowError, raise_all
+from moegrow.families import perlayer
+from moegrow.families.family import Config, Setting, lookup, number
+from moegrow.families.layout import Layout, present, promised_predictions
+from moegrow.ground import jsontext
+from moegrow.plans import Growth
+
+
+def grown_config(
+    layout: Layout, growth: Growth, settings: Mapping[str, Any], *, is_quantised: bool = True
+) -> str:
+    """The text of the new config.json; `settings` are what the width compensation sets.
+
+    Without `is_quantised`, what it says of quantisation is left as it is, to be removed.
+
+    Raises MoegrowError where the config cannot express the layer map.
+    """
+    keys = layout.family.config
+    outside = {f"/{key}": value for key, value in layout.checkpoint.config.items()}
+    config = {**layout.config, **outside}
+    changes: dict[str, Any] = dict(settings)
+    layers = len(growth.layers)
+    promised = promised_predictions(config, layout.family)
+    periods = [
+        max(1, number(config, key, form.default or 1))
+        for key, form in keys.per_layer.items()
+        if form.form == "period"
+    ]
+    old = perlayer.Old(config, layout.layers, layout.moe_layers, promised, math.lcm(*periods))
+    if growth.layers != tuple(range(layout.layers)):
+        _check_lists(layout, promised)
+        changes |= dict.fromkeys(present(config, keys.layers), layers)
+        changes |= dict.fromkeys(present(config, keys.doubled_layers), 2 * layers)
+        for key, form in keys.per_layer.items():
+            changes |= perlayer.grown(old, key, form, growth.layers)
+        changes |= indexer_types(layout, growth)
+    for spellings, value in ((keys.experts, len(growth.experts)), (keys.top_k, growth.top_k)):
+        for key in present(config, spellings):
+            value_before = lookup(config, key)
+            # A list with an entry for each layer grows with the layers, any other stays as long.
+            count = len(value_before) if isinstance(value_before, list) else 0
+            count = layers if count == layout.layers else count
+            changes[key] = [value] * count if count else value
+    new = {
+        path: value
+        for key, value in changes.items()
+        if value != lookup(config, key)
+        for path in _paths(layout, key)
+    }
+    if is_quantised:
+        new |= QuantConfig(layout).grown(growth)
+    return jsontext.replace(layout.checkpoint.config_text, new)
+
+
+def _paths(layout: Layout, key: str) -> list[jsontext.Path]:
+    """Where the config on disk has a key of the family file, or should have it."""
+    if key.startswith("/"):
+        return [tuple(key[1:].split("."))]
+    root = layout.checkpoint.config
+    on_disk = lookup(root, ".".join(layout.nested)) if layout.nested else root
+    names = layout.family.config.spellings.items()
+    spellings = [key, *(name for name, stands_for in names if stands_for == key)]
+    return [
+        (*layout.nested, *spelling.split(".")) for spelling in present(on_disk, spellings) or [key]
+    ]
+
+
+LARGEST_NUMBER = 1e300  # of a factor on the router's weights
+
+# Lists that any config may have and that are never about layers: names of classes, tokens that end
+# a text or must not be drawn, names of outputs.
+NEVER_PER_LAYER = (
+    "architectures", "bad_words_ids", "begin_suppress_tokens", "bos_token_id", "eos_token_id",
+    "keys_to_ignore_at_inference", "pad_token_id", "suppress_tokens",
+)  # fmt: skip
+
+
+def _check_lists(layout: Layout, promised: int) -> None:
+    """A list that is as long as the model is deep, and that nobody names, would go stale."""
+    keys, indexer = layout.family.config, layout.family.depth.shared_indexer
+    named = {
+        *NEVER_PER_LAYER,
+        *keys.not_per_layer,
+        *keys.per_layer,
+        *keys.layers_lists,
+        *keys.experts,
+        *keys.top_k,
+        *([indexer.key] if indexer else []),
+    }
+    lengths = {layout.layers, layout.layers + max(promised, layout.prediction_layers)}
+    raise_all(
+        f"config.json has lists that {layout.family.name} does not describe, as long as there are"
+        " layers",
+        [
+            f"{key} has {len(value)} entries for {layout.layers} layers"
+            for key, value in layout.config.items()
+            if isinstance(value, list) and len(value) in lengths and key not in named
+        ],
+        "remove them if nothing reads them; or give a family file with --family FILE.toml that says"
+        ' form = "list" of them in config.per_layer, or lists them in config.not_per_layer'
+        " (docs/adding-a-family.md)",
+    )
+
+
+def scaled(setting: Setting, config: Config, scale: Fraction) -> dict[str, Any]:
+    """The change that multiplies a number in the config by `scale`."""
+    value = setting.read(config)
+    if not -LARGEST_NUMBER < value < LARGEST_NUMBER:
+        raise MoegrowError(f"config.json: {setting.key} is {value!r}, which cannot be multiplied")
+    return {setting.key: value * scale.numerator / scale.denominator}

@@ -1,0 +1,81 @@
+"""Layers that share the key selection of a full layer before them, under a layer map."""
+
+from typing import Any
+
+from moegrow.errors import MoegrowError
+from moegrow.families import perlayer
+from moegrow.families.family import lookup
+from moegrow.families.layout import Layout, present
+from moegrow.plans import Growth
+
+FULL, SHARED = "full", "shared"
+
+
+def sharing_copies(layout: Layout, growth: Growth) -> frozenset[int]:
+    """The new layers that become sharing ones: copies with no other full layer before them.
+
+    A full copy would select keys anew for every sharing layer behind it; as a sharing layer it
+    uses what its original selected, and needs no indexer of its own.
+    """
+    indexer, full = layout.family.depth.shared_indexer, _full_layers(layout)
+    if not indexer or not indexer.chains:
+        return frozenset()
+    sharing = set()
+    nearest = None
+    for new, old in enumerate(growth.layers):
+        if old in full:
+            if nearest == old:
+                sharing.add(new)
+            nearest = old
+    return frozenset(sharing)
+
+
+def indexer_types(layout: Layout, growth: Growth) -> dict[str, Any]:
+    """The change to the config's list or letters; a list where a rule stood for them."""
+    indexer = layout.family.depth.shared_indexer
+    if not indexer or not (full := _full_layers(layout)):
+        return {}
+    kinds = _layer_types(layout)
+    types = lookup(layout.config, indexer.key) or [
+        FULL if layer in full or kinds[layer : layer + 1] == [indexer.unused] else SHARED
+        for layer in range(layout.layers)
+    ]
+    if not isinstance(types, list) or len(types) < layout.layers:
+        raise MoegrowError(
+            f"config.json: {indexer.key} is {types!r}, not a list with an entry for each of"
+            f" {layout.layers} layers"
+        )
+    sharing = sharing_copies(layout, growth)
+    new = [SHARED if i in sharing else types[old] for i, old in enumerate(growth.layers)]
+    behind = types[layout.layers : layout.layers + layout.prediction_layers]
+    for number, kind in enumerate(new):
+        if kind == SHARED and not indexer.chains and new[number - 1] == SHARED:
+            raise MoegrowError(
+                f"layer {growth.layers[number]} shares the indexer of the layer right before it,"
+                " and this layer map puts another sharing layer between them",
+                "use --group 2 or another length that keeps such layers together",
+            )
+    told = present(layout.config, filter(None, (indexer.key, indexer.pattern)))
+    return {
+        key: "".join("F" if kind == FULL else "S" for kind in new)
+        if isinstance(lookup(layout.config, key), str)
+        else new + behind
+        for key in told or [indexer.key]
+    }
+
+
+def _layer_types(layout: Layout) -> list[Any]:
+    """The entry of each layer in layer_types; none where the family has no such list."""
+    form = layout.family.config.per_layer.get("layer_types")
+    model = perlayer.Old(layout.config, layout.layers, layout.moe_layers)
+    found = perlayer.entries(model, "layer_types", form) if form else None
+    return found if isinstance(found, list) else []
+
+
+def _full_layers(layout: Layout) -> frozenset[int]:
+    """The layers that have an indexer of their own, prediction layers left aside."""
+    return frozenset(
+        place.layer
+        for place in layout.places.values()
+        if place.is_indexer and not place.is_prediction and place.layer < layout.layers
+    )

@@ -1,0 +1,78 @@
+"""What a checkpoint says of its quantisation, in its config and in files beside it, as it grows."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from moegrow.config.modulenames import ModuleNames
+from moegrow.families.layout import Layout
+from moegrow.formats.formats import Quantised, find_quantised
+from moegrow.ground import jsontext
+from moegrow.plans import Growth
+from moegrow.source.checkpoint import LARGEST_CONFIG, QUANT_FILES
+from moegrow.source.origin import read_whole
+
+# Where it stands in a config: under one of these keys, at the root or in the language model's part.
+KEYS = ("quantization_config", "compression_config")
+
+
+class QuantConfig:
+    """Every place where a checkpoint speaks of its quantisation, by the path that leads there."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+
+    @cached_property
+    def in_config(self) -> Mapping[jsontext.Path, Any]:
+        """The tables in config.json; the first is what loaders read."""
+        root = self._layout.checkpoint.config
+        places: list[tuple[jsontext.Path, Any]] = [((), root)]
+        if self._layout.nested:
+            inner: Any = root
+            for key in self._layout.nested:
+                inner = inner[key]
+            places.append((self._layout.nested, inner))
+        return {
+            (*path, key): table[key]
+            for path, table in places
+            for key in KEYS
+            if isinstance(table.get(key), dict)
+        }
+
+    @cached_property
+    def beside(self) -> Mapping[str, str]:
+        """The texts of the files beside it."""
+        checkpoint = self._layout.checkpoint
+        return {
+            name: read_whole(checkpoint.origin, name, LARGEST_CONFIG).decode("utf-8", "replace")
+            for name in QUANT_FILES
+            if name in checkpoint.side_files
+        }
+
+    def grown(self, growth: Growth) -> dict[jsontext.Path, Any]:
+        """What changes in config.json, so that what names layers or experts names their copies."""
+        if not self.in_config:
+            return {}
+        names = ModuleNames(self._layout, growth)
+        changes = {path: names.rewritten(table) for path, table in self.in_config.items()}
+        return {path: new for path, new in changes.items() if new != self.in_config[path]}
+
+    def grown_files(self, growth: Growth) -> dict[str, str]:
+        """The files beside it that change, as texts."""
+        if not self.beside:
+            return {}
+        names = ModuleNames(self._layout, growth)
+        found = {}
+        for name, text in self.beside.items():
+            table = jsontext.loads(text, name, is_shallow=True)
+            new = names.rewritten(table)
+            if new != table:
+                found[name] = jsontext.replace(
+                    text, {(key,): value for key, value in new.items() if value != table.get(key)}
+                )
+        return found
+
+
+def quantised_in(layout: Layout) -> Quantised:
+    """What of a checkpoint is quantised, by its headers and its config."""
+    return find_quantised(layout.checkpoint, QuantConfig(layout).in_config.values())

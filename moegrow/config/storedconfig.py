@@ -1,0 +1,113 @@
+"""The config of a model whose weights are stored in another dtype than before."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from moegrow.config.quantconfig import KEYS, QuantConfig
+from moegrow.errors import MoegrowError
+from moegrow.families.layout import Layout
+from moegrow.ground import jsontext
+from moegrow.plans import Growth, Storage
+
+NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+_DTYPE_KEYS = ("torch_dtype", "dtype")
+
+
+def stored_config(
+    text: str, storage: Storage, *, leaves_quantised: bool, experts: list[str]
+) -> str:
+    """The text of a config with what it says of dtypes and of quantisation as it will be.
+
+    `experts` are the modules that are no longer quantised though others are. Raises MoegrowError
+    where the config's method has no place to say so.
+    """
+    config = jsontext.loads(text, "config.json", infinities=True, is_shallow=True)
+    changes: dict[jsontext.Path, Any] = {}
+    if storage.dtype:
+        changes = dict.fromkeys(_dtypes(config), NAMES[storage.dtype])
+    for path in list(_quantisations(config)):
+        if not leaves_quantised:
+            text = jsontext.remove(text, path)
+            continue
+        table: Any = config
+        for key in path:
+            table = table[key]
+        changes[path] = _without(table, experts)
+    return jsontext.replace(text, changes)
+
+
+def expert_modules(layout: Layout, growth: Growth) -> list[str]:
+    """The modules of a grown model that hold routed experts, in the order of its layers."""
+    found: dict[int, set[str]] = {}
+    for place in layout.places.values():
+        if place.role == "experts" and not place.is_prediction:
+            module = place.before.rstrip(".") if place.expert is not None else _parent(place.suffix)
+            found.setdefault(place.layer, set()).add(f"{place.stack}{{}}.{module}")
+    layers = [*growth.layers, *sorted(layer for layer in found if layer >= layout.layers)]
+    return [
+        pattern.format(new)
+        for new, old in enumerate(layers)
+        for pattern in sorted(found.get(old, ()))
+    ]
+
+
+def _parent(suffix: str) -> str:
+    return suffix.split(".experts")[0] + ".experts"
+
+
+def _dtypes(table: Mapping[str, Any], path: jsontext.Path = ()) -> Iterator[jsontext.Path]:
+    """Every place where a config says in which dtype weights are."""
+    for key, value in table.items():
+        if isinstance(value, dict) and key not in KEYS:
+            yield from _dtypes(value, (*path, key))
+        elif key in _DTYPE_KEYS and value in NAMES.values():
+            yield (*path, key)
+
+
+def _quantisations(table: Mapping[str, Any], path: jsontext.Path = ()) -> Iterator[jsontext.Path]:
+    for key, value in table.items():
+        if isinstance(value, dict) and key in KEYS:
+            yield (*path, key)
+        elif isinstance(value, dict):
+            yield from _quantisations(value, (*path, key))
+
+
+def _without(table: Mapping[str, Any], modules: list[str]) -> dict[str, Any]:
+    """A quantisation config that leaves some modules out, in the words of its method."""
+    method = str(table.get("quant_method", ""))
+    if method not in _LEFT_OUT:
+        raise MoegrowError(
+            f"the experts alone cannot be dequantised: moegrow does not know how a config of the"
+            f" method {method!r} leaves modules out",
+            "dequantise all: --dtype bf16",
+        )
+    key, spelled = _LEFT_OUT[method]
+    if key == "dynamic":
+        return {**table, key: {**{spelled(name): {} for name in modules}, **table.get(key, {})}}
+    return {**table, key: [*(table.get(key) or []), *map(spelled, modules)]}
+
+
+def _inside(name: str) -> str:
+    """A regular expression for what is inside a module, as compressed-tensors marks one."""
+    return "re:" + name.replace(".", "\\.") + "\\..*"
+
+
+# Under which key a method lists what it leaves out, and how a module is named there.
+_LEFT_OUT: Mapping[str, tuple[str, Callable[[str], str]]] = {
+    "fp8": ("modules_to_not_convert", lambda name: name),
+    "compressed-tensors": ("ignore", _inside),
+    "modelopt": ("ignore", lambda name: f"{name}*"),
+    "gptq": ("dynamic", lambda name: "-:" + _inside(name).removeprefix("re:")),
+    "awq": ("modules_to_not_convert", lambda name: f"{name}."),
+}
+
+
+def quant_files(layout: Layout, *, leaves_quantised: bool) -> dict[str, None]:
+    """The files beside the config that go, since nothing is quantised any more."""
+    beside = QuantConfig(layout).beside
+    if beside and leaves_quantised:
+        raise MoegrowError(
+            f"{next(iter(beside))} says what is quantised, and cannot say that the experts are not",
+            "dequantise all: --dtype bf16",
+        )
+    return dict.fromkeys(beside)

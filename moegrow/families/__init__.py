@@ -1,0 +1,1 @@
+"""How model types name and store things: one TOML file each, and what reads a checkpoint by it."""

@@ -1,0 +1,335 @@
+"""Config keys that speak of layers one by one, and what becomes of each under a layer map."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from moegrow import maps
+from moegrow.errors import MoegrowError
+from moegrow.families.family import Config, PerLayer, Rule, Setting, lookup, number
+from moegrow.maps import Map
+
+# A layer's number as a key; Python also calls others digits, such as ².
+_DIGITS = re.compile(r"[0-9]{1,9}")
+
+# What a form gives back: the new value of its key and of others, by key.
+Changes = dict[str, Any]
+
+
+class Old(NamedTuple):
+    """The model before: its config, its number of layers, and which of them have experts.
+
+    `predictions` is the number of multi-token-prediction layers behind the last, `period` the
+    length after which all of the config's periodic rules begin anew.
+    """
+
+    config: Config
+    layers: int
+    moe_layers: frozenset[int]
+    predictions: int = 0
+    period: int = 1
+
+
+def entries(model: Old, key: str, form: PerLayer) -> Any:
+    """What the config has under a key of the form "list", or its rule says in its place."""
+    old = lookup(model.config, key)
+    if (old is None or old == []) and not (form.unless and lookup(model.config, form.unless)):
+        return _from_rule(form.rule, model)
+    return old
+
+
+Form = Callable[[Old, str, PerLayer, Map], Changes]
+
+
+def grown(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
+    """The changes that a layer map makes to a key of the config.
+
+    Raises MoegrowError where the config cannot express the map.
+    """
+    return _FORMS[form.form](model, key, form, layer_map)
+
+
+def partial(model: Old, key: str, form: PerLayer) -> Callable[[int], bool]:
+    """Whether a layer is one of those that a key of a partial form means."""
+    if form.form == "period":
+        period, offset = _periodic(model, key, form)
+        return lambda layer: layer % period == offset % period
+    old = number(model.config, key, form.default)
+    if form.form == "prefix":
+        return lambda layer: layer < old
+    if form.form == "suffix":
+        return lambda layer: layer >= model.layers - old
+    return lambda layer: old < 0 or layer <= old
+
+
+def dense_numbered(model: Old, key: str, form: PerLayer) -> frozenset[int]:
+    """The layers that the config makes dense by a key of the form "dense_numbers"."""
+    old = lookup(model.config, key)
+    if old is None:
+        old = _marked(_from_rule(form.rule, model))
+    _check_numbers(old, key)
+    meant = set(old)
+    step = number(model.config, form.step, 1)
+    return frozenset(
+        layer
+        for layer in range(model.layers)
+        if layer in meant or (step > 1 and (layer + 1) % step)
+    )
+
+
+def _list(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
+    """One entry per layer: written out even where a rule stands for it, for rules do not grow."""
+    old = entries(model, key, form)
+    if old is None or old == []:
+        stands_for = form.unless and lookup(model.config, form.unless)
+        if form.required and not stands_for:
+            raise MoegrowError(
+                f"config.json has no {key}, and what the model derives without it changes with the"
+                " number of layers",
+                "load the checkpoint with transformers and save it, which writes the list",
+            )
+    if old is None or type(old) in (int, float):
+        return {}  # one number for all layers stays
+    if not isinstance(old, list):
+        raise MoegrowError(f"config.json: {key} is {old!r}, not a list with an entry a layer")
+    if len(old) < model.layers:
+        raise MoegrowError(f"config.json: {key} has {len(old)} entries for {model.layers} layers")
+    behind = old[model.layers : model.layers + model.predictions]
+    return {key: [old[layer] for layer in layer_map] + behind}
+
+
+def _text(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
+    """One character per layer."""
+    old = lookup(model.config, key)
+    if not isinstance(old, str) or len(old) != model.layers:
+        return {}
+    return {key: "".join(old[layer] for layer in layer_map)}
+
+
+def _numbers(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
+    """Numbers of the layers meant, in a list or in a text with commas between them.
+
+    Those of prediction layers behind the last move with these.
+    """
+    told = lookup(model.config, key)
+    old = listed(told, key)
+    if old is None:
+        marks = _from_rule(form.rule, model)
+        if marks is None:
+            return {}
+        old = [layer + form.base for layer, mark in enumerate(marks) if mark]
+    repeated, meant = maps.repeats(layer_map), set(old)
+    new = [
+        position + form.base
+        for position, layer in enumerate(layer_map)
+        if layer + form.base in meant and not (form.once and repeated[position])
+    ]
+    last = model.layers + form.base
+    new += [
+        layer - model.layers + len(layer_map)
+        for layer in old
+        if last <= layer < last + model.predictions
+    ]
+    return {key: ",".join(map(str, new)) if isinstance(told, str) else new}
+
+
+def _dense_numbers(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
+    """Numbers of dense layers; a step that makes others dense too becomes 1 and is spelled out."""
+    old = lookup(model.config, key)
+    step = number(model.config, form.step, 1)
+    was_dense = dense_numbered(model, key, form)
+    dense = [new for new, layer in enumerate(layer_map) if layer in was_dense]
+    changes: Changes = {key: dense} if dense != (old or []) or form.rule else {}
+    return changes | ({form.step: 1} if step > 1 else {})
+
+
+def _prefix(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
+    """How many layers come first: the grown ones must come first too, unless a list tells more."""
+    old = number(model.config, key, form.default)
+    marks = [*map(partial(model, key, form), layer_map)]
+    new = sum(marks)
+    if form.unless and not all(marks[:new]):
+        new = marks.index(False)
+    elif not all(marks[:new]):
+        wrong = layer_map[marks.index(True, marks.index(False))]
+        raise MoegrowError(
+            f"config.json can only say how many layers come first ({key}), and this layer map puts"
+            f" layer {wrong}, one of the first {old}, behind others",
+            f"use --mode interpose, or --keep-first {old} so that later passes leave them out",
+        )
+    return {key: new} if new != old else {}
+
+
+def _suffix(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
+    """How many layers come last: the grown ones must come last too."""
+    old = number(model.config, key, form.default)
+    marks = [*map(partial(model, key, form), layer_map)]
+    new = sum(marks)
+    if new and not all(marks[-new:]):
+        raise MoegrowError(
+            f"config.json can only say how many layers come last ({key}), and this layer map puts"
+            f" one of the last {old} before others",
+            f"use --mode interpose, or --keep-last {old} so that only the last pass has them",
+        )
+    return {key: new} if new != old else {}
+
+
+def _last(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
+    """The number of the last layer meant, -1 for the last of all: all after it must stay after."""
+    old = number(model.config, key, form.default)
+    if old < 0:
+        return {}
+    behind = [layer > old for layer in layer_map]
+    if any(behind) and not all(behind[behind.index(True) :]):
+        raise MoegrowError(
+            f"config.json can only say which layer is the last with experts ({key}), and this"
+            f" layer map puts one of those after layer {old} before others",
+            "use --mode interpose",
+        )
+    return {key: len(layer_map) - sum(behind) - 1}
+
+
+def _table(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
+    """Layer number → settings; keys that are no numbers, such as layer types, stay."""
+    old = lookup(model.config, key)
+    if not isinstance(old, dict) or not any(map(_DIGITS.fullmatch, old)):
+        return {}
+    numbered = {int(name): value for name, value in old.items() if _DIGITS.fullmatch(name)}
+    width = max(map(len, old))
+    padded = all(len(name) == width for name in old) and width > 1 and "0" * width in old
+    new = {
+        f"{position:0{width}d}" if padded else str(position): numbered[layer]
+        for position, layer in enumerate(layer_map)
+        if layer in numbered
+    }
+    for layer in (layer for layer in numbered if layer >= model.layers):
+        new[str(layer - model.layers + len(layer_map))] = numbered[layer]
+    return {key: new | {name: value for name, value in old.items() if not _DIGITS.fullmatch(name)}}
+
+
+def _owners(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
+    """For each layer the number of the layer whose values it uses.
+
+    Copies of an owner own themselves; others use the nearest copy of their owner before them,
+    and of several in a row the first.
+    """
+    old = lookup(model.config, key)
+    if old is None:
+        return {}
+    _check_numbers(old, key)
+    if len(old) < model.layers:
+        raise MoegrowError(f"config.json: {key} has {len(old)} entries for {model.layers} layers")
+    new = []
+    firsts: dict[int, int] = {}  # for each layer the first of its last copies in a row
+    for position, layer in enumerate(layer_map):
+        owner = old[layer]
+        new.append(position if owner == layer else firsts.get(owner, position))
+        if not position or layer_map[position - 1] != layer:
+            firsts[layer] = position
+    return {key: new}
+
+
+def _period(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
+    """A rule without a list form: it must also hold for the grown model, as it stands."""
+    is_meant, (period, _) = partial(model, key, form), _periodic(model, key, form)
+    for position, layer in enumerate(layer_map):
+        if is_meant(position) != is_meant(layer):
+            raise MoegrowError(
+                f"config.json can only say that one of every {period} layers is of a kind ({key}),"
+                f" and this layer map puts old layer {layer} at {position}",
+                f"use --group with a multiple of {model.period} that divides the layers",
+            )
+    return {}
+
+
+def _periodic(model: Old, key: str, form: PerLayer) -> tuple[int, int]:
+    """The period of a rule and its offset."""
+    offset = form.offset.read(model.config) if isinstance(form.offset, Setting) else form.offset
+    return max(1, number(model.config, key, form.default or 1)), offset
+
+
+def _span(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
+    """Length of blocks of layers: they grow evenly where every layer is repeated in place."""
+    old = number(model.config, key, form.default)
+    times, rest = divmod(len(layer_map), model.layers)
+    if rest or layer_map != maps.interpose(model.layers, to=len(layer_map)):
+        raise MoegrowError(
+            f"config.json can only say how long a block of layers is ({key} {old}), so every layer"
+            " must be repeated equally often, in place",
+            "use --mode interpose with a whole --times",
+        )
+    return {key: old * times}
+
+
+def _point(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
+    """How many layers come before a point of the model: as many as before the next one's copy."""
+    if lookup(model.config, key) is None:
+        return {}
+    old = number(model.config, key)
+    copies = (position for position, layer in enumerate(layer_map) if layer >= old)
+    return {key: next(copies, len(layer_map))} if old <= model.layers else {}
+
+
+_FORMS: Mapping[str, Form] = {
+    "list": _list,
+    "text": _text,
+    "numbers": _numbers,
+    "dense_numbers": _dense_numbers,
+    "prefix": _prefix,
+    "suffix": _suffix,
+    "last": _last,
+    "table": _table,
+    "owners": _owners,
+    "period": _period,
+    "span": _span,
+    "point": _point,
+}
+
+
+def _from_rule(rule: Rule | None, model: Old) -> list[Any] | None:
+    """The list that the model derives itself, or None where no rule applies."""
+    if rule is None or (rule.when and not lookup(model.config, rule.when)):
+        return None
+    every, start, before = (
+        value.read(model.config) if isinstance(value, Setting) else value
+        for value in (rule.every, rule.start, rule.before)
+    )
+    for value in (every, start, before):
+        if type(value) is not int:
+            raise MoegrowError(
+                f"config.json has a pattern of layers ({value!r}) that moegrow does not read",
+                "load the checkpoint with transformers and save it, which writes the list",
+            )
+    below = number(model.config, rule.below, model.layers) if rule.below else None
+
+    def is_hit(layer: int) -> bool:
+        if layer < start:
+            return bool(before > 0 and (layer + 1) % before == 0)
+        return (
+            (every > 0 and (layer - start) % every == rule.at % every)
+            or layer < rule.first
+            or (rule.last and layer == model.layers - 1)
+            or (below is not None and layer >= below)
+            or (rule.moe and layer in model.moe_layers)
+        )
+
+    return [rule.hit if is_hit(layer) else rule.miss for layer in range(model.layers)]
+
+
+def listed(value: Any, key: str) -> list[int] | None:
+    """Numbers of layers that stand in a list or in a text with commas between them; else None."""
+    if value is None:
+        return None
+    if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,9}(\s*,\s*[0-9]{1,9})*\s*", value):
+        return [int(number) for number in value.split(",")]
+    _check_numbers(value, key)
+    return list(value)
+
+
+def _check_numbers(value: Any, key: str) -> None:
+    if not isinstance(value, list) or not all(type(entry) is int for entry in value):
+        raise MoegrowError(f"config.json: {key} is {value!r}, not a list of layers' numbers")
+
+
+def _marked(marks: list[Any] | None) -> list[int]:
+    return [layer for layer, mark in enumerate(marks or ()) if mark]

@@ -1,0 +1,1 @@
+"""How quantised weights are stored, and the numbers that they stand for."""

@@ -1,0 +1,1 @@
+"""What happens to the values of weights: noise, scales, rounding, block after block."""

@@ -1,0 +1,222 @@
+"""What noise, a scale and a shift do to values, from stored bytes to stored bytes."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from moegrow.numbers.noise import (
+    CHUNK,
+    DRAWS_PER_BLOCK,
+    FIRST,
+    LEVELS,
+    Deviation,
+    Draw,
+    Floats,
+    finite_deviation,
+)  # fmt: skip
+from moegrow.planning.realised import Realised
+from moegrow.plans import Piece
+
+Bytes = npt.NDArray[np.uint8]
+
+# Bytes of noised weights from which on loading the compiled loops takes less than they spare.
+WORTH_LOADING = 256 << 20
+
+_STORED: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "I16": np.dtype("<i2"),
+}
+
+
+class Scratch:
+    """What one thread computes with.
+
+    Buffers, which stay in its core's cache from chunk to chunk, the compiled loops, if any, what
+    was found of noise in each kind of tensor, and the `still` tensors: those with a piece that
+    should take noise and has no deviation.
+    """
+
+    def __init__(self, compiled: ModuleType | None = None) -> None:
+        self.compiled = compiled
+        self.realised: dict[str, Realised] = {}
+        self.still: set[str] = set()
+        self._buffers: dict[tuple[str, Any], Floats] = {}
+
+    def take(self, use: str, kind: Any, size: int) -> Floats:
+        """`size` values of a type for one use, with whatever the last use has left in them."""
+        key = use, kind
+        if key not in self._buffers:
+            self._buffers[key] = np.empty(max(CHUNK, LEVELS), kind)
+        return self._buffers[key][:size]
+
+
+def compiled_loops(count: int) -> ModuleType | None:
+    """The module `compiled`, where it is worth loading for `count` bytes and can be loaded."""
+    if count < WORTH_LOADING or sys.byteorder != "little":
+        return None
+    try:
+        from moegrow.numbers import compiled
+    except ImportError:  # numba is not installed, or is not for this numpy
+        return None
+    return compiled
+
+
+def exact(dtype: str) -> Any:
+    """The type that a dtype's values are computed in."""
+    if dtype.startswith("I"):
+        return np.int64
+    return np.float64 if dtype == "F64" else np.float32
+
+
+def numbers(stored: Bytes, dtype: str, scratch: Scratch) -> Floats:
+    """At most CHUNK stored values in the type they are computed in, to be used and written to."""
+    found = stored.view(_STORED[dtype])
+    if dtype == "BF16":
+        # A bfloat16 is the upper half of a float32.
+        wide = scratch.take("numbers", np.uint32, found.size)
+        np.copyto(wide, found)
+        np.left_shift(wide, 16, out=wide)
+        return wide.view(np.float32)
+    values = scratch.take("numbers", exact(dtype), found.size)
+    np.copyto(values, found)
+    return values
+
+
+def deviation(blocks: Iterable[Bytes], dtype: str, scratch: Scratch) -> float:
+    """The standard deviation of stored values, as `noise.Deviation` has it.
+
+    Every block but the last holds a multiple of CHUNK values.
+    """
+    width = _STORED[dtype].itemsize
+    found = Deviation()
+    for block in blocks:
+        if scratch.compiled and dtype == "BF16":
+            if not found.count:
+                found.begin(numbers(block[: FIRST * width], dtype, scratch))
+            zero = np.float32(found.zero)
+            scratch.compiled.add_sums(block.view(np.uint16), zero, found.sums, found.squares)
+            found.count += block.size // width
+            continue
+        for values in _chunks(block, dtype, scratch):
+            found.add(values)
+    return found.value
+
+
+def deviation_of_finite(blocks: Iterable[Bytes], dtype: str, scratch: Scratch) -> float:
+    """As `deviation`, of finite values alone, as `noise.finite_deviation` has it."""
+    return finite_deviation(values for block in blocks for values in _chunks(block, dtype, scratch))
+
+
+def _chunks(block: Bytes, dtype: str, scratch: Scratch) -> Iterator[Floats]:
+    size = CHUNK * _STORED[dtype].itemsize
+    for first in range(0, block.size, size):
+        yield numbers(block[first : first + size], dtype, scratch)
+
+
+class Change:
+    """What one piece does to its values: ``(x + a·ε) · scale + shift``, a being `amount`.
+
+    Sums and products are separate float32 operations (float64 for F64), so no platform fuses
+    them; what is stored is rounded once more, to nearest even, to the storage type.
+    """
+
+    def __init__(
+        self, dtype: str, piece: Piece, draw: Draw | None, amount: float, scratch: Scratch
+    ) -> None:
+        self.dtype = dtype
+        self.piece = piece
+        self.amount = amount
+        self._draw = draw
+        self._scratch = scratch
+        # Noise around a value that is no number has been refused with sigma.
+        self._keeps = piece.noise is not None and piece.noise.kind == "finite"
+        self._is_finite = piece.noise is not None and piece.noise.kind == "normal"
+        number = exact(dtype)
+        if draw is not None and number(amount):
+            # Every value that the noise can take; each is one product, as if it were drawn first.
+            self._table = draw.table.astype(number, copy=False) * number(amount)
+        else:
+            self._draw = None
+
+    def apply(self, stored: Bytes, start: int, new: Bytes) -> None:
+        """Change the stored values, the first of which is number `start` of the piece."""
+        if self._is_noise_alone and not start % DRAWS_PER_BLOCK and self._scratch.compiled:
+            self._add_noise(self._scratch.compiled, stored, start, new)
+            return
+        with np.errstate(over="ignore", invalid="ignore"):
+            self._apply(stored, start, new)
+
+    @property
+    def _is_noise_alone(self) -> bool:
+        """Whether noise is all that is done, to bf16 values that are all numbers."""
+        piece = self.piece
+        is_drawn = self._draw is not None and self._is_finite and self.dtype == "BF16"
+        return is_drawn and piece.scale == 1 and not piece.shift
+
+    def _add_noise(self, compiled: ModuleType, stored: Bytes, start: int, new: Bytes) -> None:
+        assert self._draw
+        upper, lower = divmod(self._draw.key, 1 << 64)
+        compiled.add_noise(
+            stored.view(np.uint16), np.uint64(lower), np.uint64(upper),
+            np.uint64(start // DRAWS_PER_BLOCK), self._table, new.view(np.uint16),
+        )  # fmt: skip
+
+    def _apply(self, stored: Bytes, start: int, new: Bytes) -> None:
+        width = _STORED[self.dtype].itemsize
+        for first in range(0, stored.size, CHUNK * width):
+            part = slice(first, first + CHUNK * width)
+            values = numbers(stored[part], self.dtype, self._scratch)
+            kept = ~np.isfinite(values) if self._keeps else None
+            if self._draw is not None:
+                noise = self._scratch.take("noise", values.dtype.type, values.size)
+                levels = self._draw.levels(start + first // width, values.size)
+                # Levels never leave the table; to say what to do if they did saves a copy.
+                np.take(self._table, levels, out=noise, mode="wrap")
+                np.add(values, noise, out=values)
+            self._scale(values)
+            self.store(values, new[part])
+            if kept is not None:
+                kind = _STORED[self.dtype]
+                new[part].view(kind)[kept] = stored[part].view(kind)[kept]
+
+    def _scale(self, values: Floats) -> None:
+        """Multiply by a fraction and add another; 1/m is one division, so it is rounded once."""
+        number, piece = values.dtype.type, self.piece
+        if not piece.scale:
+            values[:] = number(float(piece.shift))
+            return
+        if piece.scale.numerator != 1:
+            np.multiply(values, number(piece.scale.numerator), out=values)
+        if piece.scale.denominator != 1:
+            np.divide(values, number(piece.scale.denominator), out=values)
+        if piece.shift:
+            np.add(values, number(float(piece.shift)), out=values)
+
+    def store(self, values: Floats, new: Bytes) -> None:
+        """Round values to the storage type, to nearest even; `values` are spent."""
+        stored = new.view(_STORED[self.dtype])
+        if self.dtype != "BF16":
+            with np.errstate(over="ignore"):
+                np.copyto(stored, values, casting="same_kind")
+            return
+        bits = values.view(np.uint32)
+        odd = self._scratch.take("odd", np.uint32, values.size)
+        # Half of the last place that stays, and a bit more where that place is odd.
+        np.right_shift(bits, 16, out=odd)
+        np.bitwise_and(odd, 1, out=odd)
+        np.add(odd, 0x7FFF, out=odd)
+        if not self._is_finite:
+            nan = np.isnan(values)
+            bits[nan], odd[nan] = 0x7FC00000, 0
+        np.add(bits, odd, out=bits)
+        np.right_shift(bits, 16, out=bits)
+        np.copyto(stored, bits, casting="unsafe")

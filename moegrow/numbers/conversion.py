@@ -1,0 +1,77 @@
+"""Numbers in one dtype rounded to another, to nearest even and once."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from moegrow.errors import MoegrowError
+from moegrow.numbers.arithmetic import Bytes, Change, Scratch
+from moegrow.numbers.noise import CHUNK
+from moegrow.plans import Piece
+from moegrow.source.header import nbytes
+
+_KINDS: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+}
+
+
+class Conversion:
+    """From float32 or float64, which `kind` names, to the dtype of a tensor called `name`."""
+
+    def __init__(self, name: str, kind: str, dtype: str, scratch: Scratch) -> None:
+        self._name = name
+        self._kind = _KINDS[kind]
+        self._dtype = dtype
+        # What is rounded to bfloat16 is float32.
+        self._rounding = Change(dtype, Piece("", 0, 1), None, 0.0, scratch)
+
+    def stored(self, values: Bytes) -> Bytes:
+        """The bytes of the values in the new dtype.
+
+        Raises MoegrowError where a number is too large for it: it would become infinite.
+        """
+        found = values.view(self._kind)
+        if self._kind.name == "float32" and self._dtype == "F32":
+            return values
+        new = np.empty(nbytes(self._dtype, (found.size,)), np.uint8)
+        width = nbytes(self._dtype, (1,))
+        for first in range(0, found.size, CHUNK):
+            part = found[first : first + CHUNK]
+            target = new[first * width : first * width + part.size * width]
+            if self._dtype == "BF16":
+                narrow = _to_odd(part) if self._kind.itemsize == 8 else part.copy()
+                self._rounding.store(narrow, target)
+                continue
+            narrowed = target.view(_KINDS[self._dtype])
+            with np.errstate(over="ignore", invalid="ignore"):
+                np.copyto(narrowed, part, casting="same_kind")
+            self._check(part, narrowed)
+        return new
+
+    def _check(self, before: npt.NDArray[Any], after: npt.NDArray[Any]) -> None:
+        infinite = np.isinf(after)
+        if infinite.any() and np.isfinite(before[infinite]).any():
+            worst = np.abs(before[infinite & np.isfinite(before)]).max()
+            raise MoegrowError(
+                f"{self._name} holds {worst:g}, which is too large for {self._dtype}",
+                "use --dtype bf16, which has the range of float32",
+            )
+
+
+def _to_odd(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """float64 as float32 whose last bit is set where it is not exact.
+
+    So that rounding it once more, to fewer bits, rounds as if it were done once.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        narrow = values.astype(np.float32)
+        wide = narrow.astype(np.float64)
+        # Towards zero where it was rounded away, and then the last bit.
+        away = np.abs(wide) > np.abs(values)
+        bits = narrow.view(np.uint32)
+        bits[away] -= 1
+        bits[(wide != values) & ~np.isnan(values)] |= 1
+    return narrow

@@ -1,0 +1,311 @@
+"""Every problem of a plan, found before a byte is written."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from operator import attrgetter
+
+from moegrow import maps
+from moegrow.errors import MoegrowError, raise_all
+from moegrow.families.layout import Layout, read_layout
+from moegrow.formats.decoding import EXACT, SCALES, decoded_shape, is_power_of_two
+from moegrow.ground import jsontext
+from moegrow.plans import STORED, Output, Piece, Plan
+from moegrow.source.checkpoint import CONFIG, Checkpoint
+from moegrow.source.fingerprints import is_same, sampled
+from moegrow.source.header import TensorSpec, nbytes
+from moegrow.source.origin import Origin
+
+# Dtypes whose values can be read, changed in floating point and rounded back.
+FLOATS = ("F64", "F32", "F16", "BF16")
+
+_is_copy = attrgetter("is_copy")
+
+# Names that no tensor may have.
+UNNAMED = ("", "__metadata__")
+
+# Dtypes of tables of numbers, which can be scaled and shifted exactly.
+INTEGERS = ("I64", "I32", "I16")
+
+
+def check_source(plan: Plan, checkpoint: Checkpoint) -> None:
+    """Raise MoegrowError unless the checkpoint is the one that the plan was made of."""
+    problems = []
+    if plan.source.config_digest != checkpoint.config_digest:
+        problems.append("config.json is not the same")
+    now = {file.name: file for file in checkpoint.files}
+    planned = {file.name: file for file in plan.source.files}
+    for name in sorted(now.keys() | planned.keys()):
+        if name not in now:
+            problems.append(f"{name} is gone")
+        elif name not in planned:
+            problems.append(f"{name} is new")
+        elif now[name].size != planned[name].size:
+            problems.append(f"{name} had {planned[name].size} bytes and has {now[name].size}")
+        elif not is_same(planned[name], now[name], checkpoint.origin):
+            problems.append(f"{name} holds other tensors or other weights")
+    raise_all(
+        f"{checkpoint.location} has changed since the plan was made",
+        problems,
+        "make the plan again with --plan",
+    )
+
+
+# Of each file its size, its version (when it was last written, in nanoseconds) and a digest or "".
+# Of one far away that is what its place says of it, so nothing is fetched for it.
+Witness = Mapping[str, list[int | str]]
+
+
+def witness(checkpoint: Checkpoint) -> Witness:
+    """What the files of a source are now, to tell later whether one has been written since.
+
+    The digest of a weight file covers header and samples, so no weights are read for it.
+    """
+    known = {file.name: file.digest for file in checkpoint.files}
+    names = (CONFIG, *checkpoint.side_files, *sorted(known))
+    return {name: _now(checkpoint.origin, name, known.get(name, "")) for name in names}
+
+
+def _now(origin: Origin, name: str, known: str) -> list[int | str]:
+    """What a file is now; of weights, `known` is the digest that they had when they were opened."""
+    size, version = origin.size(name), origin.version(name)
+    is_here = isinstance(version, int)
+    return [size, version, sampled(origin, name) if known and is_here else known]
+
+
+def check_witness(seen: Witness, checkpoint: Checkpoint) -> None:
+    """Raise MoegrowError where weights are others than when they were held against the plan."""
+    digests = {file.name: file.digest for file in checkpoint.files}
+    others = [name for name, told in seen.items() if told[2] and told[2] != digests.get(name)]
+    raise_all(
+        f"{checkpoint.location} has changed since the plan was made",
+        [f"{name} holds other tensors or other weights" for name in others],
+        "make the plan again with --plan",
+    )
+
+
+def check_unchanged(before: Witness, checkpoint: Checkpoint) -> None:
+    """Raise MoegrowError where a file of the source has been written, or has gone, since."""
+    problems = []
+    checkpoint.origin.refresh()
+    for name, then in before.items():
+        try:
+            now = _now(checkpoint.origin, name, str(then[2]))
+        except KeyError:
+            problems.append(f"{name} is gone")
+        except OSError as error:
+            problems.append(f"{name}: {error.strerror}")
+        except MoegrowError as error:
+            problems.append(error.message)
+        else:
+            if now != then:
+                problems.append(f"{name} was written in the meantime")
+    raise_all(
+        f"{checkpoint.location} was changed while it was read",
+        problems,
+        "nothing was published; run the command again when nothing writes there",
+    )
+
+
+def check_plan(plan: Plan, checkpoint: Checkpoint) -> None:
+    """Raise MoegrowError that lists what is wrong with a plan that reads from `checkpoint`."""
+    jsontext.loads(plan.config, "the config in the plan", infinities=True, is_shallow=True)
+    problems = [
+        problem
+        for output in _unlike_sources(plan, checkpoint)
+        for problem in _problems(output, checkpoint)
+    ]
+    names = {output.name for output in plan.outputs}
+    if len(names) != len(plan.outputs):
+        problems.append(f"{len(plan.outputs) - len(names)} names stand twice")
+    raise_all("the plan cannot be written", problems, "make the plan again with --plan")
+    check_noise(plan)
+
+
+def check_result(plan: Plan, checkpoint: Checkpoint) -> None:
+    """Raise MoegrowError where what an edited plan makes is no checkpoint of its family."""
+    tensors = {
+        name: TensorSpec(name, "", dtype, shape, 0, nbytes(dtype, shape))
+        for name, dtype, shape, _, _ in plan.outputs
+    }
+    config = jsontext.loads(plan.config, "the config in the plan", infinities=True, is_shallow=True)
+    result = replace(checkpoint, config_text=plan.config, config=config, tensors=tensors)
+    try:
+        read_layout(result, family_text=plan.family_text)
+    except MoegrowError as error:
+        raise MoegrowError(
+            f"what the plan would write could not be loaded: {error.message}",
+            "the plan was edited: make it again with --plan",
+        ) from None
+
+
+def check_growth(plan: Plan, layout: Layout) -> None:
+    """Raise MoegrowError where a plan's header names layers or experts that its source lacks."""
+    growth = plan.growth
+    problems = []
+    for what, numbers, count in (
+        ("layer", growth.layers, layout.layers),
+        ("expert", growth.experts, layout.experts),
+    ):
+        maps.check_size(len(numbers), f"{what}s")
+        if max(numbers, default=count) >= count:
+            problems.append(f"{what} {max(numbers, default='none')} of 0 to {count - 1}")
+    if not 1 <= growth.top_k <= len(growth.experts):
+        problems.append(f"top-k {growth.top_k} of {len(growth.experts)} experts")
+    raise_all(
+        "the plan's header asks for what its source does not have",
+        problems,
+        "make the plan again with --plan",
+    )
+
+
+def check_noise(plan: Plan) -> None:
+    """Raise MoegrowError where noise or a scale is asked of tensors that are not plain floats."""
+    for output in plan.outputs:
+        if output.dtype in FLOATS or all(map(_is_copy, output.pieces)):
+            continue
+        if any(piece.noise for piece in output.pieces):
+            raise MoegrowError(
+                f"{output.name} is stored as {output.dtype}, and noise on quantised weights is"
+                " mostly lost in rounding",
+                "use --noise 0 for exact copies, or write them decoded: --experts-dtype bf16",
+            )
+        # Tables of experts' numbers are joined by columns; packed weights never are.
+        is_table = output.dtype in INTEGERS and output.axis > 0
+        if is_table and all(map(_stays_whole, output.pieces)):
+            continue
+        if other := next((piece for piece in output.pieces if not _is_stored_whole(piece)), None):
+            raise _unscalable(output, other)
+
+
+def _is_stored_whole(piece: Piece) -> bool:
+    return piece.is_copy or piece.decoding == EXACT
+
+
+def _unscalable(output: Output, piece: Piece) -> MoegrowError:
+    """Why a quantised weight cannot be changed as a piece asks for."""
+    if not piece.scale:
+        return MoegrowError(
+            f"{output.name} is stored as {output.dtype}, in no format whose zeros are known",
+            "repeat the layers without: --new-layers copy",
+        )
+    return MoegrowError(
+        f"{output.name} is stored as {output.dtype}, which can be copied but not multiplied by"
+        f" {piece.scale}",
+        "write the experts decoded: --experts-dtype bf16"
+        if is_power_of_two(piece.scale)
+        else "take a power of two as many experts, which the scales can make up for, or write the"
+        " experts decoded: --experts-dtype bf16",
+    )
+
+
+def _stays_whole(piece: Piece) -> bool:
+    """Whether a table of numbers stays one: no fractions, and nothing wiped out."""
+    return piece.scale > 0 and piece.scale.denominator == piece.shift.denominator == 1
+
+
+def _unlike_sources(plan: Plan, checkpoint: Checkpoint) -> Iterator[Output]:
+    """All outputs but those that one look shows to be right: a whole tensor of the source each.
+
+    Nearly all are that, and there can be a million of them.
+    """
+    tensors = checkpoint.tensors
+    for output in plan.outputs:
+        name, dtype, shape, pieces, axis = output
+        if len(pieces) == 1 and shape and name and name.isprintable():
+            source, start, stop, _, _, _, decoding = pieces[0]
+            spec = tensors.get(source)
+            if (
+                spec is not None
+                and spec.shape == shape
+                and spec.dtype == dtype
+                and start == 0
+                and stop == shape[axis]
+                and decoding is None
+                and name not in UNNAMED
+            ):
+                continue
+        yield output
+
+
+def _problems(output: Output, checkpoint: Checkpoint) -> Iterator[str]:
+    if not output.name.isprintable() or output.name in UNNAMED:
+        yield f"{output.name!r} cannot be the name of a tensor"
+    try:
+        for shape in (output.shape[output.axis + 1 :], output.shape):
+            nbytes(output.dtype, shape)
+    except ValueError as error:
+        yield f"{output.name}: {error}"
+    rows = 0
+    for piece in output.pieces:
+        rows += piece.stop - piece.start
+        yield from _piece_problems(output, piece, checkpoint)
+    if rows != output.rows:
+        yield f"{output.name} has {output.rows} rows and pieces of {rows}"
+
+
+def _piece_problems(output: Output, piece: Piece, checkpoint: Checkpoint) -> Iterator[str]:
+    spec = checkpoint.tensors.get(piece.source)
+    if spec is None:
+        yield f"{output.name} comes from {piece.source}, which the source does not hold"
+        return
+    if piece.decoding is not None:
+        yield from _decoding_problems(output, piece, spec, checkpoint)
+        return
+    axis = output.axis
+    other = spec.shape[:axis] + spec.shape[axis + 1 :]
+    if spec.dtype != output.dtype or other != output.shape[:axis] + output.shape[axis + 1 :]:
+        yield (
+            f"{output.name} is {output.dtype} {list(output.shape)} and comes from"
+            f" {spec.dtype} {list(spec.shape)}"
+        )
+    rows = spec.shape[axis] if spec.shape else 1
+    if not 0 <= piece.start <= piece.stop <= rows:
+        wanted = f"rows {piece.start} to {piece.stop}"
+        yield f"{output.name} asks for {wanted} of {piece.source}, which has {rows}"
+
+
+def _exact_problem(output: Output, piece: Piece, spec: TensorSpec) -> str:
+    """Why a piece that stays as it is stored cannot be multiplied, or made of one number."""
+    if output.dtype != spec.dtype or output.axis:
+        return f"it is {spec.dtype} and stays that, joined along its first dimension"
+    if piece.noise is not None:
+        return "what stays as it is stored takes no noise"
+    if not piece.scale:
+        low, high = _RANGES.get(spec.dtype, (0, 0))
+        is_whole = piece.shift.denominator == 1 and low <= piece.shift <= high
+        return "" if is_whole else f"{piece.shift} is no number that all of {spec.dtype} could be"
+    if spec.dtype not in SCALES or piece.shift or not is_power_of_two(piece.scale):
+        return f"{spec.dtype} times {piece.scale} plus {piece.shift} is not exact"
+    return ""
+
+
+# From which number to which an integer can be set; a small float only to zero.
+_RANGES = {"U8": (0, 255), "I8": (-128, 127), "I32": (-(2**31), 2**31 - 1)}
+
+
+def _decoding_problems(
+    output: Output, piece: Piece, spec: TensorSpec, checkpoint: Checkpoint
+) -> Iterator[str]:
+    """Where decoded rows are not what the output is made of."""
+    assert piece.decoding is not None
+    try:
+        shape = decoded_shape(spec, piece.decoding, checkpoint.tensors)
+    except ValueError as error:
+        yield f"{output.name} is decoded from {piece.source}, and cannot be: {error}"
+        return
+    axis = output.axis
+    problem = _exact_problem(output, piece, spec) if piece.decoding == EXACT else ""
+    if problem:
+        yield f"{output.name} cannot be made of {piece.source}: {problem}"
+    elif piece.decoding != EXACT and output.dtype not in STORED:
+        yield f"{output.name} is decoded, and cannot be written as {output.dtype}"
+    elif axis and (
+        piece.decoding.codec != "plain" or any(not other.decoding for other in output.pieces)
+    ):
+        yield f"{output.name} is joined along axis {axis}, and not all of it is plain numbers"
+    elif (shape[:axis], shape[axis + 1 :]) != (output.shape[:axis], output.shape[axis + 1 :]):
+        yield f"{output.name} is {list(output.shape)} and made from {list(shape)}"
+    rows = shape[axis] if len(shape) > axis else 1
+    if not 0 <= piece.start <= piece.stop <= rows:
+        wanted = f"rows {piece.start} to {piece.stop}"
+        yield f"{output.name} asks for {wanted} of {piece.source}, which has {rows} decoded"

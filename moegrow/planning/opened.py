@@ -1,0 +1,109 @@
+"""A source opened for growing: a checkpoint, or a plan that grew one, with the layout it has."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from moegrow.errors import MoegrowError, UsageError
+from moegrow.families.catalogue import LARGEST_FAMILY
+from moegrow.families.layout import Layout, read_layout
+from moegrow.ground.strangers import read_text
+from moegrow.planning import grow, planfile
+from moegrow.planning.check import check_growth, check_plan, check_result, check_source
+from moegrow.planning.planfile import Lines
+from moegrow.plans import Plan
+from moegrow.source.checkpoint import open_checkpoint, user_path
+from moegrow.source.origin import ANYONE, Access
+
+
+class Opened(NamedTuple):
+    """A plan with the layout of the checkpoint that it reads from."""
+
+    plan: Plan
+    layout: Layout
+
+
+# A checkpoint's folder or file, a plan's file, its lines, a plan, or one whose source is open.
+AnySource = str | os.PathLike[str] | Lines | Plan | Opened
+
+EDITED = {"axis": "hand", "says": ["the plan was edited: its lines alone say what is written"]}
+
+
+def plan(
+    source: AnySource,
+    *,
+    family: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+) -> Plan:
+    """The plan that copies `source` as it is, or the plan in the file `source`.
+
+    `family` is a family file of your own, for a model that moegrow does not know. `revision` and
+    `token` are for a repository of the Hub, as everywhere. Raises MoegrowError where the source
+    is no checkpoint of a known family, or has changed since the plan was made.
+    """
+    return load(source, family, Access(token, revision)).plan
+
+
+def load(
+    source: AnySource, family: str | os.PathLike[str] | None = None, access: Access = ANYONE
+) -> Opened:
+    """The plan of a source (see `plan`) with the layout of the checkpoint that it reads from.
+
+    A plan whose lines are not what its header says has a step that says so.
+    """
+    plan, layout = begin(source, family, access)
+    return Opened(grow.spell_out(plan, layout), layout)
+
+
+def begin(
+    source: AnySource, family: str | os.PathLike[str] | None = None, access: Access = ANYONE
+) -> Opened:
+    """As `load`, for growing, which makes the outputs anew: a checkpoint's are left out."""
+    if isinstance(source, Opened):
+        return source
+    text = "" if family is None else _family_text(user_path(family))
+    if not isinstance(source, Plan | Lines):
+        path = user_path(source)
+        if not planfile.is_plan(path):
+            layout = read_layout(open_checkpoint(source, access), family_text=text)
+            return Opened(grow.outline(layout, text), layout)
+        source = planfile.read_lines(path.resolve())
+    header = source.header if isinstance(source, Lines) else source
+    if text and text != header.family_text:
+        raise UsageError("a plan brings its family along, so --family does not go with it")
+    if access.revision is not None:
+        raise UsageError("a plan names the commit of its source, so --revision does not go with it")
+    checkpoint = open_checkpoint(header.source.location, access)
+    check_source(header, checkpoint)
+    layout = read_layout(checkpoint, family_text=header.family_text)
+    check_growth(header, layout)
+    rendered = grow.render(header, layout, header.growth)
+    if not isinstance(source, Lines):
+        plan = source
+    elif source.spell(rendered.outputs):
+        plan = replace(header, outputs=rendered.outputs)
+    else:
+        plan = source.plan()
+        check_plan(plan, checkpoint)
+        check_result(plan, checkpoint)
+    if rendered != plan and EDITED not in plan.steps:
+        plan = replace(plan, steps=(*plan.steps, EDITED))
+    return Opened(plan, layout)
+
+
+def _family_text(path: Path) -> str:
+    if not path.is_file():
+        raise MoegrowError(f"--family {path} is not a file", "give the path of a family file")
+    path = path.resolve()
+    return read_text(path.parent, path.name, LARGEST_FAMILY)
+
+
+def check_unedited(old: Plan) -> None:
+    """Growing renders a plan anew from its header, so its lines must be what the header says."""
+    if EDITED in old.steps:
+        raise MoegrowError(
+            "the plan's lines are not what its header says: it was edited",
+            "grow first and edit the result; moegrow apply writes an edited plan as it stands",
+        )

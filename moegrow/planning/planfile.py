@@ -1,0 +1,428 @@
+"""A plan as JSON lines: a header line, then one line per output tensor."""
+
+import json
+import operator
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import lru_cache
+from io import TextIOWrapper
+from itertools import groupby
+from pathlib import Path
+from typing import Any, TextIO
+
+from moegrow.errors import MoegrowError
+from moegrow.formats.decoding import CODECS, SETTINGS, Decoding
+from moegrow.ground import jsontext, strangers
+from moegrow.ground.strangers import opened
+from moegrow.maps import NULL
+from moegrow.plans import (
+    AS_STORED,
+    ONE,
+    STORED,
+    ZERO,
+    Growth,
+    Noise,
+    Output,
+    Piece,
+    Plan,
+    Source,
+    Storage,
+)
+from moegrow.recipes.recipe import MOST_STEPS, Step, read_step
+from moegrow.source.checkpoint import CONFIG, INDEX, MOST_TENSORS, QUANT_FILES, SourceFile
+from moegrow.source.header import BITS
+from moegrow.source.origin import MOST_FILES, scheme
+
+# Characters of a plan and of one of its lines: a million tensors of some hundred each, and a
+# header with the config.
+LARGEST_PLAN, LONGEST_LINE = 512 << 20, 48 << 20
+
+MOST_EMPTY = 1000  # lines
+
+# The versions that are read; the highest goes up when an older reader would misunderstand a plan,
+# and each plan says the lowest in which it can be written.
+FORMATS = (1, 2)
+
+
+def to_lines(plan: Plan) -> Iterator[str]:
+    """The plan, line by line, without line ends; docs/plan-format.md describes them."""
+    yield _dump(
+        {
+            "moegrow_plan": 2 if plan.files or plan.storage != AS_STORED else 1,
+            "source": {
+                "path": plan.source.path,
+                "config_digest": plan.source.config_digest,
+                "files": [file.__dict__ for file in plan.source.files],
+            },
+            "family": plan.family,
+            **({"family_text": plan.family_text} if plan.family_text else {}),
+            "growth": _growth_table(plan.growth),
+            "steps": plan.steps,
+            "commands": plan.commands,
+            **({} if plan.recipe is None else {"recipe": plan.recipe}),
+            **({"files": dict(plan.files)} if plan.files else {}),
+            **({"storage": plan.storage._asdict()} if plan.storage != AS_STORED else {}),
+            "outputs": len(plan.outputs),
+            "config": plan.config,
+        }
+    )
+    yield from map(_output_line, plan.outputs)
+
+
+@dataclass(frozen=True)
+class Lines:
+    """A plan as it came in: its header is understood, the lines of its tensors are not yet.
+
+    `header` is the plan without outputs, `promised` what it says of their number, and `texts`
+    are the lines behind it, without line ends.
+    """
+
+    header: Plan
+    promised: Any
+    texts: list[str]
+
+    def spell(self, outputs: tuple[Output, ...]) -> bool:
+        """Whether the lines are those of these outputs, mark by mark; nothing is parsed."""
+        return len(self.texts) == len(outputs) == self.promised and all(
+            map(operator.eq, self.texts, map(_output_line, outputs))
+        )
+
+    def plan(self) -> Plan:
+        """The plan that the lines spell out.
+
+        Raises MoegrowError, with the number of the line, where they are not of this format or
+        where some are missing. Whether the plan fits its source is for check.py to say.
+        """
+        outputs = []
+        number = 1
+        try:
+            for number, text in enumerate(self.texts, 2):
+                if text.strip():
+                    outputs.append(_output(jsontext.loads(text, f"line {number} of the plan")))
+        except _WRONG_KINDS as error:
+            raise _malformed(number, error) from None
+        if len(outputs) != self.promised:
+            raise MoegrowError(
+                f"the plan promises {self.promised} tensors and spells out {len(outputs)}",
+                "it was cut short: make it again with --plan",
+            )
+        return replace(self.header, outputs=tuple(outputs))
+
+
+def from_lines(lines: Iterable[str]) -> Plan:
+    """The plan that the lines of its file spell out."""
+    return take_lines(lines).plan()
+
+
+def take_lines(lines: Iterable[str]) -> Lines:
+    """The lines of a plan; raises MoegrowError where the first is no header of this format."""
+    rest = iter(lines)
+    header = jsontext.loads(next(rest, "").rstrip("\n"), "line 1 of the plan", is_shallow=True)
+    version = header.get("moegrow_plan")
+    if type(version) is not int or version not in FORMATS:
+        raise MoegrowError(
+            f"this is not a plan that moegrow can read: moegrow_plan is {version!r}, not"
+            f" {' or '.join(map(str, FORMATS))}",
+        )
+    try:
+        plan = Plan(
+            source=_source(header["source"]),
+            family=_text(header["family"]),
+            growth=_growth(header["growth"]),
+            steps=tuple(map(_step, header["steps"])),
+            config=_text(header["config"]),
+            outputs=(),
+            commands=tuple(map(_text, header["commands"])),
+            family_text=_text(header.get("family_text", "")),
+            files=_files(header.get("files", {})),
+            storage=_storage(header.get("storage", {})),
+            recipe=_recipe(header),
+        )
+    except _WRONG_KINDS as error:
+        raise _malformed(1, error) from None
+    promised = header.get("outputs")
+    if type(promised) is not int or not 0 <= promised <= MOST_TENSORS:
+        raise MoegrowError(f"the plan promises {promised!r} tensors, which makes no sense")
+    return Lines(plan, promised, list(_texts(rest, promised)))
+
+
+def _texts(lines: Iterator[str], promised: int) -> Iterator[str]:
+    """The lines behind the header: those promised, and perhaps some that are empty."""
+    found = empty = 0
+    for line in lines:
+        found, empty = found + bool(line.strip()), empty + (not line.strip())
+        if found > promised or empty > MOST_EMPTY:
+            raise MoegrowError(
+                f"the plan promises {promised} tensors and spells out more",
+                "make it again with --plan",
+            )
+        yield line.rstrip("\n")
+
+
+def lines_of(file: TextIO) -> Iterator[str]:
+    """The lines of a plan in an open file, which may be a stranger's and have no end."""
+    return strangers.lines(file, "the plan", longest=LONGEST_LINE, most=LARGEST_PLAN)
+
+
+def read_lines(path: Path) -> Lines:
+    """The lines of the plan in a file, which may not be a link."""
+    with opened(path.parent, path.name) as file:
+        return take_lines(lines_of(TextIOWrapper(file, encoding="utf-8", errors="replace")))
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan in a file."""
+    return read_lines(path).plan()
+
+
+# What taking values of the wrong kind apart ends in.
+_WRONG_KINDS = (
+    AttributeError, KeyError, OverflowError, TypeError, ValueError, ZeroDivisionError,
+)  # fmt: skip
+
+
+def _malformed(number: int, error: Exception) -> MoegrowError:
+    return MoegrowError(
+        f"line {number} of the plan is malformed: {type(error).__name__} {error}",
+        "make the plan again with --plan",
+    )
+
+
+def is_plan(path: Path) -> bool:
+    """Whether a file begins as a plan does; nothing is parsed."""
+    if not path.is_file() or path.suffix == ".safetensors" or path.name in (CONFIG, INDEX):
+        return False
+    with path.open("rb") as file:
+        return file.read(1) == b"{"
+
+
+def _dump(table: dict[str, Any]) -> str:
+    return jsontext.dumps(table, separators=(",", ":"))
+
+
+def _output_line(output: Output) -> str:
+    """The line of one tensor.
+
+    It is put together by hand, because a plan can have a million of them and an encoder takes
+    several times as long.
+    """
+    name, dtype, shape, pieces, axis = output
+    joined = f'"axis":{axis},' if axis else ""
+    made_of = ",".join([_piece_text(piece) for piece in pieces])
+    return f'{{"name":{_quoted(name)},{_kind_text(dtype, shape)},{joined}"pieces":[{made_of}]}}'
+
+
+@lru_cache(maxsize=1 << 16)
+def _kind_text(dtype: str, shape: tuple[int, ...]) -> str:
+    return f'"dtype":{_quoted(dtype)},"shape":[{",".join(map(str, shape))}]'
+
+
+def _piece_text(piece: Piece) -> str:
+    source, start, stop, noise, scale, shift, decoding = piece
+    changes = "" if decoding is None else _decoding_text(decoding)
+    changes += _noise_text(noise) if noise else ""
+    if scale is not ONE and scale != ONE:
+        changes += f',"scale":"{scale}"'
+    if shift is not ZERO and shift:
+        changes += f',"shift":"{shift}"'
+    return f'{{"from":{_quoted(source)},"rows":[{start},{stop}]{changes}}}'
+
+
+def _decoding_text(decoding: Decoding) -> str:
+    codec, companions, settings = decoding
+    table: dict[str, Any] = {"codec": codec}
+    if companions:
+        table["with"] = dict(companions)
+    return f',"decode":{_dump(table | dict(settings))}'
+
+
+@lru_cache(maxsize=1 << 16)
+def _noise_text(noise: Noise) -> str:
+    return f',"noise":{_dump({noise.kind: noise.amount, "seed": noise.seed})}'
+
+
+# A text as JSON, with all but what must be escaped as it is.
+_quoted = json.encoder.encode_basestring
+
+
+def _growth_table(growth: Growth) -> dict[str, Any]:
+    return {
+        "layers": growth.layers,
+        "silent": [layer for layer, silent in enumerate(growth.silent) if silent],
+        "experts": growth.experts,
+        "weight_noise": _runs(growth.weight_noise),
+        "router_noise": _runs(growth.router_noise),
+        "top_k": growth.top_k,
+    }
+
+
+def _runs(noises: tuple[Noise | None, ...]) -> list[list[Any]]:
+    """Noise by runs of experts: [first, stop, kind, amount, seed]."""
+    runs = []
+    first = 0
+    for noise, members in groupby(noises):
+        stop = first + len(list(members))
+        if noise:
+            runs.append([first, stop, *noise])
+        first = stop
+    return runs
+
+
+def _growth(table: dict[str, Any]) -> Growth:
+    layers = _numbers(table["layers"])
+    experts = tuple(NULL if expert == NULL else _number(expert) for expert in table["experts"])
+    silent = set(_numbers(table["silent"]))
+    return Growth(
+        layers=layers,
+        silent=tuple(layer in silent for layer in range(len(layers))),
+        experts=experts,
+        weight_noise=_noises(table["weight_noise"], len(experts)),
+        router_noise=_noises(table["router_noise"], len(experts)),
+        top_k=_number(table["top_k"]),
+    )
+
+
+def _noises(runs: list[list[Any]], count: int) -> tuple[Noise | None, ...]:
+    noises: list[Noise | None] = [None] * count
+    end = 0
+    for first, stop, kind, amount, seed in runs:
+        if not end <= _number(first) <= _number(stop):
+            raise ValueError("runs of noise overlap or run backwards")
+        noise, end = _noise(kind, amount, seed), stop
+        noises[first : min(stop, count)] = [noise] * (min(stop, count) - first)
+    return tuple(noises)
+
+
+def _noise(kind: Any, amount: Any, seed: Any) -> Noise:
+    if kind not in ("normal", "finite", "uniform"):
+        raise ValueError(f"noise {kind!r} is neither normal nor finite nor uniform")
+    if type(amount) not in (int, float) or not 0 < amount < 1e6:
+        raise ValueError(f"a noise of {amount!r} makes no sense")
+    return Noise(kind, float(amount), _number(seed))
+
+
+def _source(table: dict[str, Any]) -> Source:
+    files = tuple(
+        SourceFile(_file_name(file["name"]), _number(file["size"]), _text(file["digest"]))
+        for file in table["files"][:MOST_FILES]
+    )
+    path = _text(table["path"])
+    if not scheme(path) and not Path(path).is_absolute():
+        raise ValueError(f"the path of the source, {path!r}, is not absolute")
+    return Source(path, _text(table["config_digest"]), files)
+
+
+def _file_name(name: Any) -> str:
+    """The name of a file in the source's own folder; any other could lead out of it."""
+    if _text(name) != Path(name).name or name == ".." or not name.endswith(".safetensors"):
+        raise ValueError(f"{name!r} is not the name of a weight file")
+    return str(name)
+
+
+def _storage(table: dict[str, Any]) -> Storage:
+    _check_keys(table, *Storage._fields)
+    if not all(dtype in ("", *STORED) for dtype in table.values()):
+        raise ValueError(f"the storage {table!r} is not known")
+    return Storage(**table)
+
+
+def _files(table: dict[str, Any]) -> tuple[tuple[str, str | None], ...]:
+    """Texts of files beside the config; only those that speak of quantisation can be others."""
+    for name in table:
+        if name not in QUANT_FILES:
+            raise ValueError(f"{name!r} is no file that a plan can change")
+    return tuple((name, None if text is None else _text(text)) for name, text in table.items())
+
+
+def _step(table: dict[str, Any]) -> dict[str, Any]:
+    """A step, with what other files rely on in it."""
+    step = table | {"says": list(map(_text, table["says"]))}
+    counted = {"depth": ["layers"], "width": ["experts", "top_k"]}
+    for key in counted.get(_text(step["axis"]), []):
+        before, after = step[key]
+        step[key] = [_number(before), _number(after)]
+        if not before:
+            raise ValueError(f"{key} {before} makes no sense")
+    return step
+
+
+def _recipe(header: dict[str, Any]) -> tuple[Step, ...] | None:
+    """The steps that a plan notes; None where an older moegrow noted none of those it took."""
+    if "recipe" not in header:
+        return None if header["steps"] else ()
+    steps = header["recipe"]
+    if not isinstance(steps, list) or len(steps) > MOST_STEPS:
+        raise ValueError("the recipe makes no sense")
+    return tuple(read_step(step, "the recipe in line 1 of the plan") for step in steps)
+
+
+def _output(table: dict[str, Any]) -> Output:
+    if table["dtype"] not in BITS:
+        raise ValueError(f"the dtype {table['dtype']!r} is not known")
+    _check_keys(table, "name", "dtype", "shape", "axis", "pieces")
+    pieces = tuple(map(_piece, table["pieces"]))
+    shape, axis = _numbers(table["shape"]), _number(table.get("axis", 0))
+    if axis and axis >= len(shape):
+        raise ValueError(f"there is no axis {axis} in {list(shape)}")
+    return Output(_text(table["name"]), table["dtype"], shape, pieces, axis)
+
+
+def _piece(table: dict[str, Any]) -> Piece:
+    start, stop = table["rows"]
+    noise = None
+    if "noise" in table:
+        ((kind, amount),) = ((k, v) for k, v in table["noise"].items() if k != "seed")
+        noise = _noise(kind, amount, table["noise"]["seed"])
+    scale, shift = (
+        _fraction(table.get("scale", "1")),
+        _fraction(table.get("shift", "0")),
+    )
+    if scale < 0:
+        raise ValueError("the scale makes no sense")
+    decoding = _decoding(table["decode"]) if "decode" in table else None
+    _check_keys(table, "from", "rows", "decode", "noise", "scale", "shift")
+    rows = _number(start), _number(stop)
+    return Piece(_text(table["from"]), *rows, noise, scale, shift, decoding)
+
+
+def _decoding(table: dict[str, Any]) -> Decoding:
+    _check_keys(table, "codec", "with", *SETTINGS)
+    if table["codec"] not in CODECS:
+        raise ValueError(f"the codec {table['codec']!r} is not known")
+    companions = tuple((role, _text(name)) for role, name in table.get("with", {}).items())
+    settings = tuple((key, _number(table[key])) for key in table if key in SETTINGS)
+    return Decoding(table["codec"], companions, settings)
+
+
+@lru_cache(maxsize=1 << 10)
+def _fraction(text: Any) -> Fraction:
+    """A fraction of whole numbers; Fraction itself would also work out 1e999999999."""
+    if not re.fullmatch(r"-?[0-9]{1,18}(/[0-9]{1,18})?", _text(text)):
+        raise ValueError(f"{text!r} is not a fraction that makes sense")
+    return Fraction(text)
+
+
+def _check_keys(table: dict[str, Any], *known: str) -> None:
+    """A key that is not known could mean something that would be left undone."""
+    for key in table:
+        if key not in known:
+            raise ValueError(f"the key {key!r} is not known")
+
+
+def _checked(kind: type, what: str, is_good: Callable[[Any], bool]) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if type(value) is not kind or not is_good(value):
+            raise ValueError(f"{value!r} is not {what}")
+        return value
+
+    return check
+
+
+_number: Callable[[Any], int] = _checked(int, "a number from 0 up", lambda n: 0 <= n < 2**63)
+_text: Callable[[Any], str] = _checked(str, "a text", lambda text: True)
+
+
+def _numbers(values: list[Any]) -> tuple[int, ...]:
+    return tuple(map(_number, values))

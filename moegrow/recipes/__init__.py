@@ -1,0 +1,1 @@
+"""Growth that is written down: the recipes that ship, and those in files."""

@@ -1,0 +1,1 @@
+"""Where a checkpoint is and what its headers say: a folder, the Hub, an object store."""

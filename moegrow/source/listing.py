@@ -1,0 +1,87 @@
+"""The names of files far away, as a repository or a store lists them."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+from moegrow.errors import MoegrowError
+from moegrow.source.origin import CONFIG, check_count
+
+CONNECTIONS = 8  # at a time, unless --threads says otherwise
+
+
+class Entry(NamedTuple):
+    """A file far away: its bytes, their SHA-256 where it is known, and its version."""
+
+    size: int
+    sha256: str | None = None
+    version: str = ""
+
+
+class Listed:
+    """What an Origin says of names, from a list of all files."""
+
+    threads = CONNECTIONS
+
+    def __init__(self, location: str, files: Mapping[str, Entry]) -> None:
+        self._location = location
+        self._files = files
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Listed) and self.location == other.location
+
+    def __hash__(self) -> int:
+        return hash(self.location)
+
+    @property
+    def location(self) -> str:
+        return self._location
+
+    def has(self, name: str) -> bool:
+        return name in self._files
+
+    def top(self) -> list[str]:
+        return sorted(name for name in self._files if "/" not in name)
+
+    def walk(self, is_left: Callable[[str], bool]) -> Iterator[str]:
+        others = {folder for folder in map(_folder, self._files) if self.has(f"{folder}/{CONFIG}")}
+        count = 0
+        for name in sorted(self._files):
+            parts = name.split("/")
+            folders = {"/".join(parts[:depth]) for depth in range(1, len(parts))}
+            if folders & others or any(part.startswith(".") for part in parts):
+                continue
+            if not any(map(is_left, (*folders, name))):
+                count += 1
+                check_count(self.location, count, len(folders))
+                yield name
+
+    def below(self, name: str) -> list[str]:
+        folders = {folder for folder in map(_folder, self._files) if self.has(f"{folder}/{name}")}
+        return sorted(f"{self.location}/{folder}" for folder in folders if "/" not in folder)
+
+    def size(self, name: str) -> int:
+        return self._files[name].size
+
+    def sha256(self, name: str) -> str | None:
+        return self._files[name].sha256
+
+    def version(self, name: str) -> str:
+        return self._files[name].version
+
+    def refresh(self) -> None:
+        """A list holds for good, unless the kind of place says otherwise."""
+
+
+def safe(name: str) -> str:
+    """A name of a stranger's file; raises MoegrowError where it would lead out of a folder."""
+    path = PurePosixPath(name)
+    is_inside = not path.is_absolute() and ".." not in path.parts and str(path) == name != "."
+    if not is_inside or not name.isprintable() or "\\" in name:
+        raise MoegrowError(f"the source lists {name[:200]!r}, which is no name of a file in it")
+    return name
+
+
+def _folder(name: str) -> str:
+    """The folder of a file, or what is the name of none."""
+    return name.rpartition("/")[0] or "/"

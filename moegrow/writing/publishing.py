@@ -1,0 +1,181 @@
+"""Complete a result whose shards are written, and give it its name as the last thing of all."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from moegrow.errors import MoegrowError
+from moegrow.ground.durable import durable, sync
+from moegrow.planning.check import Witness, check_unchanged
+from moegrow.plans import Plan
+from moegrow.source.checkpoint import CARD, CONFIG, DIGESTS, INDEX, PLAN, Checkpoint
+from moegrow.source.origin import contents
+from moegrow.writing import card, shards
+from moegrow.writing.digests import Digests, file_digest, text_bytes, text_digest
+from moegrow.writing.partial import Partial
+from moegrow.writing.resume import Facts, Say, UnfinishedError, facts_of
+from moegrow.writing.shards import Shard
+
+REPLACED = ".replaced"  # behind the name of a result, for the moment in which it is replaced
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a run writes, where, and how, from the moment on that its source has been looked at.
+
+    `seen` is what the files of the source were at that moment, and `max_shard_size` in bytes.
+    """
+
+    target: Path
+    plan: Plan
+    checkpoint: Checkpoint
+    seen: Witness
+    files: tuple[Shard, ...]
+    max_shard_size: int
+    digests: bool
+    force: bool
+    threads: int
+    reflink: bool
+    progress: Progress
+    say: Say
+
+    @property
+    def facts(self) -> Facts:
+        """What another run must share with this one to go on with it, beside the plan."""
+        return facts_of(self.max_shard_size, self.digests, self.seen)
+
+
+def check_target(target: Path, source: Path | None, *, force: bool) -> None:
+    """Raise MoegrowError unless `target` may be written: new, or made by moegrow and `force`.
+
+    The source, and anything in it or around it, is never written, whatever the flags.
+    """
+    check_apart(target, source)
+    if not target.parent.is_dir():
+        raise MoegrowError(
+            f"{target.parent} is not a folder", f"make it first: mkdir -p {target.parent}"
+        )
+    check_free(target, force=force)
+
+
+def check_free(target: Path, *, force: bool) -> None:
+    """Raise MoegrowError where something stands under the name that may not be replaced."""
+    if not os.path.lexists(target):
+        return
+    if not force:
+        raise MoegrowError(f"{target} exists already", "use --force, or another -o")
+    replaceable = target.is_dir() and not target.is_symlink()
+    if not replaceable or (any(target.iterdir()) and not (target / PLAN).exists()):
+        raise MoegrowError(
+            f"{target} was not written by moegrow, so --force does not replace it",
+            "remove it yourself, or give another -o",
+        )
+
+
+def check_apart(target: Path, source: Path | None) -> None:
+    """Raise MoegrowError where writing to `target` could touch a source on this machine."""
+    if source is None:
+        return
+    real, origin = target.resolve(), source.resolve()
+    folder = origin if origin.is_dir() else origin.parent
+    if real == folder or real.is_relative_to(folder) or folder.is_relative_to(real):
+        where = "is" if real == folder else "is inside" if real.is_relative_to(folder) else "holds"
+        raise MoegrowError(
+            f"the output {target} {where} the source {source}",
+            "give another folder with -o; the source is never written",
+        )
+
+
+def complete(run: Run, partial: Partial, plan: Plan) -> None:
+    """Make a result of a working folder in which all shards are, and give it its name.
+
+    Raises MoegrowError, with nothing under that name that was not there before, where the source
+    has changed since the run began.
+    """
+    _write_beside(partial, plan, run)
+    check_unchanged(run.seen, run.checkpoint)
+    _publish(partial, run.target, force=run.force)
+
+
+@contextmanager
+def failing(partial: Partial, target: Path) -> Iterator[None]:
+    """What becomes of a run that fails: finished shards are kept where they can be of use."""
+    with telling(partial, target):
+        try:
+            yield
+        except BaseException as error:
+            is_useful = isinstance(error, UnfinishedError) or not isinstance(error, MoegrowError)
+            with suppress(OSError):
+                if is_useful and partial.finished():
+                    partial.tidy()
+                else:
+                    partial.remove()
+            raise
+
+
+@contextmanager
+def telling(partial: Partial, target: Path) -> Iterator[None]:
+    """Tell of a disk that fails as of a run that can be gone on with."""
+    try:
+        yield
+    except OSError as error:
+        said = f"writing {target} failed: {error.filename or partial.folder}: {error.strerror}"
+        raise UnfinishedError(said, "nothing was published; mend what is wrong there") from error
+
+
+def _write_beside(partial: Partial, plan: Plan, run: Run) -> None:
+    """Write what stands beside the shards, index and config last."""
+    folder, checkpoint, files = partial.result, run.checkpoint, run.files
+    changed = dict(plan.files)
+    sides = [side for side in checkpoint.side_files if changed.get(side, "") is not None]
+    text = card.model_card(plan, run.target.name, card.carried_from(checkpoint.origin), sides)
+    texts = {CARD: text, INDEX: shards.index(files), CONFIG: plan.config}
+    for side in sides:
+        copy = folder / side
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        new = changed.get(side)
+        with durable(copy) as file:
+            file.writelines(contents(checkpoint.origin, side) if new is None else [new.encode()])
+        sync(copy.parent)
+    found = {side: file_digest(folder, side) for side in (PLAN, *sides)}
+    found |= {side: text_digest(text) for side, text in texts.items()}
+    entries = tuple(map(partial.noted, files))
+    texts[DIGESTS] = Digests(run.digests, found, entries).text()
+    for side in (CARD, DIGESTS, INDEX, CONFIG):
+        with durable(folder / side) as file:
+            file.write(text_bytes(texts[side]))
+    sync(folder)
+
+
+def _publish(partial: Partial, target: Path, *, force: bool) -> None:
+    """Give the result its final name; what stood there goes only after that."""
+    old = target.with_name(target.name + REPLACED)
+    has_old = force and _is_result(old)
+    if os.path.lexists(target):
+        check_free(target, force=force)
+        if has_old:
+            # An earlier replacement died after its result was in place.
+            shutil.rmtree(old)
+        target.rename(old)
+        has_old = True
+    try:
+        partial.result.rename(target)
+    except BaseException:
+        if has_old and not target.exists():
+            old.rename(target)
+        raise
+    sync(target.parent)
+    # The result is in place: what goes wrong from here on is no failure of the run.
+    with suppress(OSError):
+        partial.remove()
+        if has_old:
+            shutil.rmtree(old)
+
+
+def _is_result(folder: Path) -> bool:
+    return (folder / PLAN).is_file() and not folder.is_symlink()
