@@ -14,7 +14,7 @@ from moegrow.errors import MoegrowError
 from moegrow.formats import decoders, exactly
 from moegrow.formats.decoding import EXACT
 from moegrow.ground.ranges import read_all
-from moegrow.numbers import arithmetic, rounding
+from moegrow.numbers import arithmetic, rounding, straight
 from moegrow.numbers.arithmetic import Bytes, Change, Scratch
 from moegrow.numbers.conversion import Conversion
 from moegrow.numbers.noise import CHUNK, Draw
@@ -128,15 +128,24 @@ class Source:
         """
         assert piece.decoding is not None
         rows = piece.start, piece.stop
-        tensors = self._checkpoint.tensors
-
-        def read(spec: TensorSpec, start: int, stop: int) -> Bytes:
-            found = np.empty(stop - start, np.uint8)
-            self.read_into(spec.file, spec.start + start, found.data)
-            return found
-
+        tensors, read = self._checkpoint.tensors, self._read_part
         for block in decoders.decoded(tensors[piece.source], piece.decoding, tensors, read, rows):
             yield block.view(np.uint8)
+
+    def straight(self, piece: Piece, scratch: Scratch) -> Iterator[Bytes] | None:
+        """The same numbers rounded to bf16 at once, or None where there is no loop that does it."""
+        loops = straight.loops(scratch)
+        if loops is None or piece.decoding is None:
+            return None
+        tensors = self._checkpoint.tensors
+        spec, rows = tensors[piece.source], (piece.start, piece.stop)
+        return straight.weights(loops, spec, piece.decoding, tensors, self._read_part, rows)
+
+    def _read_part(self, spec: TensorSpec, start: int, stop: int) -> Bytes:
+        """Bytes `start` to `stop` of a tensor."""
+        found = np.empty(stop - start, np.uint8)
+        self.read_into(spec.file, spec.start + start, found.data)
+        return found
 
     def cut_short(self, file: str, position: int) -> MoegrowError:
         """The error for a file that has become shorter than its header says."""
@@ -296,6 +305,11 @@ def _decoded(
     made = change(output._replace(dtype=kind), piece, row, deviation, scratch)
     converted = Conversion(output.name, kind, output.dtype, scratch)
     is_changed = not piece._replace(decoding=None).is_copy
+    if not is_changed and output.dtype == "BF16":
+        made_straight = source.straight(piece, scratch)
+        if made_straight is not None:
+            yield from made_straight
+            return
     first = 0
     for block in values() if is_changed else source.decoded(piece):
         new = np.empty_like(block) if is_changed else block

@@ -168,8 +168,12 @@ def _compare(
 ) -> Verified:
     """The tensors held against the source, and what is computed against what it should be."""
     same = [output for output in plan.outputs if _is_like(output, written)]
-    drawn = sum(output.nbytes for output in same if any(piece.noise for piece in output.pieces))
-    comparison = _Comparison(origin, written, progress, compiled_loops(drawn))
+    computed = sum(
+        output.nbytes
+        for output in same
+        if any(piece.noise or piece.decoding for piece in output.pieces)
+    )
+    comparison = _Comparison(origin, written, progress, compiled_loops(computed))
     with waiting.pool(threads) as pool:
         each = pool.map(comparison.compare, _by_file(same, written))
         problems = tuple(problem for found in each for problem in found)
