@@ -1,9 +1,14 @@
 """Checkpoints in every format that weights are published in: copies are exact, names follow."""
 
 import json
+import os
 import re
+import shutil
+import signal
+import time
 
 import alter
+import forks
 import pytest
 import quantised
 import tiny
@@ -12,6 +17,7 @@ from interposed import interpose
 from quantised import FORMATS
 
 import moegrow
+from moegrow.writing import partial
 
 # Those that transformers can load here, without a GPU, and in which precision it computes then.
 LOADS = {
@@ -357,7 +363,7 @@ def edits(line):
     yield with_piece(decode={"codec": "fp4", "with": {"scale": scale}}), "is F8_E4M3, and not U8"
     yield with_piece(rows=[0, 1000]), "which has 32 decoded"
     yield line | {"dtype": "F8_E4M3"}, "cannot be written as F8_E4M3"
-    yield line | {"shape": [32, 31]}, "decoded from [32, 32]"
+    yield line | {"shape": [32, 31]}, "made from [32, 32]"
     yield line | {"axis": 1}, "not all of it is plain numbers"
     yield line | {"pieces": [{"from": piece["from"], "rows": piece["rows"]}]}, "comes from F8_E4M3"
 
@@ -376,7 +382,7 @@ def test_a_plan_that_decodes_what_it_cannot_is_refused(made, run, tmp_path):
     assert seen == 13
 
 
-def test_an_interrupted_conversion_goes_on_to_the_same_bytes(made, run, tmp_path):
+def test_the_bytes_of_a_conversion_depend_on_the_plan_alone(made, run, tmp_path):
     source = made("fp8 blocks")
     options = ["--dtype", "bf16", "--max-shard-size", "40KB", source]
     run("convert", *options, "-o", "whole")
@@ -386,3 +392,40 @@ def test_an_interrupted_conversion_goes_on_to_the_same_bytes(made, run, tmp_path
     for file in files:
         whole, other = ((tmp_path / name / file).read_bytes() for name in ("whole", "other"))
         assert whole == other
+
+
+def test_a_conversion_that_is_killed_goes_on_to_the_same_bytes(made, tmp_path):
+    convert = ["convert", "--dtype", "bf16", "--max-shard-size", "15KB", "--threads", 2]
+    convert += [made("fp8 blocks"), "-o", "plain", "-q"]
+    plain, working = tmp_path / "plain", tmp_path / "plain.partial"
+    with forks.Nursery(tmp_path) as nursery:
+        assert nursery.run(*convert).code == 0
+        expected = alter.contents(plain)
+        count = len(list(plain.glob("*.safetensors")))
+        assert count > 10
+        shutil.rmtree(plain)
+        kept = []
+        for _ in range(60):
+            before = partial.kept_of(plain)
+            process = nursery.begin(*convert, "--resume")
+            while not plain.exists() and partial.kept_of(plain) <= before:
+                time.sleep(0.0005)
+            os.kill(process, signal.SIGKILL)
+            code = nursery.end().code
+            if plain.exists():
+                # It was quicker than the kill: once more from the beginning.
+                assert alter.contents(plain) == expected
+                shutil.rmtree(plain)
+                shutil.rmtree(working, ignore_errors=True)
+                continue
+            assert code == -signal.SIGKILL
+            kept.append(partial.kept_of(plain))
+            if len(kept) == 4:
+                break
+        # The runs were cut off with some of the shards written, and the next one began with these.
+        assert len(kept) == 4
+        assert all(0 < number <= count for number in kept)
+        done = nursery.run(*convert[:-1], "--resume")
+    assert done.code == 0
+    assert alter.contents(plain) == expected
+    assert not working.exists()

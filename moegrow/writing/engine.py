@@ -66,6 +66,7 @@ def fill(
     wanted = moves(shards, checkpoint, without=journal.done)
     with Source(checkpoint) as source, Targets(folder, shards, journal) as targets:
         changed = sum(change.stop - change.start for change in wanted.changes)
+        changed += sum(whole.nbytes for whole in wanted.wholes if whole.is_rounded)
         engine = _Engine(source, targets, reflink, progress, compiled_loops(changed))
         copies = wanted.copies
         if reflink:
@@ -222,12 +223,12 @@ class _Engine:
             yield copy.part(copy.start + done, copy.stop)
 
     def make(self, whole: Whole, worker: _Worker) -> None:
-        """Write an output that is not made piece by piece."""
-        offset = whole.offset
+        """Write an output that is not made piece by piece, and its equal copies."""
+        done = 0
         for block in blocks(self._source, whole.output, worker.scratch):
-            goes_on = offset > whole.offset
-            self._write_computed(whole.shard, block, offset, worker, goes_on=goes_on)
-            offset += block.size
+            for shard, offset in whole.places:
+                self._write_computed(shard, block, offset + done, worker, goes_on=done > 0)
+            done += block.size
 
     def _change(self, job: Job, worker: _Worker) -> None:
         """Read a piece, write it as it is where it is copied, and changed where it is changed."""
