@@ -425,3 +425,50 @@ def test_a_conversion_that_is_killed_goes_on_to_the_same_bytes(made, begin, run,
     run(*convert, "--resume")
     assert alter.contents(plain) == expected
     assert not working.exists()
+
+
+def test_parameters_are_those_of_the_plain_weights_in_every_format(made, checkpoint, form):
+    source, plain = made(form), quantised.plain(checkpoint, form)
+    keys = ("parameters", "active_parameters", "shared_parameters")
+
+    def counted(what):
+        return [moegrow.inspect(what)[key] for key in keys]
+
+    assert counted(source) == counted(plain)
+    deep, wide = moegrow.depth(source), moegrow.width(source, noise=0)
+    assert counted(deep) == counted(moegrow.depth(plain))
+    assert counted(wide) == counted(moegrow.width(plain))
+    decoded = moegrow.width(source, experts_dtype="bf16")
+    assert counted(decoded) == counted(moegrow.width(plain))
+    found = moegrow.inspect(source)
+    ((name, count),) = found["formats"].items()
+    bytes_of = {n: t.nbytes for n, t in tiny.tensors(source).items() if "_proj" in n}
+    assert found["format_bytes"] == {name: sum(bytes_of.values())}
+    assert count == len({n.rpartition(".")[0] for n in bytes_of})
+    assert f"{name} ({count} weights, " in str(found)
+
+
+def test_a_plan_that_decodes_differs_from_its_source_and_not_from_its_result(made, run, tmp_path):
+    source = made("int4")
+    plan = run("convert", "--dtype", "bf16", source, "--plan").stdout
+    (tmp_path / "plan.jsonl").write_text(plan)
+    run("apply", "plan.jsonl", "-o", "plain")
+    assert "267 tensors are the same" not in run("diff", source, "plain").stdout
+    same = run("diff", "plan.jsonl", "plain")
+    assert re.fullmatch(r"\d+ tensors are the same\n", same.stdout)
+    with alter.weights(tmp_path / "plain") as tensors:
+        tensors["model.layers.2.mlp.experts.1.up_proj.weight"][3, 5] += 1
+    other = run("diff", "plan.jsonl", "plain").stdout
+    assert "data    model.layers.2.mlp.experts.1.up_proj.weight  (1)" in other
+
+
+def test_verify_says_what_was_decoded_again(made, run):
+    source = made("int4")
+    said = run("convert", "--experts-dtype", "bf16", source, "-o", "plain", "--verify").stderr
+    assert re.search(r"equal to the source, 0 bytes drawn again and equal, .* decoded again", said)
+    run("width", "--noise", "0.05", "--experts-dtype", "bf16", source, "-o", "wide")
+    found = json.loads(run("verify", "wide", "--json").stdout)
+    assert found["ok"]
+    assert found["drawn"] > 0
+    assert found["decoded"] > 0
+    assert found["copied"] > 0

@@ -29,7 +29,7 @@ def made(tensors, config=(), rows=None):
     found = straight.weights(loops, *of, rows)
     if found is None:
         return np.concatenate(blocks), None
-    return np.concatenate(blocks), np.concatenate(list(found))
+    return np.concatenate(blocks), np.concatenate([block.copy() for block in found])
 
 
 FAST = ["fp8 blocks", "fp8 tensor", "fp8 channel", "fp8 ct blocks", "int8 channel", "int4",

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from moegrow.formats import decoders
 from moegrow.formats.decoders import Bytes, Read
@@ -66,7 +66,7 @@ def _in_blocks(
     height, columns = shape[-2:]
     tall, wide = block_of(shape, scale.shape, decoding)
     grid = -(-height // tall), -(-columns // wide)
-    one = math.prod(scale.shape) == 1
+    one, room = math.prod(scale.shape) == 1, _Room()
     values = decoders.numbers(np.arange(256, dtype=np.uint8), spec.dtype)
     for number, low, high in _matrices(shape, rows):
         scales = decoders.companion(scale, read, 0 if one else number, math.prod(grid)).reshape(
@@ -75,7 +75,7 @@ def _in_blocks(
         base = number * height * columns
         for first, stop in _bands(low, high, columns):
             codes = read(spec, base + first * columns, base + stop * columns)
-            new = np.empty((stop - first, columns), np.uint16)
+            new = room.take(stop - first, columns)
             loops.in_blocks(codes.reshape(-1, columns), values, scales, first, tall, wide, new)
             yield _bytes(new)
 
@@ -86,7 +86,7 @@ def _in_groups(
 ) -> Iterator[Bytes]:  # fmt: skip
     is_turned = bool(decoding.setting("transposed"))
     height, columns = (shape[-1], shape[-2]) if is_turned else shape[-2:]
-    line, pairs = columns // 2, decoders.pairs_of(decoding)
+    line, pairs, room = columns // 2, decoders.pairs_of(decoding), _Room()
     for number, low, high in _matrices(shape, rows):
         scales, zeros = decoders.groups_of(spec, parts, decoding, shape, read, number)
         zeros = np.zeros_like(scales) if zeros is None else zeros
@@ -94,16 +94,29 @@ def _in_groups(
         if not is_turned:
             for first, stop in _bands(low, high, columns):
                 codes = read(spec, base + first * line, base + stop * line).reshape(-1, line)
-                new = np.empty((stop - first, columns), np.uint16)
+                new = room.take(stop - first, columns)
                 loops.in_groups(codes, pairs, scales[first:stop], zeros[first:stop], new)
                 yield _bytes(new)
             continue
         codes = read(spec, base, base + height * line).reshape(height, line)
         width = columns // scales.shape[1]
         for first, stop in _bands(low // width, -(-high // width), width * height):
-            new = np.empty(((stop - first) * width, height), np.uint16)
+            new = room.take((stop - first) * width, height)
             loops.in_groups_turned(codes, pairs, scales, zeros, first, stop, new)
             yield _bytes(new[max(0, low - first * width) : high - first * width])
+
+
+class _Room:
+    """Memory for one block after another, which the kernel need not find anew each time."""
+
+    def __init__(self) -> None:
+        self._values = np.empty(0, np.uint16)
+
+    def take(self, rows: int, columns: int) -> npt.NDArray[np.uint16]:
+        """Memory for a matrix, which was that of the last one."""
+        if self._values.size < rows * columns:
+            self._values = np.empty(rows * columns, np.uint16)
+        return self._values[: rows * columns].reshape(rows, columns)
 
 
 def _bands(low: int, high: int, size: int) -> Iterator[tuple[int, int]]:
@@ -112,6 +125,6 @@ def _bands(low: int, high: int, size: int) -> Iterator[tuple[int, int]]:
         yield first, min(first + step, high)
 
 
-def _bytes(new: np.ndarray[Any, Any]) -> Bytes:
+def _bytes(new: npt.NDArray[np.uint16]) -> Bytes:
     found: Bytes = new.reshape(-1).view(np.uint8)
     return found

@@ -224,11 +224,10 @@ class _Engine:
 
     def make(self, whole: Whole, worker: _Worker) -> None:
         """Write an output that is not made piece by piece, and its equal copies."""
-        done = 0
-        for block in blocks(self._source, whole.output, worker.scratch):
+        made = blocks(self._source, whole.output, worker.scratch)
+        for done, part in _gathered(made, whole.places[0][1], worker):
             for shard, offset in whole.places:
-                self._write_computed(shard, block, offset + done, worker, goes_on=done > 0)
-            done += block.size
+                self._write_computed(shard, part, offset + done, worker, goes_on=done > 0)
 
     def _change(self, job: Job, worker: _Worker) -> None:
         """Read a piece, write it as it is where it is copied, and changed where it is changed."""
@@ -310,6 +309,25 @@ class _Engine:
             self.moved.copied += copied
             self.moved.computed += computed
             self.moved.read += read
+
+
+def _gathered(blocks: Iterable[Bytes], offset: int, worker: _Worker) -> Iterator[tuple[int, Bytes]]:
+    """The same bytes in portions, with the position of each, that end where a block of the file
+    does: those can go past the page cache as they are."""
+    done = held = 0
+    room = worker.new(WRITE - offset % BLOCK, offset)
+    for block in blocks:
+        at = 0
+        while at < block.size:
+            count = min(block.size - at, room.size - held)
+            room[held : held + count] = block[at : at + count]
+            at, held = at + count, held + count
+            if held == room.size:
+                yield done, room
+                done, held = done + held, 0
+                room = worker.new(WRITE, offset + done)
+    if held:
+        yield done, room[:held]
 
 
 def _parts(block: Bytes, size: int) -> Iterator[tuple[int, Bytes]]:
