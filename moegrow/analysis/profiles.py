@@ -11,7 +11,6 @@ from moegrow.families.layout import Layout
 from moegrow.families.places import GROUPS, locator
 from moegrow.planning.opened import Opened
 from moegrow.plans import Output, Piece, Plan
-from moegrow.writing.writer import default_name
 
 # The norms of one group, layer by layer; None where a layer has none of it.
 Norms = tuple[float | None, ...]
@@ -94,6 +93,8 @@ def predicted_profile(plan: Plan, layout: Layout, measured: Measured) -> Profile
     Nothing is read: copies have the norms of their originals, and noise adds its variance, with
     that of the copied weights taken for their mean square.
     """
+    from moegrow.writing.writer import default_name
+
     locate = locator(layout.family)
     layers = len(plan.growth.layers)
 
