@@ -1,9 +1,8 @@
 """Fixtures: the command as a person runs it, and checkpoints that are built once a session."""
 
 import os
-import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +13,41 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
+import forks
+
+Begin = Callable[..., forks.Begun]
+Run = Callable[..., forks.Ended]
 MOEGROW = [sys.executable, "-m", "moegrow"]
 
 
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[forks.Nursery]:
+    """Where all moegrow processes of a session come from."""
+    with forks.Nursery() as nursery:
+        yield nursery
+
+
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
+def begin(nursery: forks.Nursery, tmp_path: Path) -> Begin:
+    """Begin moegrow in an empty folder; gives the process."""
+
+    def begin(*arguments: object, stdin: str = "", cwd: Path | None = None) -> forks.Begun:
+        return nursery.begin(*arguments, stdin=stdin, folder=cwd or tmp_path)
+
+    return begin
+
+
+@pytest.fixture
+def run(begin: Begin) -> Run:
     """Run moegrow in an empty folder; fails the test where the exit code is not `code`."""
 
     def run(
         *arguments: object, code: int | None = 0, stdin: str = "", cwd: Path | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [*MOEGROW, *map(str, arguments)],
-            input=stdin, capture_output=True, text=True, cwd=cwd or tmp_path, check=False,
-        )  # fmt: skip
+    ) -> forks.Ended:
+        done = begin(*arguments, stdin=stdin, cwd=cwd).end()
         assert code in (None, done.returncode), (
             f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         )
-        assert "Traceback" not in done.stderr
         return done
 
     return run
@@ -53,3 +68,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return built[key]
 
     return checkpoint
+
+
+@pytest.fixture(scope="session")
+def big(checkpoint: Callable[..., Path]) -> Path:
+    """A checkpoint so big that a kill falls somewhere in the writing of what grows of it."""
+    import torch
+
+    sizes = dict.fromkeys(("hidden_size", "moe_intermediate_size", "intermediate_size"), 64)
+    return checkpoint("qwen3_moe", dtype=torch.bfloat16, shard_size="100KB", **sizes)

@@ -14,14 +14,15 @@ FLOORS = """
 errors | maps
 ground: jsontext ranges strangers waiting | durable tables
 source: header metadata origin refusals | fetch fingerprints listing | hub stores | checkpoint
-formats: decoding grids | decoders formats | encoders
+formats: decoding grids | decoders formats | encoders exactly
 families: family | catalogue places | perlayer | dense | layout
 recipes: recipe | cookbook
 plans
 config: indexers | modulenames | quantconfig | storedconfig | config
-planning: realised | check forecast modes planfile | regridded report storage | serving |
+planning: realised | check forecast modes planfile | factors regridded report storage | serving |
     compensation | experts presets steps | outputs | grow | opened ways | verbs
-numbers: noise | compiled | arithmetic | conversion rounding | stream | values
+numbers: noise | compiled | arithmetic compiled_codes | straight | conversion lanes rounding |
+    stream | values
 writing: card | shards | digests schedule | direct partial | targets | engine integrity resume |
     publishing space | parts verifier | uploader writer
 analysis: lineage | ribbons | layerwise | cuts | difference squares | logits | profiles |

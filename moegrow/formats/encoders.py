@@ -55,7 +55,8 @@ class Stored(NamedTuple):
         found = self.table[codes]
         if zeros is not None:
             found -= zeros
-        found *= scales
+        with np.errstate(over="ignore", invalid="ignore"):
+            found *= scales
         return found
 
     def codes(self, values: Floats, levels: Levels, zeros: Floats | None) -> Codes:

@@ -29,7 +29,7 @@ def regridded(outputs: Iterable[Output], layout: Layout) -> Iterator[Output]:
 
 
 def _piece(piece: Piece, weight: Weight | None) -> Piece:
-    if not piece.is_rounded_by_draw:
+    if not piece.is_rounded_by_draw or piece.decoding is not None:
         return piece
     if weight is None:
         return piece._replace(noise=None)
