@@ -1,14 +1,12 @@
 """Checkpoints in every format that weights are published in: copies are exact, names follow."""
 
 import json
-import os
 import re
 import shutil
 import signal
 import time
 
 import alter
-import forks
 import pytest
 import quantised
 import tiny
@@ -394,39 +392,38 @@ def test_the_bytes_of_a_conversion_depend_on_the_plan_alone(made, run, tmp_path)
         assert whole == other
 
 
-def test_a_conversion_that_is_killed_goes_on_to_the_same_bytes(made, tmp_path):
+def test_a_conversion_that_is_killed_goes_on_to_the_same_bytes(made, begin, run, tmp_path):
     convert = ["convert", "--dtype", "bf16", "--max-shard-size", "15KB", "--threads", 2]
     convert += [made("fp8 blocks"), "-o", "plain", "-q"]
     plain, working = tmp_path / "plain", tmp_path / "plain.partial"
-    with forks.Nursery(tmp_path) as nursery:
-        assert nursery.run(*convert).code == 0
-        expected = alter.contents(plain)
-        count = len(list(plain.glob("*.safetensors")))
-        assert count > 10
-        shutil.rmtree(plain)
-        kept = []
-        for _ in range(60):
-            before = partial.kept_of(plain)
-            process = nursery.begin(*convert, "--resume")
-            while not plain.exists() and partial.kept_of(plain) <= before:
-                time.sleep(0.0005)
-            os.kill(process, signal.SIGKILL)
-            code = nursery.end().code
-            if plain.exists():
-                # It was quicker than the kill: once more from the beginning.
-                assert alter.contents(plain) == expected
-                shutil.rmtree(plain)
-                shutil.rmtree(working, ignore_errors=True)
-                continue
-            assert code == -signal.SIGKILL
-            kept.append(partial.kept_of(plain))
-            if len(kept) == 4:
+    run(*convert)
+    expected = alter.contents(plain)
+    count = len(list(plain.glob("*.safetensors")))
+    assert count > 10
+    shutil.rmtree(plain)
+    kept = []
+    for _ in range(60):
+        before, process = partial.kept_of(plain), begin(*convert, "--resume")
+        for _ in range(20_000):
+            if plain.exists() or partial.kept_of(plain) > before:
                 break
-        # The runs were cut off with some of the shards written, and the next one began with these.
-        assert len(kept) == 4
-        assert all(0 < number <= count for number in kept)
-        done = nursery.run(*convert[:-1], "--resume")
-    assert done.code == 0
+            time.sleep(0.0005)
+        process.kill()
+        ended = process.end()
+        if plain.exists():
+            # It was quicker than the kill: once more from the beginning.
+            assert alter.contents(plain) == expected
+            shutil.rmtree(plain)
+            shutil.rmtree(working, ignore_errors=True)
+            continue
+        assert ended.returncode == -signal.SIGKILL
+        kept.append(partial.kept_of(plain))
+        if len(kept) == 4:
+            break
+    # They were cut off with some of the shards written, and the next one began with these.
+    assert len(kept) == 4
+    assert all(0 < number <= count for number in kept)
+    run(*convert, "--resume")
     assert alter.contents(plain) == expected
     assert not working.exists()
 
