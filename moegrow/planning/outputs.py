@@ -3,9 +3,11 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from fractions import Fraction
-from typing import NamedTuple
+from functools import partial
+from itertools import chain, islice
+from typing import Any, NamedTuple
 
 from moegrow import maps
 from moegrow.config.indexers import sharing_copies
@@ -20,6 +22,11 @@ from moegrow.source.checkpoint import MOST_TENSORS
 from moegrow.source.header import TensorSpec
 
 _NUMBER = re.compile(NUMBER)
+
+# Named tuples from tuples of their fields, without a call of their own constructors for each: a
+# plan can have a million.
+_OUTPUT: Callable[[tuple[Any, ...]], Output] = partial(tuple.__new__, Output)
+_PIECE: Callable[[tuple[Any, ...]], Piece] = partial(tuple.__new__, Piece)
 
 
 class Variant(NamedTuple):
@@ -121,10 +128,9 @@ def _stack(
             known[variant] = kinds[key], _pieces(kinds[key], tensors)
         kind, its_pieces = known[variant]
         prefix = f"{stack}{new - lower}"
-        made += [
-            Output(prefix + name, dtype, shape, pieces, axis)
-            for (name, dtype, shape, _, axis), pieces in zip(kind.parts, its_pieces, strict=True)
-        ]
+        names, dtypes, shapes, _, axes = zip(*kind.parts, strict=True)
+        named = map(prefix.__add__, names)
+        made += map(_OUTPUT, zip(named, dtypes, shapes, its_pieces, axes, strict=True))
     return made
 
 
@@ -132,14 +138,9 @@ def _pieces(kind: Kind, tensors: list[Tensor]) -> list[tuple[Piece, ...]]:
     """The pieces of each part of a kind, taken from the tensors of another layer of it."""
     pairs = zip(kind.tensors, tensors, strict=True)
     own = {first.name: spec.name for (first, _), (spec, _) in pairs}
-    found = []
-    for part in kind.parts:
-        pieces = [
-            Piece(own[source], start, stop, noise, scale, shift, decoding)
-            for source, start, stop, noise, scale, shift, decoding in part.pieces
-        ]
-        found.append(tuple(pieces))
-    return found
+    sources, *others = zip(*chain.from_iterable(part.pieces for part in kind.parts), strict=True)
+    found = map(_PIECE, zip(map(own.__getitem__, sources), *others, strict=True))
+    return [tuple(islice(found, len(part.pieces))) for part in kind.parts]
 
 
 def _tensors(
