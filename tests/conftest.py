@@ -1,7 +1,6 @@
 """Fixtures: the command as a person runs it, and checkpoints that are built once a session."""
 
 import contextlib
-import functools
 import hashlib
 import os
 import subprocess
@@ -79,7 +78,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     mine = tmp_path_factory.getbasetemp()
     everybodys = (mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine) / "checkpoints"
 
-    @functools.cache
     def checkpoint(model_type: str = "qwen3_moe", **settings: Any) -> Path:
         key = repr((model_type, sorted(settings.items())))
         place = everybodys / hashlib.sha256(key.encode()).hexdigest()[:16]
