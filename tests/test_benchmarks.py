@@ -1,5 +1,6 @@
 """The benchmark compares what is equal: its source is a checkpoint, and its peers grow it."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -90,8 +91,21 @@ def test_the_noise_is_measured_in_every_way():
     assert all(row["million"] > 0 and row["ratio"] > 0 for row in rows)
 
 
+def test_norms_are_measured_beside_cat_with_compiled_loops_and_without(
+    source, tmp_path, monkeypatch
+):
+    monkeypatch.syspath_prepend(FOLDER)  # as it is for a script in it
+    looking = importlib.import_module("looking")
+    runs = looking.measure(source, tmp_path, 2, cold=False)
+    assert {len(measured) for measured in runs.values()} == {2}
+    assert all(run.seconds > 0 for measured in runs.values() for run in measured)
+    told = looking.table(runs, SMALL.nbytes)
+    assert [line.split(" | ")[0] for line in told[4:]] == [f"| {way}" for way in runs]
+    assert " 1.00 " in told[4]
+
+
 def test_the_command_lines_of_the_benchmark_can_be_read():
-    for program in ("growth.py", "kernel.py", "synthetic.py", "peers.py"):
+    for program in ("growth.py", "kernel.py", "looking.py", "synthetic.py", "peers.py"):
         done = subprocess.run(
             [sys.executable, FOLDER / program, "--help"], capture_output=True, text=True, check=True
         )

@@ -21,8 +21,8 @@ plans
 config: indexers | modulenames | quantconfig | storedconfig | config
 planning: realised | check modes planfile | factors report storage | serving | compensation |
     experts presets steps | outputs | grow | opened | verbs
-numbers: noise | compiled | arithmetic compiled_codes | straight | conversion rounding | stream |
-    values
+numbers: noise | compiled | arithmetic compiled_codes | straight | conversion lanes rounding |
+    stream | values
 writing: card | shards | digests schedule | direct partial | targets | engine integrity resume |
     publishing space | parts verifier | uploader writer
 analysis: lineage | ribbons | layerwise | cuts | difference squares | logits | profiles |

@@ -180,6 +180,23 @@ def test_large_tensors_are_summed_in_portions_in_float64(checkpoint, tmp_path):
     assert norms(fused, threads=1) == norms(fused, threads=3)
 
 
+@pytest.mark.parametrize("model_type", ["qwen3_moe", "gpt_oss", "deepseek_v3", "qwen3_vl_moe"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_compiled_loops_give_the_same_bits(checkpoint, monkeypatch, model_type, dtype):
+    compiled = pytest.importorskip("moegrow.numbers.compiled", reason="numba is not installed")
+    called = []
+    monkeypatch.setattr(
+        compiled, "add_squares",
+        lambda *its, add=compiled.add_squares: (called.append(its[1]), add(*its)),
+    )  # fmt: skip
+    source = checkpoint(model_type, fused=model_type != "deepseek_v3", dtype=dtype)
+    expected = measured(source)
+    assert not called
+    monkeypatch.setattr(squares, "WORTH_LOADING", 0)
+    assert measured(source, threads=1) == expected
+    assert called
+
+
 def test_nan_and_infinity_are_left_out_and_said(run, checkpoint, tmp_path):
     source = alter.copy(checkpoint(), tmp_path)
     with alter.weights(source) as tensors:

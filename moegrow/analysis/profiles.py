@@ -13,7 +13,6 @@ from moegrow.formats.decoding import EXACT, decoded_shape
 from moegrow.planning.factors import in_scales
 from moegrow.planning.opened import Opened
 from moegrow.plans import Output, Piece, Plan
-from moegrow.writing.writer import default_name
 
 # The norms of one group, layer by layer; None where a layer has none of it.
 Norms = tuple[float | None, ...]
@@ -96,6 +95,8 @@ def predicted_profile(plan: Plan, layout: Layout, measured: Measured) -> Profile
     Nothing is read: copies have the norms of their originals, and noise adds its variance, with
     that of the copied weights taken for their mean square.
     """
+    from moegrow.writing.writer import default_name
+
     locate = locator(layout.family)
     layers = len(plan.growth.layers)
     factors = in_scales(plan.outputs, layout)

@@ -1,12 +1,12 @@
 """Sums of the squares of a checkpoint's weights, read at the speed of the disk."""
 
 import math
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from moegrow.analysis import cuts
 from moegrow.analysis.cuts import Cut, Run
@@ -16,16 +16,15 @@ from moegrow.families.layout import Layout
 from moegrow.formats.decoding import Decoding
 from moegrow.ground import waiting
 from moegrow.ground.ranges import cores
-from moegrow.numbers import arithmetic
-from moegrow.numbers.arithmetic import Bytes, Scratch
-from moegrow.numbers.stream import READ, Source, rechunked
+from moegrow.numbers.arithmetic import STORED, Bytes, Scratch, compiled_loops
+from moegrow.numbers.lanes import WIDEST, Lanes
+from moegrow.numbers.stream import Source, rechunked
 from moegrow.plans import Piece
 from moegrow.source.header import BITS, TensorSpec
 
-Floats = npt.NDArray[np.float64]
-
-STEP = 1 << 15  # values that are squared at a time: what they need stays in a core's cache
-LARGEST = 1e150  # beyond it, squares are no finite float64
+BLOCK = 1 << 20  # bytes read at a time
+LANES = 1024  # in which the squares of a long stretch of values are added
+WORTH_LOADING = 1 << 30  # bytes from which on loading compiled loops takes less than they spare
 DECODED = "F32"  # what decoders give
 READABLE = ("F64", "F32", "F16", "BF16")
 
@@ -51,6 +50,10 @@ class Squares(NamedTuple):
 
     sums: tuple[float, ...]
     counts: tuple[float, ...]
+
+
+Found = tuple[Squares, int]
+Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -84,16 +87,25 @@ def measure(
     quantised in a way that is not known.
     """
     tasks = readings(layout, sample=sample)
+    kept, worth = _Kept(), WORTH_LOADING
     with Source(layout.checkpoint) as source:
         count = threads or layout.checkpoint.origin.threads or cores()
         with waiting.pool(count) as pool:
-            asked = [pool.submit(_measure, source, task, progress) for task in tasks]
+            # Sums come out the same: the other threads need not wait until the loops are loaded.
+            loops = pool.submit(compiled_loops, sum(task.nbytes for task in tasks), worth)
+
+            def found(task: Reading) -> Found:
+                if not kept.scratch.compiled and loops.done():
+                    kept.scratch.compiled = loops.result()
+                return _sum(source, task, kept.scratch, progress)
+
+            asked = [pool.submit(found, task) for task in tasks]
             try:
-                found = [future.result() for future in asked]
+                sums = [future.result() for future in asked]
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-    together = list(zip(tasks, found, strict=True))
+    together = list(zip(tasks, sums, strict=True))
     everything = readings(layout) if sample else tasks
     return Measured(
         squares={task.spec.name: squares for task, (squares, _) in together},
@@ -146,16 +158,70 @@ def check_readable(layout: Layout, spec: TensorSpec) -> None:
         )
 
 
-def _measure(
-    source: Source, reading: Reading, progress: Callable[[int], None]
-) -> tuple[Squares, int]:
+class _Kept(threading.local):
+    """What each thread keeps from tensor to tensor."""
+
+    def __init__(self) -> None:
+        self.scratch = Scratch()
+
+
+class _Group(NamedTuple):
+    """Values of a tensor that are added together: in `width` lanes, which belong to some bins.
+
+    The bins have them in turns, `period` lanes at a time.
+    """
+
+    first: int
+    length: int
+    width: int
+    period: int
+    bin: int
+    bins: int
+
+
+def _groups(run: Run) -> Iterator[_Group]:
+    """A run as groups: all of it where the bins take turns fast enough, and else each turn's own.
+
+    >>> [*_groups(Run(0, 6144, 2, 0, 3))]
+    [_Group(first=0, length=6144, width=1020, period=2, bin=0, bins=3)]
+    >>> [*_groups(Run(0, 1 << 17, 1 << 16, 4, 2))][1]
+    _Group(first=65536, length=65536, width=1024, period=1024, bin=5, bins=1)
+    """
+    turn = run.period * run.bins
+    if turn <= WIDEST:
+        width = turn * max(1, LANES // turn)
+        yield _Group(run.first, run.length, width, run.period, run.bin, run.bins)
+        return
+    most = max(1, WIDEST // run.period)  # stretches that are added at a time, each in its own lanes
+    for start in range(0, run.length // run.period, run.bins):
+        for number in range(0, run.bins, most):
+            bins = min(most, run.bins - number)
+            first = run.first + (start + number) * run.period
+            length = bins * run.period
+            if run.period <= WIDEST:
+                yield _Group(first, length, length, run.period, run.bin + number, bins)
+            else:
+                yield _Group(first, length, LANES, LANES, run.bin + number, bins)
+
+
+def _sum(source: Source, reading: Reading, scratch: Scratch, progress: Progress) -> Found:
     """The sums of one tensor, and how many values they leave out."""
-    its = reading.cut
-    sums, counts, scratch, bad = np.zeros(its.bins), np.zeros(its.bins), Scratch(), 0
+    its, dtype = reading.cut, reading.spec.dtype
+    sums, counts, left_out = np.zeros(its.bins), np.zeros(its.bins), 0
     for run in its.runs:
-        bad += _add(source, reading, run, sums, counts, scratch)
+        for group in _groups(run):
+            lanes = Lanes(group.width, scratch)
+            most = max(1, BLOCK // (group.width * STORED[dtype].itemsize)) * group.width
+            for block in _stored(source, reading, group.first, group.length, most):
+                lanes.add(block, dtype)
+            bins = slice(group.bin, group.bin + group.bins)
+            by_bin = -1, group.bins, group.period
+            sums[bins] += lanes.sums.reshape(by_bin).sum(axis=(0, 2))
+            bad = lanes.left_out.reshape(by_bin).sum(axis=(0, 2))
+            counts[bins] += group.length // group.bins - bad
+            left_out += int(bad.sum())
         progress(reading.bytes_of(run.length))
-    return Squares(tuple(sums.tolist()), tuple(counts.tolist())), bad
+    return Squares(tuple(sums.tolist()), tuple(counts.tolist())), left_out
 
 
 def _stored(source: Source, reading: Reading, first: int, count: int, most: int) -> Iterator[Bytes]:
@@ -180,61 +246,3 @@ def _stored(source: Source, reading: Reading, first: int, count: int, most: int)
             yield part
 
     yield from rechunked(wanted(), most * width)
-
-
-def _add(
-    source: Source, reading: Reading, run: Run, sums: Floats, counts: Floats, scratch: Scratch
-) -> int:
-    """Count one run in; gives the number of values that are left out."""
-    dtype = reading.spec.dtype
-    width = BITS[dtype] // 8
-    bad = 0
-    if run.period > STEP:
-        for number, first in enumerate(range(0, run.length, run.period)):
-            for block in _stored(source, reading, run.first + first, run.period, READ // width):
-                for at in range(0, block.size, STEP * width):
-                    values = _floats(block[at : at + STEP * width], dtype, scratch)
-                    slot = run.bin + number % run.bins
-                    bad += _count(values[None], sums, counts, np.array([slot]))
-        return bad
-    # Whole turns of the bins, and as many of them as fit.
-    turn = run.period * (run.bins if run.period * run.bins <= STEP else 1)
-    group = STEP // turn * turn
-    number = 0
-    most = max(1, READ // (group * width)) * group
-    for block in _stored(source, reading, run.first, run.length, most):
-        for at in range(0, block.size, group * width):
-            values = _floats(block[at : at + group * width], dtype, scratch)
-            rows = values.reshape(-1, run.period)
-            slots = run.bin + (number + np.arange(len(rows))) % run.bins
-            number += len(rows)
-            if run.period == 1:
-                # Neighbours in turns: each bin's values are one strided row.
-                rows, slots = rows.reshape(-1, run.bins).T, slots[: run.bins]
-            bad += _count(rows, sums, counts, slots)
-    return bad
-
-
-def _floats(stored: Bytes, dtype: str, scratch: Scratch) -> Floats:
-    """At most STEP stored values as float64, to be used and written to."""
-    values = arithmetic.numbers(stored, dtype, scratch)
-    wide: Floats = scratch.take("wide", np.float64, values.size)
-    np.copyto(wide, values)
-    return wide
-
-
-def _count(rows: Floats, sums: Floats, counts: Floats, slots: npt.NDArray[Any]) -> int:
-    """Add the squares of each row to the bin in `slots`; gives how many values are not finite."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        # Not the product of vectors, whose library starts threads of its own.
-        found = np.einsum("ij,ij->i", rows, rows)
-        bad = 0
-        kept: Any = rows.shape[1]
-        if not np.isfinite(found).all():
-            is_bad = ~(np.abs(rows) < LARGEST)
-            rows = np.where(is_bad, 0.0, rows)
-            found = np.einsum("ij,ij->i", rows, rows)
-            kept, bad = rows.shape[1] - is_bad.sum(axis=1), int(is_bad.sum())
-    np.add.at(sums, slots, found)
-    np.add.at(counts, slots, kept)
-    return bad

@@ -52,7 +52,6 @@ def norms(
         raise UsageError("--csv prints norms alone, so --seams does not go with it", "use --json")
     from moegrow.analysis import plots, sketches
     from moegrow.analysis.seams import drawn, ways
-    from moegrow.commands import documents
 
     target = None if plot is None else user_path(plot)
     if target is not None:
@@ -74,6 +73,8 @@ def norms(
         if not quiet:
             print(f"drawn: {target}", file=sys.stderr)
     if as_json:
+        from moegrow.commands import documents
+
         print_json(documents.norms(shown, found))
         return
     if as_csv:

@@ -26,7 +26,8 @@ Bytes = npt.NDArray[np.uint8]
 # Bytes of noised weights from which on loading the compiled loops takes less than they spare.
 WORTH_LOADING = 256 << 20
 
-_STORED: dict[str, np.dtype[Any]] = {
+# What stored values look like in memory. numpy has no BF16: those are the upper halves of F32.
+STORED: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
@@ -54,14 +55,17 @@ class Scratch:
     def take(self, use: str, kind: Any, size: int) -> Floats:
         """`size` values of a type for one use, with whatever the last use has left in them."""
         key = use, kind
-        if key not in self._buffers:
-            self._buffers[key] = np.empty(max(CHUNK, LEVELS), kind)
+        if key not in self._buffers or self._buffers[key].size < size:
+            self._buffers[key] = np.empty(max(CHUNK, LEVELS, size), kind)
         return self._buffers[key][:size]
 
 
-def compiled_loops(count: int) -> ModuleType | None:
-    """The module `compiled`, where it is worth loading for `count` bytes and can be loaded."""
-    if count < WORTH_LOADING or sys.byteorder != "little":
+def compiled_loops(count: int, worth: int | None = None) -> ModuleType | None:
+    """The module `compiled`, where it can be loaded and is worth it for `count` bytes.
+
+    It is from `worth` bytes on, WORTH_LOADING unless given.
+    """
+    if count < (WORTH_LOADING if worth is None else worth) or sys.byteorder != "little":
         return None
     try:
         from moegrow.numbers import compiled
@@ -78,8 +82,8 @@ def exact(dtype: str) -> Any:
 
 
 def numbers(stored: Bytes, dtype: str, scratch: Scratch) -> Floats:
-    """At most CHUNK stored values in the type they are computed in, to be used and written to."""
-    found = stored.view(_STORED[dtype])
+    """Stored values in the type they are computed in, to be used and written to."""
+    found = stored.view(STORED[dtype])
     if dtype == "BF16":
         # A bfloat16 is the upper half of a float32.
         wide = scratch.take("numbers", np.uint32, found.size)
@@ -96,7 +100,7 @@ def deviation(blocks: Iterable[Bytes], dtype: str, scratch: Scratch) -> float:
 
     Every block but the last holds a multiple of CHUNK values.
     """
-    width = _STORED[dtype].itemsize
+    width = STORED[dtype].itemsize
     found = Deviation()
     for block in blocks:
         if scratch.compiled and dtype == "BF16":
@@ -117,7 +121,7 @@ def deviation_of_finite(blocks: Iterable[Bytes], dtype: str, scratch: Scratch) -
 
 
 def _chunks(block: Bytes, dtype: str, scratch: Scratch) -> Iterator[Floats]:
-    size = CHUNK * _STORED[dtype].itemsize
+    size = CHUNK * STORED[dtype].itemsize
     for first in range(0, block.size, size):
         yield numbers(block[first : first + size], dtype, scratch)
 
@@ -171,7 +175,7 @@ class Change:
         )  # fmt: skip
 
     def _apply(self, stored: Bytes, start: int, new: Bytes) -> None:
-        width = _STORED[self.dtype].itemsize
+        width = STORED[self.dtype].itemsize
         for first in range(0, stored.size, CHUNK * width):
             part = slice(first, first + CHUNK * width)
             values = numbers(stored[part], self.dtype, self._scratch)
@@ -185,7 +189,7 @@ class Change:
             self._scale(values)
             self.store(values, new[part])
             if kept is not None:
-                kind = _STORED[self.dtype]
+                kind = STORED[self.dtype]
                 new[part].view(kind)[kept] = stored[part].view(kind)[kept]
 
     def _scale(self, values: Floats) -> None:
@@ -203,7 +207,7 @@ class Change:
 
     def store(self, values: Floats, new: Bytes) -> None:
         """Round values to the storage type, to nearest even; `values` are spent."""
-        stored = new.view(_STORED[self.dtype])
+        stored = new.view(STORED[self.dtype])
         if self.dtype != "BF16":
             with np.errstate(over="ignore"):
                 np.copyto(stored, values, casting="same_kind")

@@ -1,4 +1,4 @@
-"""The two loops that noise takes over bf16 weights, compiled: the same bytes as numpy's, sooner.
+"""Loops over weights, compiled: noise on bf16 ones, and sums of squares, the same as by numpy.
 
 Only this file needs numba, which is an extra: `arithmetic` takes it where it is installed. The
 functions hold no lock of Python's while they run, so every thread has a core of its own.
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from llvmlite import ir
 from numba import njit, types, uint64
 from numba.extending import intrinsic
@@ -24,6 +25,10 @@ WEYL_0, WEYL_1 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBB67AE8584CAA73B)
 
 HALF = np.uint32(0x7FFF)  # what is added to the lower half of a float32, with the last bit kept
 ONE, UPPER = np.uint32(1), np.uint32(16)
+
+SQUARED = 1024  # values that are squared at a time
+UNSIGNED = np.uint32(0x7FFF)  # all bits but the sign's, of 16
+ZERO, INFINITY = np.uint32(0), np.uint32(0x7F800000)
 
 
 # Bytes that others read too may be locked against writing. What may be written to is taken as well.
@@ -115,3 +120,52 @@ def add_sums(stored, zero, sums, squares):  # type: ignore[no-untyped-def]
             sums[i] += lanes[i]
         for i in range(LANES):
             squares[i] += lanes_of_squares[i]
+
+
+@_compiled(STORED, types.uint32, types.uint32, types.float64, types.float64[::1])
+def _add_squares_of_16_bits(stored, shift, infinity, scale, sums):  # type: ignore[no-untyped-def]
+    """Add squares to the lanes of `lanes.Lanes`, of 16-bit floats that are float32 when shifted.
+
+    That is, `scale` times a float32, and not finite where the shifted bits reach `infinity`.
+    """
+    bits = np.empty(SQUARED, np.uint32)
+    values = bits.view(np.float32)
+    for first in range(0, stored.size, sums.size):
+        row = stored[first : first + sums.size]
+        for begin in range(0, row.size, SQUARED):
+            part, lanes = row[begin : begin + SQUARED], sums[begin : begin + SQUARED]
+            for i in range(part.size):
+                bits[i] = (np.uint32(part[i]) & UNSIGNED) << shift
+            for i in range(part.size):
+                bits[i] |= INFINITY if bits[i] >= infinity else ZERO
+            for i in range(part.size):
+                value = np.float64(values[i]) * scale
+                lanes[i] += value * value
+
+
+def _add_squares(stored, sums):  # type: ignore[no-untyped-def]
+    for first in range(0, stored.size, sums.size):
+        row = stored[first : first + sums.size]
+        for i in range(row.size):
+            value = np.float64(row[i])
+            sums[i] += value * value
+
+
+_add_squares_of_f32, _add_squares_of_f64 = (
+    _compiled(types.Array(kind, 1, "C", readonly=True), types.float64[::1])(_add_squares)
+    for kind in (types.float32, types.float64)
+)
+
+
+def add_squares(stored: npt.NDArray[np.uint8], dtype: str, sums: npt.NDArray[np.float64]) -> None:
+    """Add the squares of stored values to the sums of `lanes.Lanes`, in its order."""
+    if dtype == "BF16":
+        _add_squares_of_16_bits(stored.view(np.uint16), UPPER, INFINITY, 1.0, sums)
+    elif dtype == "F16":
+        # What is as large as can be in float16 is not in float32, whose exponents go further.
+        shifted = np.uint32(0x7C00 << 13)
+        _add_squares_of_16_bits(stored.view(np.uint16), np.uint32(13), shifted, 2.0**112, sums)
+    elif dtype == "F32":
+        _add_squares_of_f32(stored.view(np.float32), sums)
+    else:
+        _add_squares_of_f64(stored.view(np.float64), sums)

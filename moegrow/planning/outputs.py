@@ -43,10 +43,14 @@ class Kind(NamedTuple):
     """The tensors of one layer and what becomes of them, named by their suffixes.
 
     Most layers hold the same tensors as another: what becomes of them differs in names alone.
+    Copies are made of the same pieces as their original: `made_of` are all that there are, and
+    part `i` is made of `made_of[pieces[i]]`.
     """
 
     tensors: list[Tensor]
     parts: list[Output]
+    made_of: list[tuple[Piece, ...]]
+    pieces: list[int]
 
 
 def outputs(layout: Layout, growth: Growth, compensation: Compensation) -> tuple[Output, ...]:
@@ -124,9 +128,11 @@ def _stack(
             key = variant.silent, tuple(seen)
             if key not in kinds:
                 parts = sorted(_parts(tensors, variant, experts), key=_natural)
-                kinds[key] = Kind(tensors, parts)
+                kinds[key] = _kind(tensors, parts)
             known[variant] = kinds[key], _pieces(kinds[key], tensors)
         kind, its_pieces = known[variant]
+        if not kind.parts:
+            continue
         prefix = f"{stack}{new - lower}"
         names, dtypes, shapes, _, axes = zip(*kind.parts, strict=True)
         named = map(prefix.__add__, names)
@@ -134,13 +140,22 @@ def _stack(
     return made
 
 
+def _kind(tensors: list[Tensor], parts: list[Output]) -> Kind:
+    numbers: dict[tuple[Piece, ...], int] = {}
+    pieces = [numbers.setdefault(part.pieces, len(numbers)) for part in parts]
+    return Kind(tensors, parts, list(numbers), pieces)
+
+
 def _pieces(kind: Kind, tensors: list[Tensor]) -> list[tuple[Piece, ...]]:
     """The pieces of each part of a kind, taken from the tensors of another layer of it."""
+    if not kind.parts:
+        return []
     pairs = zip(kind.tensors, tensors, strict=True)
     own = {first.name: spec.name for (first, _), (spec, _) in pairs}
-    sources, *others = zip(*chain.from_iterable(part.pieces for part in kind.parts), strict=True)
+    sources, *others = zip(*chain.from_iterable(kind.made_of), strict=True)
     found = map(_PIECE, zip(map(own.__getitem__, sources), *others, strict=True))
-    return [tuple(islice(found, len(part.pieces))) for part in kind.parts]
+    made_of = [tuple(islice(found, len(pieces))) for pieces in kind.made_of]
+    return list(map(made_of.__getitem__, kind.pieces))
 
 
 def _tensors(

@@ -25,6 +25,7 @@ import cases
 import machine
 import processes
 import synthetic
+import tables
 from cases import Bench, Case
 
 from moegrow.planning.report import size
@@ -143,7 +144,7 @@ def growth_table(bench: Bench, runs: Runs) -> list[str]:
         f" {bench.shapes.experts} experts. The median of the runs"
         " comes first, then the least and the most.",
         "",
-        *_head(
+        *tables.head(
             "growth", "written", "by", "seconds", "of CPU", "GB/s", "time ÷ `cp`", "peak memory"
         ),
     ]
@@ -151,15 +152,15 @@ def growth_table(bench: Bench, runs: Runs) -> list[str]:
         ratios = _ratios(measured, _copied(case, runs))
         seconds = statistics.median(run.seconds for run in measured)
         lines.append(
-            _row(
+            tables.row(
                 case.growth,
                 size(bench.nbytes(case.growth)),
                 case.name,
-                _seconds(measured),
+                tables.spread(measured),
                 f"{statistics.median(run.own for run in measured):.1f}",
                 f"{bench.nbytes(case.growth) / 1e9 / seconds:.2f}",
                 f"{statistics.median(ratios):.2f}",
-                _peak(max(run.peak for run in measured)),
+                tables.peak(max(run.peak for run in measured)),
             )
         )
     return lines
@@ -171,10 +172,10 @@ def noise_table(rounds: int) -> list[str]:
     command = [sys.executable, str(HERE / "kernel.py"), "--rounds", str(rounds)]
     printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     lines = ["", "Noise alone, in memory, on bf16 weights:", ""]
-    lines += _head("threads", "by", "million parameters a second", "speed ÷ the formula's")
+    lines += tables.head("threads", "by", "million parameters a second", "speed ÷ the formula's")
     for row in map(json.loads, printed.splitlines()):
         ratio = f"{row['ratio']:.2f}" if row["ratio"] else "not measured"
-        lines.append(_row(str(row["threads"]), row["by"], f"{row['million']:.0f}", ratio))
+        lines.append(tables.row(str(row["threads"]), row["by"], f"{row['million']:.0f}", ratio))
     return lines
 
 
@@ -182,16 +183,18 @@ def space_table(bench: Bench, runs: Runs) -> list[str]:
     """Seconds and new disk space of each case where files can share blocks."""
     kind = machine.filesystem(bench.folder)
     lines = ["", f"On {kind}, where files can share blocks:", ""]
-    lines += _head("growth", "written", "by", "seconds", "newly used")
+    lines += tables.head("growth", "written", "by", "seconds", "newly used")
     for case, measured in runs.items():
         used = statistics.median_high(run.used for run in measured)
         written = size(bench.nbytes(case.growth))
-        lines.append(_row(case.growth, written, case.name, _seconds(measured), size(max(0, used))))
+        lines.append(
+            tables.row(case.growth, written, case.name, tables.spread(measured), size(max(0, used)))
+        )
     return lines
 
 
 def machine_table(told: dict[str, str]) -> list[str]:
-    return [*_head("", ""), *(_row(*entry) for entry in told.items())]
+    return [*tables.head("", ""), *(tables.row(*entry) for entry in told.items())]
 
 
 def note(text: str) -> None:
@@ -211,25 +214,6 @@ def _copied(case: Case, runs: Runs) -> list[Run]:
 def _ratios(measured: list[Run], copied: list[Run]) -> list[float]:
     """How many times as long as cp each run took, by cp's of the same round."""
     return [run.seconds / cp.seconds for run, cp in zip(measured, copied, strict=True)]
-
-
-def _seconds(measured: list[Run]) -> str:
-    """The median, with the least and the most."""
-    seconds = [run.seconds for run in measured]
-    return f"{statistics.median(seconds):.2f} ({min(seconds):.2f}–{max(seconds):.2f})"
-
-
-def _peak(peak: int) -> str:
-    least = processes.smallest_peak()
-    return size(peak) if peak > least else f"< {size(least)}"
-
-
-def _head(*titles: str) -> list[str]:
-    return [_row(*titles), _row(*("---" for _ in titles)).replace(" ", "")]
-
-
-def _row(*cells: str) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _used(folder: Path) -> int:
@@ -261,7 +245,9 @@ def _find(command: str) -> Path | None:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measure growth beside cp and other tools.")
     parser.add_argument("folder", type=Path, help="where the source and the results are put")
-    parser.add_argument("--size", type=_size, default="3GB", help="of the source, about (3GB)")
+    parser.add_argument(
+        "--size", type=synthetic.bytes_of, default="3GB", help="of the source, about (3GB)"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="runs of each case (5)")
     parser.add_argument(
         "--only", default="", choices=cases.GROWTHS, help="measure this growth, and not the noise"
@@ -276,10 +262,6 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, metavar="FILE.md", help="write the tables there, too")
     return parser.parse_args()
-
-
-def _size(text: str) -> int:
-    return round(float(text.upper().removesuffix("B").removesuffix("G")) * 1e9)
 
 
 if __name__ == "__main__":

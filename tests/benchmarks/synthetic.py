@@ -81,6 +81,11 @@ def of_size(size: int) -> Shapes:
     return Shapes(max(1, round((size - one.outside) / one.layer)))
 
 
+def bytes_of(text: str) -> int:
+    """How many bytes a size in GB is, as it is given on a command line."""
+    return round(float(text.upper().removesuffix("B").removesuffix("G")) * 1e9)
+
+
 def make(folder: Path, shapes: Shapes) -> None:
     """Write a checkpoint of seeded random weights to `folder`, which may not exist."""
     import numpy as np
