@@ -173,7 +173,8 @@ class Change:
     def _add_noise(self, compiled: ModuleType, stored: Bytes, start: int, new: Bytes) -> None:
         assert self._draw
         upper, lower = divmod(self._draw.key, 1 << 64)
-        key, old, block = (lower, upper), stored.view(np.uint16), start // DRAWS_PER_BLOCK
+        key: tuple[int, ...] = lower, upper
+        old, block = stored.view(np.uint16), start // DRAWS_PER_BLOCK
         loop = compiled.add_noise
         if self._side is not None:
             upper, lower = divmod(self._side.key, 1 << 64)

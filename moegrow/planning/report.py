@@ -106,7 +106,7 @@ def _count(spec: TensorSpec, counts: Counts) -> int:
 def _made(output: Output, layout: Layout, counts: Counts) -> int:
     """The parameters of an output, some rows of a tensor or several times all of them."""
     source = output.pieces[0].source if output.pieces else ""
-    if source not in counts or output.pieces[0].decoding not in (None, EXACT):
+    if source not in counts or not _stays_quantised(output):
         return math.prod(output.shape)
     stored = math.prod(layout.checkpoint.tensors[source].shape)
     return counts[source] * math.prod(output.shape) // max(stored, 1)
@@ -139,6 +139,11 @@ def dtypes(plan: Plan) -> Mapping[str, int]:
     return dict(shares.most_common())
 
 
+def _stays_quantised(output: Output) -> bool:
+    """Whether what is made of a quantised tensor is stored as that was."""
+    return output.pieces[0].decoding in (None, EXACT) or output.dtype not in STORED
+
+
 def formats(plan: Plan, layout: Layout) -> tuple[dict[str, int], dict[str, int]]:
     """How many weights of the result are quantised in each format that is known, and the bytes
     that each of these takes, companions included."""
@@ -151,7 +156,7 @@ def formats(plan: Plan, layout: Layout) -> tuple[dict[str, int], dict[str, int]]
         weight = weights.get(owners.get(source, source))
         if weight is None:
             continue
-        if output.pieces[0].decoding in (None, EXACT) or output.dtype not in STORED:
+        if _stays_quantised(output):
             found[weight.format] += source == weight.values
             sizes[weight.format] += output.nbytes
     return dict(found.most_common()), {name: sizes[name] for name, _ in found.most_common()}
