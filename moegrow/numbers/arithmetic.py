@@ -199,8 +199,8 @@ class Change:
                 self.store(values, new[part])
             else:
                 levels = self._side.levels(start + first // width, values.size)
-                stored = new[part].view(f"<u{width}")
-                stored[:] = FLOATS[self.dtype].codes(values, levels)
+                codes = new[part].view(f"<u{width}")
+                codes[:] = FLOATS[self.dtype].codes(values, levels)
             if kept is not None:
                 kind = STORED[self.dtype]
                 new[part].view(kind)[kept] = stored[part].view(kind)[kept]
