@@ -403,23 +403,24 @@ def test_a_conversion_that_is_killed_goes_on_to_the_same_bytes(made, begin, run,
     shutil.rmtree(plain)
     kept = []
     for _ in range(60):
-        before = partial.kept_of(plain)
-        process = begin(*convert, "--resume")
-        while not plain.exists() and partial.kept_of(plain) <= before:
+        before, process = partial.kept_of(plain), begin(*convert, "--resume")
+        for _ in range(20_000):
+            if plain.exists() or partial.kept_of(plain) > before:
+                break
             time.sleep(0.0005)
         process.kill()
-        code = process.end().returncode
+        ended = process.end()
         if plain.exists():
             # It was quicker than the kill: once more from the beginning.
             assert alter.contents(plain) == expected
             shutil.rmtree(plain)
             shutil.rmtree(working, ignore_errors=True)
             continue
-        assert code == -signal.SIGKILL
+        assert ended.returncode == -signal.SIGKILL
         kept.append(partial.kept_of(plain))
         if len(kept) == 4:
             break
-    # The runs were cut off with some of the shards written, and the next one began with these.
+    # They were cut off with some of the shards written, and the next one began with these.
     assert len(kept) == 4
     assert all(0 < number <= count for number in kept)
     run(*convert, "--resume")

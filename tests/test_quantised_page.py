@@ -1,6 +1,7 @@
 """The table of docs/quantised.md: each format and each operation is tried, and is as it says."""
 
 import re
+from itertools import takewhile
 from pathlib import Path
 
 import alter
@@ -21,15 +22,18 @@ DOWN, UP = "model.layers.{}.mlp.experts.{}.down_proj", "model.layers.{}.mlp.expe
 
 def table():
     """The cells of the table of operations, by format and operation."""
+    lines = PAGE.read_text().splitlines()
+    first = next(n for n, line in enumerate(lines) if line.startswith("| format | copies |"))
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")]
-        for line in PAGE.read_text().splitlines()
-        if line.startswith("|")
+        for line in takewhile(lambda line: line.startswith("|"), lines[first:])
     ]
-    first = next(number for number, row in enumerate(rows) if row[:2] == ["format", "copies"])
-    head, _, *lines = rows[first:]
-    return {(row[0], name): cell for row in lines for name, cell in zip(head[1:], row[1:],
-            strict=True)}  # fmt: skip
+    head, _, *formats = rows
+    return {
+        (row[0], name): cell
+        for row in formats
+        for name, cell in zip(head[1:], row[1:], strict=True)
+    }
 
 
 CELLS = table()
