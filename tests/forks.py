@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 from threading import Thread
-from typing import Self
+from typing import IO, Self
 
 import forked
 
@@ -33,12 +33,20 @@ class Ended(subprocess.CompletedProcess[str]):
 class Begun:
     """A moegrow process; it is killed where nobody waits for its end."""
 
-    def __init__(self, where: str, arguments: list[str], folder: Path, stdin: str) -> None:
+    def __init__(
+        self, where: str, arguments: list[str], folder: Path, stdin: str | IO[bytes]
+    ) -> None:
         self._arguments = arguments
-        theirs, ours = zip(*(os.pipe() for _ in range(3)), strict=True)
-        streams = theirs[0], *ours[1:]
-        self._said = [Reader(number) for number in theirs[1:]]
-        self._writer = Writer(ours[0], stdin.encode())
+        pipes = [os.pipe() for _ in range(3)]
+        streams = [pipes[0][0], pipes[1][1], pipes[2][1]]
+        self._said = [Reader(reading) for reading, _ in pipes[1:]]
+        if isinstance(stdin, str):
+            self._threads = [*self._said, Writer(pipes[0][1], stdin.encode())]
+        else:
+            self._threads = self._said
+            for end in pipes[0]:
+                os.close(end)
+            streams[0] = os.dup(stdin.fileno())
         self._asked = forked.Asked(
             where, arguments, environment=dict(os.environ), folder=str(folder), streams=streams
         )
@@ -51,7 +59,7 @@ class Begun:
         self.number = self._real.pid if self._real else self._asked.child
         for stream in streams:
             os.close(stream)
-        for thread in (*self._said, self._writer):
+        for thread in self._threads:
             thread.start()
 
     def kill(self, how: int = signal.SIGKILL) -> None:
@@ -86,7 +94,7 @@ class Begun:
             raise TimeoutError(f"moegrow {self._arguments} has not ended") from error
         finally:
             self._asked.close()
-        for thread in (*self._said, self._writer):
+        for thread in self._threads:
             thread.join()
         ended = Ended(self._arguments, code, *(reader.text() for reader in self._said))
         ended.peak = peak
@@ -134,9 +142,9 @@ class Nursery:
 
     def __enter__(self) -> Self:
         self._folder = tempfile.TemporaryDirectory(prefix="moegrow-")
-        self.socket = f"{self._folder.name}/socket"
+        self._socket = f"{self._folder.name}/socket"
         with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(self.socket)
+            listener.bind(self._socket)
             listener.listen()
             number = listener.fileno()
             self._server = subprocess.Popen(
@@ -146,11 +154,13 @@ class Nursery:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.communicate()
+        self._server.communicate(timeout=60)
         self._folder.cleanup()
 
-    def begin(self, *arguments: object, folder: Path, stdin: str = "") -> Begun:
-        return Begun(self.socket, [*map(str, arguments)], folder, stdin)
+    @property
+    def command(self) -> list[str]:
+        """The words that are `moegrow` to a shell, or to whoever starts programs himself."""
+        return [sys.executable, "-I", "-S", forked.__file__, self._socket]
 
-    def run(self, *arguments: object, folder: Path, stdin: str = "") -> Ended:
-        return self.begin(*arguments, folder=folder, stdin=stdin).end()
+    def begin(self, *arguments: object, folder: Path, stdin: str | IO[bytes] = "") -> Begun:
+        return Begun(self._socket, [*map(str, arguments)], folder, stdin)

@@ -26,7 +26,7 @@ Request = dict[str, Any]
 
 # What Python reads when it starts, or a library when it is imported: no child can read it again.
 EARLY = (
-    "PYTHON", "LC_", "LANG", "LD_", "OPENBLAS_", "OMP_", "MKL_", "NUMBA_", "TYPER_", "_TYPER_",
+    "PYTHON", "LC_", "LANG", "LD_", "OPENBLAS_", "OMP_", "MKL_", "NUMBA_", "TYPER_", "_TYPER_STAND",
 )  # fmt: skip
 HUB = "huggingface_hub"  # reads where the Hub is, which many tests say, and transformers needs it
 EARLY_WITH_HUB = ("TORCH", "CUDA_", "TRANSFORMERS_", "ACCELERATE_", "USE_", "HF_", "HOME", "XDG_")

@@ -6,8 +6,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import alter
@@ -379,36 +377,6 @@ def test_a_part_that_fails_with_nothing_finished_leaves_nothing(plan, target, mo
     assert not partial_of(target).exists()
 
 
-HOLD = """
-import sys, time
-from pathlib import Path
-from moegrow.writing.partial import locked
-with locked(Path(sys.argv[1]), shared=sys.argv[2] == "shared"):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-@pytest.fixture
-def holder(target):
-    """Another process that holds the working folder until it is told to go."""
-    begun = []
-
-    def holder(how):
-        process = subprocess.Popen(
-            [sys.executable, "-c", HOLD, target, how], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        begun.append(process)
-        assert process.stdout.readline() == "held\n"
-        return process
-
-    yield holder
-    for process in begun:
-        process.kill()
-        process.communicate()
-
-
 def test_a_part_waits_for_one_that_begins_and_not_for_ever(plan, target, holder, monkeypatch):
     alone, said = holder("alone"), []
     monkeypatch.setattr(parts.time, "sleep", lambda seconds: alone.communicate())
@@ -432,6 +400,24 @@ def test_what_another_process_publishes_is_left_to_it(plan, target, holder):
     publisher.communicate()
     assert moegrow.apply(plan, target, finish=True, **SMALL).is_published
     assert moegrow.verify(target).ok
+
+
+def test_what_is_finished_just_before_a_part_leaves_is_published_by_it(plan, target, monkeypatch):
+    """Each of two held the folder when the other looked whether it was the last."""
+    real, others = Partial.missing, []
+
+    def missing(self, files):
+        found = real(self, files)
+        if not others:
+            others.append(None)
+            others[:] = [moegrow.apply(plan, target, part=(2, 2), **SMALL)]
+        return found
+
+    monkeypatch.setattr(Partial, "missing", missing)
+    last = moegrow.apply(plan, target, part=(1, 2), **SMALL)
+    assert [(it.is_published, it.missing) for it in (*others, last)] == [(False, ()), (True, ())]
+    assert moegrow.verify(target).ok
+    assert not partial_of(target).exists()
 
 
 def test_two_that_publish_at_once_do_so_once(plan, target, monkeypatch):

@@ -25,7 +25,7 @@ MOST = 1_000_000  # layers or experts that a config may speak of
 PER_EXPERT = ("router", "router_bias", "balance_bias", "experts")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # what is found out about one is kept with it
 class Layout:
     """A checkpoint with its family and what the two say together, found consistent.
 

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 from moegrow import maps
@@ -88,6 +89,7 @@ def _is_routed(layout: Layout, name: str) -> bool:
 Counts = Mapping[str, int]
 
 
+@lru_cache(maxsize=2)
 def _counts(layout: Layout) -> Counts:
     quantised = quantised_in(layout)
     counts = dict.fromkeys(quantised.owners, 0)
