@@ -69,7 +69,7 @@ def main() -> NoReturn:
     """Run the command line; every error that a user can cause ends as a message and a hint."""
     # A plan is up to a million frozen values and no cycles: looking for those as often as Python
     # does took a third of the time.
-    gc.set_threshold(1_000_000, 100, 100)
+    gc.set_threshold(10_000_000, 100, 100)
     # Nothing here is linear algebra, and the threads for it are busy while they wait for work.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Newer versions of Typer carry their own click: its base class is found by descent.

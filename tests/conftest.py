@@ -1,11 +1,13 @@
 """Fixtures: the command as a person runs it, and checkpoints that are built once a session."""
 
+import contextlib
+import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -13,26 +15,53 @@ sys.path.insert(0, str(Path(__file__).parent))
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+# The tests themselves keep all cores busy; threads of torch that wait for each other do so as well.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
+import forks
+
+Begin = Callable[..., forks.Begun]
+Run = Callable[..., forks.Ended]
 MOEGROW = [sys.executable, "-m", "moegrow"]
 
 
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[forks.Nursery]:
+    """Where all moegrow processes of a session come from."""
+    with forks.Nursery() as nursery:
+        yield nursery
+
+
+@pytest.fixture(scope="session")
+def nursery_with_torch() -> Iterator[forks.Nursery]:
+    """The same for commands that run models: these libraries take seconds to import."""
+    with forks.Nursery("torch", "transformers", "accelerate") as nursery:
+        yield nursery
+
+
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
+def begin(nursery: forks.Nursery, tmp_path: Path) -> Begin:
+    """Begin moegrow in an empty folder; gives the process."""
+
+    def begin(
+        *arguments: object, stdin: str | IO[bytes] = "", cwd: Path | None = None
+    ) -> forks.Begun:
+        return nursery.begin(*arguments, stdin=stdin, folder=cwd or tmp_path)
+
+    return begin
+
+
+@pytest.fixture
+def run(begin: Begin) -> Run:
     """Run moegrow in an empty folder; fails the test where the exit code is not `code`."""
 
     def run(
         *arguments: object, code: int | None = 0, stdin: str = "", cwd: Path | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [*MOEGROW, *map(str, arguments)],
-            input=stdin, capture_output=True, text=True, cwd=cwd or tmp_path, check=False,
-        )  # fmt: skip
+    ) -> forks.Ended:
+        done = begin(*arguments, stdin=stdin, cwd=cwd).end()
         assert code in (None, done.returncode), (
             f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         )
-        assert "Traceback" not in done.stderr
         return done
 
     return run
@@ -40,16 +69,68 @@ def run(tmp_path: Path) -> Run:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """A tiny checkpoint of a model type, built by transformers the first time it is asked for."""
+    """A tiny checkpoint of a model type, built by transformers the first time it is asked for.
+
+    It is the same for all who test at once, so nobody changes it: `alter.copy` gives a copy.
+    """
     import tiny
 
-    built: dict[str, Path] = {}
+    mine = tmp_path_factory.getbasetemp()
+    everybodys = (mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine) / "checkpoints"
 
     def checkpoint(model_type: str = "qwen3_moe", **settings: Any) -> Path:
         key = repr((model_type, sorted(settings.items())))
-        if key not in built:
-            folder = tmp_path_factory.mktemp(model_type) / model_type
-            built[key] = tiny.build(model_type, folder, **settings)
-        return built[key]
+        place = everybodys / hashlib.sha256(key.encode()).hexdigest()[:16]
+        if not place.exists():
+            built = tiny.build(
+                model_type, tmp_path_factory.mktemp("built") / model_type, **settings
+            )
+            everybodys.mkdir(exist_ok=True)
+            with contextlib.suppress(OSError):  # another was quicker
+                built.parent.rename(place)
+        return place / model_type
 
     return checkpoint
+
+
+@pytest.fixture(scope="session")
+def big(checkpoint: Callable[..., Path]) -> Path:
+    """A checkpoint so big that a kill falls somewhere in the writing of what grows of it."""
+    import torch
+
+    sizes = dict.fromkeys(("hidden_size", "moe_intermediate_size", "intermediate_size"), 64)
+    return checkpoint("qwen3_moe", dtype=torch.bfloat16, shard_size="100KB", **sizes)
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from moegrow.writing.partial import locked
+with locked(Path(sys.argv[1]), shared=sys.argv[2] == "shared"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Another process that holds the working folder of `grown` until it is told to go, or killed.
+
+    It runs the program `before` first.
+    """
+    begun: list[subprocess.Popen[str]] = []
+
+    def holder(how: str = "alone", before: str = "") -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", before + HOLD, tmp_path / "grown", how],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        begun.append(process)
+        assert process.stdout
+        assert process.stdout.readline() == "held\n"
+        return process
+
+    yield holder
+    for process in begun:
+        process.kill()
+        process.communicate()

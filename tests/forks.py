@@ -1,114 +1,166 @@
 """Real moegrow processes that begin at once: forks of one that has imported everything already.
 
-Starting Python takes longer than a tiny growth. `Nursery` starts this file once; for every command
-it forks, and the child runs moegrow's own main.
+Starting Python takes longer than a tiny growth. A `Nursery` starts forkserver.py once; for every
+command that forks, and the child is all that `python -m moegrow` would be: it has a number,
+session, folder, environment and standard streams of its own, and runs moegrow from __main__ on.
+Where a test changes what is read before moegrow begins, Python is started after all.
 """
 
 import contextlib
-import io
-import json
 import os
+import re
+import signal
+import socket
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from threading import Thread
+from typing import IO, Self
+
+import forked
+
+SERVER = Path(__file__).with_name("forkserver.py")
 
 
-class Ended(NamedTuple):
-    """A process that has ended: its exit code, or minus the signal, and what it printed."""
+class Ended(subprocess.CompletedProcess[str]):
+    """A process that has ended, and the bytes of memory that it took at most, if they are known."""
 
-    code: int
-    stdout: str
-    stderr: str
+    peak: int | None = None
+
+
+class Begun:
+    """A moegrow process; it is killed where nobody waits for its end."""
+
+    def __init__(
+        self, where: str, arguments: list[str], folder: Path, stdin: str | IO[bytes]
+    ) -> None:
+        self._arguments = arguments
+        pipes = [os.pipe() for _ in range(3)]
+        streams = [pipes[0][0], pipes[1][1], pipes[2][1]]
+        self._said = [Reader(reading) for reading, _ in pipes[1:]]
+        if isinstance(stdin, str):
+            self._threads = [*self._said, Writer(pipes[0][1], stdin.encode())]
+        else:
+            self._threads = self._said
+            for end in pipes[0]:
+                os.close(end)
+            streams[0] = os.dup(stdin.fileno())
+        self._asked = forked.Asked(
+            where, arguments, environment=dict(os.environ), folder=str(folder), streams=streams
+        )
+        self._real = None
+        if not self._asked.child:
+            self._real = subprocess.Popen(
+                [*forked.REAL, *arguments], cwd=folder, stdin=streams[0], stdout=streams[1],
+                stderr=streams[2], start_new_session=True,
+            )  # fmt: skip
+        self.number = self._real.pid if self._real else self._asked.child
+        for stream in streams:
+            os.close(stream)
+        for thread in self._threads:
+            thread.start()
+
+    def kill(self, how: int = signal.SIGKILL) -> None:
+        """Send a signal, which comes too late where the process has ended.
+
+        Another than SIGKILL is sent once moegrow listens: until then it is Python that answers.
+        """
+        while how != signal.SIGKILL and not self._listens_or_has_ended():
+            time.sleep(0.001)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.number, how)
+
+    def _listens_or_has_ended(self) -> bool:
+        try:
+            status = Path(f"/proc/{self.number}/status").read_text()
+        except FileNotFoundError:
+            return True
+        found = dict(re.findall(r"^(State|SigCgt):\s*(\S+)", status, re.M))
+        # The first thing that moegrow does is to take SIGTERM for Ctrl-C.
+        return found["State"] in "ZX" or bool(int(found["SigCgt"], 16) >> signal.SIGTERM - 1 & 1)
+
+    def end(self, timeout: float | None = None) -> Ended:
+        """Wait until it ends; TimeoutError where it does not, and then it is killed."""
+        peak = None
+        try:
+            if self._real:
+                code = self._real.wait(timeout)
+            else:
+                code, peak = self._asked.wait(timeout)
+        except (TimeoutError, subprocess.TimeoutExpired) as error:
+            self.kill()
+            raise TimeoutError(f"moegrow {self._arguments} has not ended") from error
+        finally:
+            self._asked.close()
+        for thread in self._threads:
+            thread.join()
+        ended = Ended(self._arguments, code, *(reader.text() for reader in self._said))
+        ended.peak = peak
+        assert "Traceback" not in ended.stderr, ended.stderr
+        return ended
+
+
+class Reader(Thread):
+    """Reads what a process says while it says it, so that it never waits for a reader."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(daemon=True)
+        self._number, self._bytes = number, b""
+
+    def run(self) -> None:
+        with open(self._number, "rb") as file:
+            self._bytes = file.read()
+
+    def text(self) -> str:
+        return self._bytes.decode().replace("\r\n", "\n")
+
+
+class Writer(Thread):
+    """Writes what a process is to read, as long as it reads."""
+
+    def __init__(self, number: int, content: bytes) -> None:
+        super().__init__(daemon=True)
+        self._number, self._content = number, content
+
+    def run(self) -> None:
+        with contextlib.suppress(BrokenPipeError), open(self._number, "wb", 0) as file:
+            left = memoryview(self._content)
+            while left:
+                left = left[file.write(left) :]
 
 
 class Nursery:
-    """A process that forks moegrow, for as long as the `with` lasts."""
+    """Moegrow processes can be begun for as long as the `with` lasts.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._begun = 0  # the process that was begun last
+    `modules` are imported for them in advance, beside those that all of them need.
+    """
+
+    def __init__(self, *modules: str) -> None:
+        self._modules = modules
 
     def __enter__(self) -> Self:
-        self._parent = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            cwd=self._folder,
-        )  # fmt: skip
+        self._folder = tempfile.TemporaryDirectory(prefix="moegrow-")
+        self._socket = f"{self._folder.name}/socket"
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(self._socket)
+            listener.listen()
+            number = listener.fileno()
+            self._server = subprocess.Popen(
+                [sys.executable, SERVER, str(number), *self._modules], stdin=subprocess.PIPE,
+                pass_fds=[number], start_new_session=True,
+            )  # fmt: skip
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._parent.communicate()
+        self._server.communicate(timeout=60)
+        self._folder.cleanup()
 
-    def begin(self, *arguments: object, stdin: Path | str = os.devnull) -> int:
-        """Begin a command in the nursery's folder; gives the number of its process."""
-        self._begun = int(self._ask([*map(str, arguments)], str(stdin)))
-        return self._begun
+    @property
+    def command(self) -> list[str]:
+        """The words that are `moegrow` to a shell, or to whoever starts programs himself."""
+        return [sys.executable, "-I", "-S", forked.__file__, self._socket]
 
-    def end(self, process: int | None = None) -> Ended:
-        """Wait for a command: the one that was begun last, or that of a process."""
-        process = process or self._begun
-        code = int(self._ask(None, process))
-        said = [self._folder / f"{name}-{process}" for name in ("stdout", "stderr")]
-        out, err = (path.read_text() for path in said)
-        for path in said:
-            path.unlink()
-        assert "Traceback" not in err, err
-        return Ended(code, out, err)
-
-    def run(self, *arguments: object, stdin: Path | str = os.devnull) -> Ended:
-        self.begin(*arguments, stdin=stdin)
-        return self.end()
-
-    def _ask(self, *request: Any) -> str:
-        assert self._parent.stdin
-        assert self._parent.stdout
-        print(json.dumps(request), file=self._parent.stdin, flush=True)
-        return self._parent.stdout.readline()
-
-
-def serve() -> None:
-    import moegrow.analysis.difference
-    import moegrow.cli
-    import moegrow.commands.show
-    import moegrow.planning.verbs
-    import moegrow.writing.writer
-    from moegrow.numbers.noise import quantiles
-
-    # What a process does once, this one has done: the table of the noise, and what the parser of
-    # the command line imports when it first reads one.
-    quantiles()
-    sys.argv = ["moegrow", "width", "/nowhere"]
-    with contextlib.suppress(SystemExit), contextlib.redirect_stderr(io.StringIO()):
-        moegrow.cli.main()
-    for line in sys.stdin:
-        arguments, stdin = json.loads(line)
-        if arguments is None:
-            _, status = os.waitpid(stdin, 0)
-            print(os.waitstatus_to_exitcode(status), flush=True)
-            continue
-        child = os.fork()
-        if not child:
-            for number, (name, flags) in enumerate(
-                [(stdin, os.O_RDONLY)]
-                + [
-                    (f"{name}-{os.getpid()}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-                    for name in ("stdout", "stderr")
-                ]
-            ):
-                os.dup2(os.open(name, flags, 0o666), number)
-            sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
-            sys.argv = ["moegrow", *arguments]
-            code = 99
-            try:
-                moegrow.cli.main()
-            except SystemExit as end:
-                code = int(end.code or 0)
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(code)
-        print(child, flush=True)
-
-
-if __name__ == "__main__":
-    serve()
+    def begin(self, *arguments: object, folder: Path, stdin: str | IO[bytes] = "") -> Begun:
+        return Begun(self._socket, [*map(str, arguments)], folder, stdin)

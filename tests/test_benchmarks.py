@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from benchmarks import peers, synthetic
+from benchmarks import dequantise, peers, synthetic
 
 import moegrow
 
@@ -80,6 +80,21 @@ def test_mergekit_is_told_to_repeat_every_layer_in_place():
     assert told["dtype"] == str(torch.bfloat16).removeprefix("torch.")
 
 
+@pytest.mark.parametrize(
+    ("form", "dtype"), [("fp8", "bf16"), ("mxfp4", "bf16"), ("int4", "bf16"), ("bf16", "fp16")]
+)
+def test_the_loop_in_torch_writes_what_convert_writes(form, dtype, tmp_path, monkeypatch):
+    for name, size in {"HIDDEN": 256, "SIZE": 96, "EXPERTS": 8, "WIDE": 64, "BLOCK": 128}.items():
+        monkeypatch.setattr(dequantise, name, size)
+    monkeypatch.setattr(dequantise, "PACKED_EXPERTS", 8)
+    dequantise.make(form, tmp_path / "source", layers=2)
+    dequantise.loop(tmp_path / "source", tmp_path / "theirs", dequantise.DTYPES[dtype])
+    moegrow.apply(moegrow.convert(tmp_path / "source", dtype=dtype), tmp_path / "ours")
+    theirs, ours = tiny.tensors(tmp_path / "theirs"), tiny.tensors(tmp_path / "ours")
+    assert theirs.keys() == ours.keys()
+    assert all(tiny.same_bytes(theirs[name], ours[name]) for name in ours)
+
+
 def test_the_noise_is_measured_in_every_way():
     done = subprocess.run(
         [sys.executable, FOLDER / "kernel.py", "--rounds", "1", "--tensors", "2"],
@@ -105,7 +120,15 @@ def test_norms_are_measured_beside_cat_with_compiled_loops_and_without(
 
 
 def test_the_command_lines_of_the_benchmark_can_be_read():
-    for program in ("growth.py", "kernel.py", "looking.py", "synthetic.py", "peers.py"):
+    for program in (
+        "growth.py",
+        "kernel.py",
+        "looking.py",
+        "synthetic.py",
+        "peers.py",
+        "conversion.py",
+        "dequantise.py",
+    ):
         done = subprocess.run(
             [sys.executable, FOLDER / program, "--help"], capture_output=True, text=True, check=True
         )

@@ -1,11 +1,12 @@
 """Completion as the shells ask for it: commands, options, values, names of recipes, and paths."""
 
+import functools
 import os
 import pty
 import select
+import shlex
 import shutil
 import subprocess
-import sys
 import time
 
 import pytest
@@ -13,11 +14,11 @@ from conftest import MOEGROW
 
 
 @pytest.fixture
-def program(tmp_path):
+def program(nursery, tmp_path):
     """A folder with a program called moegrow, as a shell finds it."""
     (tmp_path / "bin").mkdir()
     file = tmp_path / "bin" / "moegrow"
-    file.write_text(f"#!/bin/sh\nexec '{sys.executable}' -m moegrow \"$@\"\n")
+    file.write_text(f'#!/bin/sh\nexec {shlex.join(nursery.command)} "$@"\n')
     file.chmod(0o755)
     return file.parent
 
@@ -28,7 +29,7 @@ def environment(program):
 
 def bash(program, *words):
     """What bash offers for the last of some words, by the function that it calls on tab."""
-    shown = shown_for(program, "bash")
+    shown = shown_for("bash")
     script = (
         f"{shown}\nCOMP_WORDS=({' '.join(repr(word) for word in words)})\n"
         f"COMP_CWORD={len(words) - 1}\n_moegrow_completion moegrow\n"
@@ -42,10 +43,12 @@ def bash(program, *words):
     return done.stdout.split()
 
 
-def shown_for(program, shell):
+@functools.cache
+def shown_for(shell):
+    """The code that a shell is given to complete, which is for any program called moegrow."""
     done = subprocess.run(
         [*MOEGROW, "--show-completion", shell], capture_output=True, text=True, check=True,
-        env=environment(program) | {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"},
+        env=os.environ | {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"},
     )  # fmt: skip
     return done.stdout
 
@@ -76,7 +79,7 @@ def test_bash_is_offered_what_fits(program, words, offered):
 def test_bash_completes_what_is_not_moegrows_as_paths(program, tmp_path):
     """On a real terminal: a word is typed, tab is hit, and the line is looked at."""
     (tmp_path / "ckpt-of-mine").mkdir()
-    (tmp_path / "setup").write_text(shown_for(program, "bash"))
+    (tmp_path / "setup").write_text(shown_for("bash"))
     child, terminal = pty.fork()
     if not child:
         os.chdir(tmp_path)
@@ -124,7 +127,7 @@ def test_zsh_and_fish_are_offered_what_fits(program, shell, settings, offered):
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_code_for_a_shell_is_accepted_by_it(program, shell):
-    code = shown_for(program, shell)
+    code = shown_for(shell)
     assert "_MOEGROW_COMPLETE" in code
     if shutil.which(shell):
         subprocess.run([shell, "-n"], input=code, text=True, check=True)

@@ -6,10 +6,10 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import struct
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import partial
@@ -17,6 +17,7 @@ from itertools import islice, pairwise
 from pathlib import Path
 from statistics import NormalDist
 
+import forks
 import heron
 import numpy as np
 import pytest
@@ -104,12 +105,18 @@ def shows(page: str, output: str) -> bool:
     return bool(re.fullmatch("(?s:.*)".join(map(re.escape, parts)), masked(output)))
 
 
+def as_moegrow(nursery: forks.Nursery) -> str:
+    """What makes a shell know moegrow."""
+    return f'moegrow() {{ {shlex.join(nursery.command)} "$@"; }}\n'
+
+
 @pytest.fixture
-def shell(tmp_path: Path) -> Callable[[str], tuple[int, str]]:
+def shell(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], tuple[int, str]]:
     """Run a line in a folder that the pages call /home/you; gives exit code and all output."""
 
     def shell(line: str) -> tuple[int, str]:
-        start = f"set -o pipefail; moegrow() {{ '{sys.executable}' -m moegrow \"$@\"; }}; "
+        name = "nursery_with_torch" if "--logits" in line else "nursery"
+        start = f"set -o pipefail; {as_moegrow(request.getfixturevalue(name))}"
         done = subprocess.run(
             ["bash", "-c", start + line], cwd=tmp_path, text=True, check=False, timeout=300,
             env={**os.environ, "HF_HUB_OFFLINE": "1"}, stdin=subprocess.DEVNULL,
@@ -170,13 +177,13 @@ def test_every_block_of_commands_is_run_or_says_that_it_is_not(page):
     assert text.count("Not run by the tests") == sum(bool(block["mark"]) for block in found)
 
 
-def test_the_job_array_of_the_page_on_slurm_makes_the_result_of_one_command(shell, tmp_path):
+def test_the_job_array_of_the_page_on_slurm_makes_the_result_of_one_command(
+    shell, nursery, tmp_path
+):
     page = DOCS / "slurm.md"
     ((command, _), *_) = transcripts(page)
     (script,) = blocks(page, "bash")
-    (tmp_path / "grow.sh").write_text(
-        f"moegrow() {{ '{sys.executable}' -m moegrow \"$@\"; }}\n{script}"
-    )
+    (tmp_path / "grow.sh").write_text(f"{as_moegrow(nursery)}{script}")
     make_checkpoint(tmp_path / "ckpt")
     for line in (command, "moegrow apply plan.jsonl -o grown", "mv grown one"):
         assert not shell(line)[0]

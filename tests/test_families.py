@@ -26,7 +26,7 @@ NO_IDENTITY = {name for name in TYPES if find_family(name).depth.identity_is_not
 TOLERANCE = dict.fromkeys(("gemma4", "gemma4_text", "qwen3_5_moe", "qwen3_next"), 3e-4)
 
 
-@pytest.fixture(params=TYPES)
+@pytest.fixture(scope="module", params=TYPES)
 def source(request, checkpoint):
     return checkpoint(request.param)
 
@@ -41,9 +41,17 @@ def factors(model_type):
     return ["4x", "9x"] if model_type == "doge" else ["2x", "3x"]
 
 
-@functools.cache
-def source_logits(folder):
-    return tiny.logits(folder)
+# The tests of one source follow each other, and none of them changes the model.
+
+
+@functools.lru_cache(maxsize=1)
+def loaded(source):
+    return tiny.load(source)
+
+
+@functools.lru_cache(maxsize=1)
+def source_logits(source):
+    return tiny.logits(loaded(source))
 
 
 def assert_same_function(source, grown):
@@ -64,7 +72,7 @@ def test_depth_equals_a_model_interposed_in_memory(source, run, tmp_path, times)
     run("depth", "--times", f"{times}x", *depth_flags(source.name), source, "-o", "grown")
     grown = tiny.load(tmp_path / "grown")
     if layer_map:
-        reference = interpose(tiny.load(source), layer_map)
+        reference = interpose(loaded(source), layer_map)
         assert tiny.distance(tiny.logits(reference), tiny.logits(grown)) < 1e-5
 
 

@@ -14,14 +14,15 @@ FLOORS = """
 errors | maps
 ground: jsontext ranges strangers waiting | durable tables
 source: header metadata origin refusals | fetch fingerprints listing | hub stores | checkpoint
-formats: decoding | decoders formats
+formats: decoding | decoders formats | exactly
 families: family | catalogue places | perlayer | dense | layout
 recipes: recipe | cookbook
 plans
 config: indexers | modulenames | quantconfig | storedconfig | config
-planning: realised | check modes planfile | report storage | serving | compensation | experts
-    presets steps | outputs | grow | opened | verbs
-numbers: noise | compiled | arithmetic | conversion lanes rounding | stream | values
+planning: realised | check modes planfile | factors report storage | serving | compensation |
+    experts presets steps | outputs | grow | opened | verbs
+numbers: noise | compiled | arithmetic compiled_codes | straight | conversion lanes rounding |
+    stream | values
 writing: card | shards | digests schedule | direct partial | targets | engine integrity resume |
     publishing space | parts verifier | uploader writer
 analysis: lineage | ribbons | layerwise | cuts | difference squares | logits | profiles |

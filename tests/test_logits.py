@@ -22,6 +22,11 @@ WORDS = ["the", "cat", "sat", "on", "a", "mat"]
 ROUTED = [name for name in FAMILIES if name != "llama4"]
 
 
+@pytest.fixture(scope="module")
+def nursery(nursery_with_torch):
+    return nursery_with_torch
+
+
 def grow(source, folder, *steps):
     plan = source
     for verb, options in steps:

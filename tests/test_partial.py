@@ -4,8 +4,6 @@ import errno
 import fcntl
 import os
 import signal
-import subprocess
-import sys
 from contextlib import suppress
 
 import alter
@@ -25,35 +23,6 @@ def target(tmp_path):
 @pytest.fixture
 def plan(checkpoint):
     return moegrow.width(checkpoint())
-
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from moegrow.writing.partial import locked
-with locked(Path(sys.argv[1]), shared=sys.argv[2] == "shared"):
-    print("held", flush=True)
-    time.sleep(600)
-"""
-
-
-@pytest.fixture
-def holder(target):
-    """Another process that holds the working folder, as long as it lives."""
-    begun = []
-
-    def holder(how="alone", script=HOLD):
-        process = subprocess.Popen(
-            [sys.executable, "-c", script, target, how], stdout=subprocess.PIPE, text=True
-        )
-        begun.append(process)
-        assert process.stdout.readline() == "held\n"
-        return process
-
-    yield holder
-    for process in begun:
-        process.kill()
-        process.communicate()
 
 
 def test_a_second_run_is_refused_until_the_first_is_dead(holder, plan, target):
@@ -107,7 +76,7 @@ def test_where_there_are_no_locks_a_dead_process_of_this_machine_holds_nothing(
     holder, plan, target, monkeypatch
 ):
     refuse = "import fcntl, errno\ndef flock(*a): raise OSError(errno.ENOSYS, 'no')\n"
-    first = holder(script=refuse + "fcntl.flock = flock\n" + HOLD)
+    first = holder(before=refuse + "fcntl.flock = flock\n")
     monkeypatch.setattr(fcntl, "flock", lambda *arguments: (_ for _ in ()).throw(OSError(38, "no")))
     with pytest.raises(MoegrowError, match=f"process {first.pid} on"):
         moegrow.apply(plan, target)

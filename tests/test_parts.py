@@ -6,14 +6,10 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import alter
-import forks
 import pytest
-import torch
 
 import moegrow
 from moegrow.errors import MoegrowError, UsageError
@@ -21,27 +17,14 @@ from moegrow.source.checkpoint import PLAN
 from moegrow.writing import partial, parts
 from moegrow.writing.partial import OWNER, Partial, kept_of, locked, partial_of
 
-SETTINGS = {"hidden_size": 64, "moe_intermediate_size": 64, "intermediate_size": 64}
-SIZE = "--max-shard-size", "40KB"
-
-
-@pytest.fixture(scope="module")
-def big(checkpoint):
-    """Big enough that a kill falls somewhere in the writing: it becomes some forty files."""
-    return checkpoint("qwen3_moe", dtype=torch.bfloat16, shard_size="100KB", **SETTINGS)
+SIZE = "--max-shard-size", "40KB"  # of a big checkpoint this makes some forty files
 
 
 @pytest.fixture
-def nursery(tmp_path):
-    with forks.Nursery(tmp_path) as nursery:
-        yield nursery
-
-
-@pytest.fixture
-def expected(big, nursery, tmp_path):
+def expected(big, run, tmp_path):
     """The plan lies in plan.jsonl; gives the bytes that one process makes of it."""
-    (tmp_path / "plan.jsonl").write_text(nursery.run("width", big, "--plan").stdout)
-    assert nursery.run("apply", "plan.jsonl", "-o", "grown", *SIZE).code == 0
+    (tmp_path / "plan.jsonl").write_text(run("width", big, "--plan").stdout)
+    run("apply", "plan.jsonl", "-o", "grown", *SIZE)
     expected = alter.contents(tmp_path / "grown")
     assert len(expected) > 30
     shutil.rmtree(tmp_path / "grown")
@@ -57,11 +40,11 @@ def task(wish, *more):
     return ["apply", "plan.jsonl", "-o", "grown", *SIZE, "--shards", wish, *more]
 
 
-def test_parts_begun_at_the_same_moment_are_published_by_the_last(expected, nursery, tmp_path):
+def test_parts_begun_at_the_same_moment_are_published_by_the_last(expected, begin, tmp_path):
     for many in (2, 3, 5, 7):
-        begun = [nursery.begin(*task(f"{k}/{many}")) for k in range(1, many + 1)]
-        ended = [nursery.end(process) for process in begun]
-        assert [it.code for it in ended] == [0] * many, ended
+        begun = [begin(*task(f"{k}/{many}")) for k in range(1, many + 1)]
+        ended = [process.end() for process in begun]
+        assert [it.returncode for it in ended] == [0] * many, ended
         assert sum(it.stdout == "grown\n" for it in ended) == 1
         assert {it.stdout for it in ended} <= {"grown\n", ""}
         assert alter.contents(tmp_path / "grown") == expected
@@ -70,7 +53,7 @@ def test_parts_begun_at_the_same_moment_are_published_by_the_last(expected, nurs
 
 
 def test_parts_in_any_order_killed_at_any_moment_and_run_again_make_the_same_bytes(
-    expected, nursery, tmp_path
+    expected, begin, run, tmp_path
 ):
     chance = random.Random(0)
     grown, killed, rounds = tmp_path / "grown", 0, 0
@@ -80,141 +63,136 @@ def test_parts_in_any_order_killed_at_any_moment_and_run_again_make_the_same_byt
             # Some parts twice, and not always all of them.
             wishes = [f"{k}/{many}" for k in range(1, many + 1)] + [f"1/{many}"]
             chance.shuffle(wishes)
-            begun = [nursery.begin(*task(wish)) for wish in wishes]
+            begun = [begin(*task(wish)) for wish in wishes]
             for process in chance.sample(begun, chance.randint(0, many)):
                 time.sleep(chance.uniform(0, 0.1))
-                os.kill(process, signal.SIGKILL)
+                process.kill()
             for process in begun:
-                ended = nursery.end(process)
-                assert ended.code in (0, -signal.SIGKILL), ended
-                killed += ended.code != 0
+                ended = process.end()
+                assert ended.returncode in (0, -signal.SIGKILL), ended
+                killed += ended.returncode != 0
             rounds += 1
             for path in (partial_of(grown) / partial.RESULT).glob("*"):
                 if not path.name.endswith(".tmp"):
                     assert path.read_bytes() == expected[path.name], path.name
             if kept_of(grown) == count(expected):
                 # Whoever would have published was killed.
-                assert (
-                    nursery.run("apply", "plan.jsonl", "-o", "grown", *SIZE, "--finish").code == 0
-                )
+                run("apply", "plan.jsonl", "-o", "grown", *SIZE, "--finish")
         assert alter.contents(grown) == expected
         shutil.rmtree(grown)
         shutil.rmtree(partial_of(grown), ignore_errors=True)
     assert rounds > 10
 
 
-def test_a_result_may_be_written_in_parts_of_several_sizes(expected, nursery, tmp_path):
+def test_a_result_may_be_written_in_parts_of_several_sizes(expected, run, tmp_path):
     for wish in ("2/3", "1/4", "900/1000", "1/1"):
-        assert nursery.run(*task(wish)).code == 0
+        run(*task(wish))
     assert alter.contents(tmp_path / "grown") == expected
 
 
-def test_a_part_that_is_run_again_writes_nothing_again(expected, nursery, tmp_path):
-    first = nursery.run(*task("2/3"))
+def test_a_part_that_is_run_again_writes_nothing_again(expected, run, tmp_path):
+    first = run(*task("2/3"))
     shards = sorted((tmp_path / "grown.partial" / partial.RESULT).glob("*.safetensors"))
     before = [path.stat().st_ino for path in shards]
-    again = nursery.run(*task("2/3"))
+    again = run(*task("2/3"))
     assert [path.stat().st_ino for path in shards] == before
     total = count(expected)
     assert f"{total - len(shards)} of {total} shards still missing" in first.stderr
     assert first.stderr.splitlines()[-1] == again.stderr.splitlines()[-1]
     assert f"its {len(shards)} shards were finished before" in again.stderr
-    assert (first.code, first.stdout, again.code, again.stdout) == (0, "", 0, "")
+    assert (first.stdout, again.stdout) == ("", "")
 
 
-def test_the_commands_in_a_result_do_not_say_how_many_wrote_it(expected, nursery, tmp_path):
+def test_the_commands_in_a_result_do_not_say_how_many_wrote_it(expected, run, tmp_path):
     for wish in ("--shards=1/2", "--shards=2/2"):
-        assert nursery.run("apply", "plan.jsonl", "-o", "grown", *SIZE, wish, "--resume").code == 0
+        run("apply", "plan.jsonl", "-o", "grown", *SIZE, wish, "--resume")
     assert "--shards" not in (tmp_path / "grown" / PLAN).read_text()
     assert alter.contents(tmp_path / "grown") == expected
 
 
-def test_a_part_that_comes_late_finds_the_result_complete(expected, nursery, tmp_path):
+def test_a_part_that_comes_late_finds_the_result_complete(expected, run, tmp_path):
     for wish in ("1/2", "2/2"):
-        nursery.run(*task(wish))
+        run(*task(wish))
     before = alter.contents(tmp_path)
     for more in ([], ["--force"], ["--resume", "--json"]):
-        ended = nursery.run(*task("1/2", *more))
-        assert ended.code == 0
+        ended = run(*task("1/2", *more))
         assert "is complete already" in ended.stderr
     assert json.loads(ended.stdout)["published"]
-    ended = nursery.run("apply", "plan.jsonl", "-o", "grown", "--finish")
-    assert (ended.code, ended.stdout) == (0, "grown\n")
+    assert run("apply", "plan.jsonl", "-o", "grown", "--finish").stdout == "grown\n"
     assert alter.contents(tmp_path) == before
 
 
-def test_finish_publishes_what_is_whole_and_otherwise_names_the_parts(expected, nursery, tmp_path):
+def test_finish_publishes_what_is_whole_and_otherwise_names_the_parts(
+    expected, begin, run, tmp_path
+):
     finish = "apply", "plan.jsonl", "-o", "grown", *SIZE, "--finish"
-    ended = nursery.run(*finish)
-    assert "no part of" in ended.stderr
+    assert "no part of" in run(*finish, code=1).stderr
     assert not (tmp_path / "grown.partial").exists()
     for wish in ("2/5", "4/5"):
-        nursery.run(*task(wish))
+        run(*task(wish))
     before = alter.contents(tmp_path)
-    ended = nursery.run(*finish)
-    assert (ended.code, ended.stdout) == (1, "")
+    ended = run(*finish, code=1)
+    assert ended.stdout == ""
     assert "shards are missing: 1,3,5-6,8,10-11" in ended.stderr
     assert "hint: write them with --shards K/5 for K = 1,3,5" in ended.stderr
-    dry = nursery.run(*finish, "--dry-run")
-    assert dry.code == 0
-    assert "--shards K/5 for K = 1,3,5" in dry.stderr
+    assert "--shards K/5 for K = 1,3,5" in run(*finish, "--dry-run").stderr
     assert alter.contents(tmp_path) == before
     for wish in ("1/5", "3/5"):
-        nursery.run(*task(wish))
-    assert "hint: write them with --shards 5/5\n" in nursery.run(*finish).stderr
+        run(*task(wish))
+    assert "hint: write them with --shards 5/5\n" in run(*finish, code=1).stderr
     # The last part is killed when all its shards are there, before it publishes them.
-    process = nursery.begin(*task("5/5"))
+    process = begin(*task("5/5"))
     while kept_of(tmp_path / "grown") < count(expected) and partial_of(tmp_path / "grown").exists():
         time.sleep(0.001)
-    os.kill(process, signal.SIGKILL)
-    nursery.end(process)
-    ended = nursery.run(*finish)
-    assert (ended.code, ended.stdout) == (0, "grown\n")
+    process.kill()
+    process.end()
+    assert run(*finish).stdout == "grown\n"
     assert alter.contents(tmp_path / "grown") == expected
 
 
 def test_one_process_goes_on_with_what_parts_began_and_they_with_what_it_began(
-    expected, nursery, tmp_path
+    expected, begin, run, tmp_path
 ):
-    assert nursery.run(*task("2/3")).code == 0
-    refused = nursery.run("apply", "plan.jsonl", "-o", "grown", *SIZE)
+    run(*task("2/3"))
+    refused = run("apply", "plan.jsonl", "-o", "grown", *SIZE, code=1)
     assert "--resume goes on with it" in refused.stderr
-    assert nursery.run("apply", "plan.jsonl", "-o", "grown", *SIZE, "--resume").code == 0
+    run("apply", "plan.jsonl", "-o", "grown", *SIZE, "--resume")
     assert alter.contents(tmp_path / "grown") == expected
     shutil.rmtree(tmp_path / "grown")
-    process = nursery.begin("apply", "plan.jsonl", "-o", "grown", *SIZE)
+    process = begin("apply", "plan.jsonl", "-o", "grown", *SIZE)
     while not kept_of(tmp_path / "grown"):
         time.sleep(0.001)
-    os.kill(process, signal.SIGKILL)
-    assert nursery.end(process).code
-    ended = nursery.run("apply", "plan.jsonl", "-o", "grown", *SIZE, "--finish")
+    process.kill()
+    assert process.end().returncode
+    ended = run("apply", "plan.jsonl", "-o", "grown", *SIZE, "--finish", code=1)
     assert "--resume writes them" in ended.stderr
-    assert [nursery.run(*task(wish)).code for wish in ("1/2", "2/2")] == [0, 0]
+    for wish in ("1/2", "2/2"):
+        run(*task(wish))
     assert alter.contents(tmp_path / "grown") == expected
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_part_that_is_stopped_says_so_and_leaves_the_others_alone(
-    expected, nursery, tmp_path, number
+    expected, begin, run, tmp_path, number
 ):
-    assert nursery.run(*task("1/2")).code == 0
+    run(*task("1/2"))
     for _ in range(40):
         kept = kept_of(tmp_path / "grown")
-        process = nursery.begin(*task("2/2", "--threads", 1))
+        process = begin(*task("2/2", "--threads", 1))
         while not [*tmp_path.rglob("*.tmp")] and not (tmp_path / "grown").exists():
             time.sleep(0.001)
-        os.kill(process, number)
-        ended = nursery.end(process)
-        if ended.code:
+        process.kill(number)
+        ended = process.end()
+        if ended.returncode:
             break
         shutil.rmtree(tmp_path / "grown")
-        nursery.run(*task("1/2"))
-    assert ended.code == 130
+        run(*task("1/2"))
+    assert ended.returncode == 130
     assert "error: interrupted; nothing was published\nhint: " in ended.stderr
     assert "finished shards kept; run the command again" in ended.stderr
     assert kept_of(tmp_path / "grown") >= kept
     assert not [*tmp_path.rglob("*.tmp")]
-    assert nursery.run(*task("2/2")).code == 0
+    run(*task("2/2"))
     assert alter.contents(tmp_path / "grown") == expected
 
 
@@ -399,36 +377,6 @@ def test_a_part_that_fails_with_nothing_finished_leaves_nothing(plan, target, mo
     assert not partial_of(target).exists()
 
 
-HOLD = """
-import sys, time
-from pathlib import Path
-from moegrow.writing.partial import locked
-with locked(Path(sys.argv[1]), shared=sys.argv[2] == "shared"):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-@pytest.fixture
-def holder(target):
-    """Another process that holds the working folder until it is told to go."""
-    begun = []
-
-    def holder(how):
-        process = subprocess.Popen(
-            [sys.executable, "-c", HOLD, target, how], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        begun.append(process)
-        assert process.stdout.readline() == "held\n"
-        return process
-
-    yield holder
-    for process in begun:
-        process.kill()
-        process.communicate()
-
-
 def test_a_part_waits_for_one_that_begins_and_not_for_ever(plan, target, holder, monkeypatch):
     alone, said = holder("alone"), []
     monkeypatch.setattr(parts.time, "sleep", lambda seconds: alone.communicate())
@@ -452,6 +400,24 @@ def test_what_another_process_publishes_is_left_to_it(plan, target, holder):
     publisher.communicate()
     assert moegrow.apply(plan, target, finish=True, **SMALL).is_published
     assert moegrow.verify(target).ok
+
+
+def test_what_is_finished_just_before_a_part_leaves_is_published_by_it(plan, target, monkeypatch):
+    """Each of two held the folder when the other looked whether it was the last."""
+    real, others = Partial.missing, []
+
+    def missing(self, files):
+        found = real(self, files)
+        if not others:
+            others.append(None)
+            others[:] = [moegrow.apply(plan, target, part=(2, 2), **SMALL)]
+        return found
+
+    monkeypatch.setattr(Partial, "missing", missing)
+    last = moegrow.apply(plan, target, part=(1, 2), **SMALL)
+    assert [(it.is_published, it.missing) for it in (*others, last)] == [(False, ()), (True, ())]
+    assert moegrow.verify(target).ok
+    assert not partial_of(target).exists()
 
 
 def test_two_that_publish_at_once_do_so_once(plan, target, monkeypatch):

@@ -28,16 +28,16 @@ def grown_config(folder: Path):
     return json.loads((folder / "config.json").read_text())
 
 
-@pytest.fixture(params=LAYOUTS)
+@pytest.fixture(scope="module", params=LAYOUTS)
 def layout(request):
     return LAYOUTS[request.param]
 
 
-@pytest.fixture
-def source(checkpoint, layout, tmp_path):
+@pytest.fixture(scope="module")
+def source(checkpoint, layout, tmp_path_factory):
     """The published checkpoint, which transformers reads as it reads the saved one."""
     saved = checkpoint(layout.family, **layout.settings)
-    source = publish(saved, layout, tmp_path / "published")
+    source = publish(saved, layout, tmp_path_factory.mktemp("published") / "published")
     assert tiny.distance(tiny.logits(saved), tiny.logits(source)) < 1e-6
     return source
 

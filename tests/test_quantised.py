@@ -2,6 +2,9 @@
 
 import json
 import re
+import shutil
+import signal
+import time
 
 import alter
 import pytest
@@ -12,6 +15,7 @@ from interposed import interpose
 from quantised import FORMATS
 
 import moegrow
+from moegrow.writing import partial
 
 # Those that transformers can load here, without a GPU, and in which precision it computes then.
 LOADS = {
@@ -357,7 +361,7 @@ def edits(line):
     yield with_piece(decode={"codec": "fp4", "with": {"scale": scale}}), "is F8_E4M3, and not U8"
     yield with_piece(rows=[0, 1000]), "which has 32 decoded"
     yield line | {"dtype": "F8_E4M3"}, "cannot be written as F8_E4M3"
-    yield line | {"shape": [32, 31]}, "decoded from [32, 32]"
+    yield line | {"shape": [32, 31]}, "made from [32, 32]"
     yield line | {"axis": 1}, "not all of it is plain numbers"
     yield line | {"pieces": [{"from": piece["from"], "rows": piece["rows"]}]}, "comes from F8_E4M3"
 
@@ -376,7 +380,7 @@ def test_a_plan_that_decodes_what_it_cannot_is_refused(made, run, tmp_path):
     assert seen == 13
 
 
-def test_an_interrupted_conversion_goes_on_to_the_same_bytes(made, run, tmp_path):
+def test_the_bytes_of_a_conversion_depend_on_the_plan_alone(made, run, tmp_path):
     source = made("fp8 blocks")
     options = ["--dtype", "bf16", "--max-shard-size", "40KB", source]
     run("convert", *options, "-o", "whole")
@@ -386,3 +390,86 @@ def test_an_interrupted_conversion_goes_on_to_the_same_bytes(made, run, tmp_path
     for file in files:
         whole, other = ((tmp_path / name / file).read_bytes() for name in ("whole", "other"))
         assert whole == other
+
+
+def test_a_conversion_that_is_killed_goes_on_to_the_same_bytes(made, begin, run, tmp_path):
+    convert = ["convert", "--dtype", "bf16", "--max-shard-size", "15KB", "--threads", 2]
+    convert += [made("fp8 blocks"), "-o", "plain", "-q"]
+    plain, working = tmp_path / "plain", tmp_path / "plain.partial"
+    run(*convert)
+    expected = alter.contents(plain)
+    count = len(list(plain.glob("*.safetensors")))
+    assert count > 10
+    shutil.rmtree(plain)
+    kept = []
+    for _ in range(60):
+        before, process = partial.kept_of(plain), begin(*convert, "--resume")
+        for _ in range(20_000):
+            if plain.exists() or partial.kept_of(plain) > before:
+                break
+            time.sleep(0.0005)
+        process.kill()
+        ended = process.end()
+        if plain.exists():
+            # It was quicker than the kill: once more from the beginning.
+            assert alter.contents(plain) == expected
+            shutil.rmtree(plain)
+            shutil.rmtree(working, ignore_errors=True)
+            continue
+        assert ended.returncode == -signal.SIGKILL
+        kept.append(partial.kept_of(plain))
+        if len(kept) == 4:
+            break
+    # They were cut off with some of the shards written, and the next one began with these.
+    assert len(kept) == 4
+    assert all(0 < number <= count for number in kept)
+    run(*convert, "--resume")
+    assert alter.contents(plain) == expected
+    assert not working.exists()
+
+
+def test_parameters_are_those_of_the_plain_weights_in_every_format(made, checkpoint, form):
+    source, plain = made(form), quantised.plain(checkpoint, form)
+    keys = ("parameters", "active_parameters", "shared_parameters")
+
+    def counted(what):
+        return [moegrow.inspect(what)[key] for key in keys]
+
+    assert counted(source) == counted(plain)
+    deep, wide = moegrow.depth(source), moegrow.width(source, noise=0)
+    assert counted(deep) == counted(moegrow.depth(plain))
+    assert counted(wide) == counted(moegrow.width(plain))
+    decoded = moegrow.width(source, experts_dtype="bf16")
+    assert counted(decoded) == counted(moegrow.width(plain))
+    found = moegrow.inspect(source)
+    ((name, count),) = found["formats"].items()
+    bytes_of = {n: t.nbytes for n, t in tiny.tensors(source).items() if "_proj" in n}
+    assert found["format_bytes"] == {name: sum(bytes_of.values())}
+    assert count == len({n.rpartition(".")[0] for n in bytes_of})
+    assert f"{name} ({count} weights, " in str(found)
+
+
+def test_a_plan_that_decodes_differs_from_its_source_and_not_from_its_result(made, run, tmp_path):
+    source = made("int4")
+    plan = run("convert", "--dtype", "bf16", source, "--plan").stdout
+    (tmp_path / "plan.jsonl").write_text(plan)
+    run("apply", "plan.jsonl", "-o", "plain")
+    assert "267 tensors are the same" not in run("diff", source, "plain").stdout
+    same = run("diff", "plan.jsonl", "plain")
+    assert re.fullmatch(r"\d+ tensors are the same\n", same.stdout)
+    with alter.weights(tmp_path / "plain") as tensors:
+        tensors["model.layers.2.mlp.experts.1.up_proj.weight"][3, 5] += 1
+    other = run("diff", "plan.jsonl", "plain").stdout
+    assert "data    model.layers.2.mlp.experts.1.up_proj.weight  (1)" in other
+
+
+def test_verify_says_what_was_decoded_again(made, run):
+    source = made("int4")
+    said = run("convert", "--experts-dtype", "bf16", source, "-o", "plain", "--verify").stderr
+    assert re.search(r"equal to the source, 0 bytes drawn again and equal, .* decoded again", said)
+    run("width", "--noise", "0.05", "--experts-dtype", "bf16", source, "-o", "wide")
+    found = json.loads(run("verify", "wide", "--json").stdout)
+    assert found["ok"]
+    assert found["drawn"] > 0
+    assert found["decoded"] > 0
+    assert found["copied"] > 0

@@ -4,14 +4,15 @@ The images are made and mounted where the tests run as root and the programs for
 elsewhere these tests are skipped, and test_engine.py has what can be tested without them.
 """
 
+import ctypes
 import os
 import shutil
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import disks
 import pytest
 import tiny
 import torch
@@ -22,9 +23,8 @@ from moegrow.numbers.stream import piece_range
 from moegrow.source.checkpoint import open_checkpoint
 from moegrow.writing import direct
 
-KINDS = {"xfs": ["mkfs.xfs", "-q"], "btrfs": ["mkfs.btrfs", "-q"]}
+KINDS = ["xfs", "btrfs"]
 IMAGE = 640 << 20  # the smallest that both will be made on, and room; nothing until it is written
-MOEGROW = [sys.executable, "-m", "moegrow"]
 
 SETTINGS = {
     "hidden_size": 256, "moe_intermediate_size": 512, "intermediate_size": 512, "num_experts": 8,
@@ -41,30 +41,8 @@ def source(checkpoint) -> Path:
 @pytest.fixture(scope="module", params=KINDS)
 def disk(request, tmp_path_factory) -> Iterator[Path]:
     """An empty filesystem that shares blocks, gone afterwards."""
-    command = KINDS[request.param]
-    missing = [name for name in (command[0], "mount", "umount") if not shutil.which(name)]
-    if missing:
-        pytest.skip(f"{' and '.join(missing)} not found")
-    if os.geteuid():
-        pytest.skip("only root may mount a filesystem")
-    folder = tmp_path_factory.mktemp(request.param)
-    image, mounted = folder / "image", folder / "mounted"
-    mounted.mkdir()
-    with image.open("wb") as file:
-        file.truncate(IMAGE)
-    subprocess.run([*command, image], check=True, capture_output=True)
-    done = subprocess.run(
-        ["mount", "-o", "loop", image, mounted], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        pytest.skip(f"{request.param} cannot be mounted here: {done.stderr.strip()}")
-    try:
-        yield mounted
-    finally:
-        # What a failed test holds open is freed with this process.
-        if subprocess.run(["umount", mounted], capture_output=True, check=False).returncode:
-            subprocess.run(["umount", "--lazy", mounted], check=True)
-        image.unlink()
+    with disks.mounted(tmp_path_factory.mktemp(request.param), request.param, size=IMAGE) as disk:
+        yield disk
 
 
 @pytest.fixture
@@ -93,22 +71,24 @@ def used(folder: Path) -> int:
     """Bytes in use on the filesystem of a folder, after all has been written to it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.sync()
+        # os.sync would wait for whatever else the machine has to write.
+        assert not ctypes.CDLL(None).syncfs(descriptor)
         found = os.fstatvfs(descriptor)
     finally:
         os.close(descriptor)
     return (found.f_blocks - found.f_bfree) * found.f_frsize
 
 
-def grow(folder: Path, *arguments: object, stdin: str | None = None) -> tuple[int, str]:
+@pytest.fixture
+def grow(run) -> Callable[..., tuple[int, str]]:
     """Run moegrow in a folder; gives the bytes newly used there and what it printed."""
-    before = used(folder)
-    done = subprocess.run(
-        [*MOEGROW, *map(str, arguments)],
-        cwd=folder, input=stdin, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert not done.returncode, done.stderr
-    return used(folder) - before, done.stdout
+
+    def grow(folder: Path, *arguments: object, stdin: str = "") -> tuple[int, str]:
+        before = used(folder)
+        done = run(*arguments, cwd=folder, stdin=stdin)
+        return used(folder) - before, done.stdout
+
+    return grow
 
 
 def bytes_of(folder: Path) -> int:
@@ -131,7 +111,7 @@ def blocks_for(folder: Path) -> int:
     return others + 8 * 4096 * sum(1 for _ in folder.iterdir())
 
 
-def check(folder: Path, command: str, elsewhere: Path, source: Path) -> Path:
+def check(grow, folder: Path, command: str, elsewhere: Path, source: Path) -> Path:
     """Hold a result against the plan, the library, and the same command run elsewhere."""
     grown = folder / "grown"
     grow(folder, "verify", "grown")
@@ -151,16 +131,16 @@ def check(folder: Path, command: str, elsewhere: Path, source: Path) -> Path:
     ["depth {}", "depth {} --mode stack", "depth {} --to 7", "width {} --noise 0",
      "width {} --noise 0 --experts 3x"],
 )  # fmt: skip
-def test_growth_without_noise_takes_no_space(there, source, tmp_path, command):
+def test_growth_without_noise_takes_no_space(grow, there, source, tmp_path, command):
     command = command.format(source.name)
     space, _ = grow(there, *command.split(), "-o", "grown")
-    grown = check(there, command, tmp_path, source)
+    grown = check(grow, there, command, tmp_path, source)
     assert bytes_of(grown) > 1.5 * bytes_of(source) > 40 << 20
     assert space < blocks_for(grown)
     assert space < 0.01 * bytes_of(grown)
 
 
-def test_what_is_shared_is_the_sources_own(there, source):
+def test_what_is_shared_is_the_sources_own(grow, there, source):
     """Each tensor of the result is a tensor of the source, and neither changes with the other."""
     grow(there, "depth", source.name, "-o", "grown")
     old, new = tiny.tensors(source), tiny.tensors(there / "grown")
@@ -176,15 +156,15 @@ def test_what_is_shared_is_the_sources_own(there, source):
     assert all(tiny.same_bytes(new[name], found[name]) for name in new)
 
 
-def test_noise_takes_the_space_of_the_new_experts(there, source, tmp_path):
+def test_noise_takes_the_space_of_the_new_experts(grow, there, source, tmp_path):
     command = f"width {source.name} --noise 0.01 --seed 5"
     space, _ = grow(there, *command.split(), "-o", "grown")
-    grown = check(there, command, tmp_path, source)
+    grown = check(grow, there, command, tmp_path, source)
     new = bytes_of(grown) - bytes_of(source)
     assert new <= space < new + blocks_for(grown)
 
 
-def test_both_axes_in_one_pass_take_the_space_of_what_is_new(there, source, tmp_path):
+def test_both_axes_in_one_pass_take_the_space_of_what_is_new(grow, there, source, tmp_path):
     _, plan = grow(there, "depth", source.name, "--plan")
     space, _ = grow(there, "width", "-", "--noise", "0.01", "-o", "grown", stdin=plan)
     grown = there / "grown"
@@ -203,13 +183,13 @@ def test_both_axes_in_one_pass_take_the_space_of_what_is_new(there, source, tmp_
     tiny.load(grown)
 
 
-def test_a_plan_that_is_written_twice_takes_no_more_space(there, source):
+def test_a_plan_that_is_written_twice_takes_no_more_space(grow, there, source):
     grow(there, "depth", source.name, "-o", "first")
     space, _ = grow(there, "apply", "first/moegrow-plan.jsonl", "-o", "second")
     assert space < blocks_for(there / "second")
 
 
-def test_what_was_grown_grows_on_without_space(there, source):
+def test_what_was_grown_grows_on_without_space(grow, there, source):
     grow(there, "depth", source.name, "-o", "first")
     space, _ = grow(there, "width", "first", "--noise", "0", "-o", "second")
     assert space < 0.01 * bytes_of(there / "second")
@@ -217,7 +197,7 @@ def test_what_was_grown_grows_on_without_space(there, source):
 
 
 @pytest.mark.parametrize("command", ["depth {}", "width {} --noise 0"])
-def test_real_copies_take_the_space_of_the_result(there, source, command):
+def test_real_copies_take_the_space_of_the_result(grow, there, source, command):
     command = command.format(source.name)
     grow(there, *command.split(), "-o", "shared")
     space, _ = grow(there, *command.split(), "--no-reflink", "-o", "copied")
@@ -227,7 +207,7 @@ def test_real_copies_take_the_space_of_the_result(there, source, command):
 
 
 @pytest.mark.parametrize("size", ["1MB", "8MB"])
-def test_small_files_are_shared_too(there, source, size):
+def test_small_files_are_shared_too(grow, there, source, size):
     space, _ = grow(there, "depth", source.name, "--max-shard-size", size, "-o", "grown")
     grow(there, "verify", "grown")
     # The rest of each run is copied where it is less than a MiB: one in each of these few files.
@@ -235,7 +215,7 @@ def test_small_files_are_shared_too(there, source, size):
     assert space < 0.1 * bytes_of(there / "grown")
 
 
-def test_the_bytes_lie_where_those_of_the_source_do(there, source):
+def test_the_bytes_lie_where_those_of_the_source_do(grow, there, source):
     """The disk's own word for it: the extents of copied tensors are marked as shared."""
     if not shutil.which("filefrag"):
         pytest.skip("filefrag not found")

@@ -8,40 +8,25 @@ import signal
 import time
 
 import alter
-import forks
 import pytest
-import torch
 
 import moegrow
 from moegrow.errors import MoegrowError
 from moegrow.source.checkpoint import CONFIG, DIGESTS, PLAN
 from moegrow.writing import partial, resume
 
-SETTINGS = {"hidden_size": 64, "moe_intermediate_size": 64, "intermediate_size": 64}
-SIZE = "--max-shard-size", "40KB"
-
-
-@pytest.fixture(scope="module")
-def big(checkpoint):
-    """Big enough that a kill falls somewhere in the writing: it becomes some forty files."""
-    return checkpoint("qwen3_moe", dtype=torch.bfloat16, shard_size="100KB", **SETTINGS)
-
-
-@pytest.fixture
-def nursery(tmp_path):
-    with forks.Nursery(tmp_path) as nursery:
-        yield nursery
+SIZE = "--max-shard-size", "40KB"  # of a big checkpoint this makes some forty files
 
 
 def grow(source, *more):
     return ["width", source, "--noise", "0.01", *SIZE, "-o", "grown", "--threads", 3, "-q", *more]
 
 
-def uninterrupted(nursery, tmp_path, *arguments):
+def uninterrupted(run, tmp_path, *arguments):
     """The bytes of a result, and how long they took."""
-    nursery.run("--version")  # by now the nursery has imported everything
+    run("--version")  # by now whoever forks has imported everything
     began = time.perf_counter()
-    assert nursery.run(*arguments).code == 0
+    run(*arguments)
     took = time.perf_counter() - began
     expected = alter.contents(tmp_path / "grown")
     shutil.rmtree(tmp_path / "grown")
@@ -73,8 +58,8 @@ def check_what_a_dead_run_left(folder, expected):
             assert path.read_bytes() == expected[path.name], path.name
 
 
-def test_runs_killed_at_a_hundred_moments_end_with_the_same_bytes(big, nursery, tmp_path):
-    expected, took = uninterrupted(nursery, tmp_path, *grow(big))
+def test_runs_killed_at_a_hundred_moments_end_with_the_same_bytes(big, begin, run, tmp_path):
+    expected, took = uninterrupted(run, tmp_path, *grow(big))
     assert len(expected) > 30
     chance = random.Random(0)
     grown, working = tmp_path / "grown", tmp_path / "grown.partial"
@@ -82,14 +67,14 @@ def test_runs_killed_at_a_hundred_moments_end_with_the_same_bytes(big, nursery, 
     for _ in range(400):
         if killed == 100:
             break
-        process = nursery.begin(*grow(big, "--resume"))
+        process = begin(*grow(big, "--resume"))
         if not working.exists():
             await_(working)  # nothing is at stake before
         time.sleep(chance.uniform(0, took / 2))
-        os.kill(process, signal.SIGKILL)
-        ended = nursery.end()
-        if ended.code:
-            assert ended.code == -signal.SIGKILL
+        process.kill()
+        ended = process.end()
+        if ended.returncode:
+            assert ended.returncode == -signal.SIGKILL
             assert not grown.exists() or alter.contents(grown) == expected
             if working.exists():
                 killed += 1
@@ -100,7 +85,7 @@ def test_runs_killed_at_a_hundred_moments_end_with_the_same_bytes(big, nursery, 
             assert alter.contents(grown) == expected
             shutil.rmtree(grown)
             shutil.rmtree(working, ignore_errors=True)
-    assert nursery.run(*grow(big, "--resume")).code == 0
+    run(*grow(big, "--resume"))
     assert alter.contents(grown) == expected
     assert moegrow.verify(grown).ok
     assert not working.exists()
@@ -112,23 +97,23 @@ def test_runs_killed_at_a_hundred_moments_end_with_the_same_bytes(big, nursery, 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_stopped_keeps_what_is_finished_and_says_how_to_go_on(
-    big, nursery, tmp_path, number
+    big, begin, run, tmp_path, number
 ):
-    expected, _ = uninterrupted(nursery, tmp_path, *grow(big))
+    expected, _ = uninterrupted(run, tmp_path, *grow(big))
     working, told = tmp_path / "grown.partial", []
     for attempt in range(40):
         before = partial.kept_of(tmp_path / "grown")
-        process = nursery.begin(*grow(big, "--resume"))
+        process = begin(*grow(big, "--resume"))
         await_(working / partial.RESULT)
         if attempt % 2:
             await_shard(tmp_path, before=before)
         else:
             time.sleep(attempt / 200)
-        os.kill(process, number)
-        ended = nursery.end()
-        if not ended.code:
+        process.kill(number)
+        ended = process.end()
+        if not ended.returncode:
             break
-        assert ended.code == 130
+        assert ended.returncode == 130
         if (tmp_path / "grown").exists():
             assert ended.stderr.startswith("error: interrupted, and grown is complete\nhint: ")
             break
@@ -146,7 +131,7 @@ def test_a_run_that_is_stopped_keeps_what_is_finished_and_says_how_to_go_on(
     assert told
     hint, command = told[-1].split("; go on with: moegrow ")
     assert "finished shard" in hint
-    assert nursery.run(*command.split()).code == 0
+    run(*command.split())
     assert alter.contents(tmp_path / "grown") == expected
     assert not working.exists()
 
@@ -338,43 +323,41 @@ def test_a_replacement_is_gone_on_with_too(cut_off, source, plan, tmp_path):
 
 
 def test_a_piped_plan_is_gone_on_with_by_the_same_pipe_or_by_what_the_hint_names(
-    big, nursery, tmp_path
+    big, begin, run, tmp_path
 ):
-    (tmp_path / "plan").write_text(nursery.run("depth", big, "--plan").stdout)
+    plan = run("depth", big, "--plan").stdout
     wider = ["width", "--noise", "0.01", *SIZE, "-o", "grown"]
-    assert nursery.run(*wider, stdin=tmp_path / "plan").code == 0
+    run(*wider, stdin=plan)
     expected = alter.contents(tmp_path / "grown")
     for way in ("pipe", "hint"):
         shutil.rmtree(tmp_path / "grown")
         ended = None
         for _ in range(40):
-            process = nursery.begin(*wider, stdin=tmp_path / "plan")
+            process = begin(*wider, stdin=plan)
             await_(tmp_path / "grown.partial" / partial.RESULT)
             await_shard(tmp_path)
-            os.kill(process, signal.SIGINT)
-            ended = nursery.end()
+            process.kill(signal.SIGINT)
+            ended = process.end()
             if partial.kept_of(tmp_path / "grown"):
                 break
             shutil.rmtree(tmp_path / "grown", ignore_errors=True)
         hint = ended.stderr.splitlines()[-1]
         assert "; go on with: moegrow apply grown.partial/result/moegrow-plan.jsonl" in hint
         if way == "pipe":
-            ended = nursery.run(*wider, "--resume", stdin=tmp_path / "plan")
+            ended = run(*wider, "--resume", stdin=plan)
         else:
-            ended = nursery.run(*hint.split("moegrow ", 1)[1].split())
-        assert ended.code == 0, ended.stderr
+            ended = run(*hint.split("moegrow ", 1)[1].split())
         assert "that an earlier run had finished" in ended.stderr
         assert alter.contents(tmp_path / "grown") == expected
 
 
-def test_whether_it_was_gone_on_with_is_not_in_the_result(big, nursery, tmp_path):
-    assert nursery.run(*grow(big, "--resume")).code == 0
+def test_whether_it_was_gone_on_with_is_not_in_the_result(big, run, tmp_path):
+    run(*grow(big, "--resume"))
     assert "--resume" not in (tmp_path / "grown" / PLAN).read_text()
     assert "--resume" not in (tmp_path / "grown" / "README.md").read_text()
     assert (tmp_path / "grown" / DIGESTS).exists()
 
 
-def test_resume_needs_something_to_write(nursery, big):
-    ended = nursery.run("width", big, "--plan", "--resume")
-    assert ended.code == 2
+def test_resume_needs_something_to_write(run, big):
+    ended = run("width", big, "--plan", "--resume", code=2)
     assert "--resume does not go with it" in ended.stderr

@@ -1,7 +1,5 @@
 """What is said of noise after rounding, held against the files and against torch."""
 
-import subprocess
-import sys
 from fractions import Fraction
 
 import numpy as np
@@ -131,14 +129,9 @@ def test_what_is_foretold_is_what_torch_finds(dtype, amount):
     assert found.ratio == pytest.approx(ratio, rel=0.06)
 
 
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "moegrow", *map(str, arguments)],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-
-
-def test_a_person_is_warned_of_noise_that_will_be_lost_and_sees_that_it_was(checkpoint, tmp_path):
+def test_a_person_is_warned_of_noise_that_will_be_lost_and_sees_that_it_was(
+    run, checkpoint, tmp_path
+):
     source = checkpoint("qwen3_moe", dtype=torch.bfloat16)
     said = run("width", source, "--noise", "1e-4", "-o", tmp_path / "lost").stderr
     assert "noise of 0.0001 sigma is mostly lost in BF16: 98% of the values will stay" in said

@@ -200,7 +200,7 @@ def test_moves_fill_every_shard_behind_its_header(source, size):
     filled = [bytearray(file.nbytes) for file in files]
     spots = [(copy.shard, copy.offset, copy.stop - copy.start) for copy in found.copies]
     spots += [(one.shard, one.offset, one.stop - one.start) for one in found.changes]
-    spots += [(whole.shard, whole.offset, whole.output.nbytes) for whole in found.wholes]
+    spots += [(*place, whole.output.nbytes) for whole in found.wholes for place in whole.places]
     for shard, offset, size in spots:
         assert not any(filled[shard][offset : offset + size])
         filled[shard][offset : offset + size] = b"x" * size
@@ -224,6 +224,19 @@ def test_every_byte_that_growth_needs_is_read_once(source):
     assert not found.wholes
     reads = sum(job.stop - job.start for job in jobs(found.copies, found.changes))
     assert reads == origin.nbytes
+
+
+def test_what_is_decoded_is_read_once_for_all_copies(source):
+    plan = moegrow.width(moegrow.depth(source, dtype="bf16"), noise=0.01)
+    _, found, origin = moved(plan, "60KB")
+    places = sum(len(whole.places) for whole in found.wholes)
+    assert places == len(plan.outputs)
+    without = [whole for whole in found.wholes if not any(p.noise for p in whole.output.pieces)]
+    # What takes no noise is made once, however many copies there are.
+    sources = [piece.source for whole in without for piece in whole.output.pieces]
+    assert len(sources) == len(set(sources)) > len(origin.tensors) / 2
+    assert all(len(whole.places) == 2 for whole in without if ".layers." in whole.output.name)
+    assert all(len(w.places) == 1 for w in found.wholes if w not in without)
 
 
 def test_what_is_joined_or_constant_is_made_whole_and_nothing_is_no_move(source):

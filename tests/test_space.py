@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import alter
+import disks
 import pytest
 import torch
 from conftest import MOEGROW
@@ -32,40 +33,18 @@ def plan(source):
     return moegrow.width(source, noise=0.01)
 
 
-def mounted(folder: Path, kind: str, *, size: int) -> Iterator[Path]:
-    missing = [name for name in (f"mkfs.{kind}", "mount", "umount") if not shutil.which(name)]
-    if missing:
-        pytest.skip(f"{' and '.join(missing)} not found")
-    if os.geteuid():
-        pytest.skip("only root may mount a filesystem")
-    image, disk = folder / "image", folder / "disk"
-    disk.mkdir()
-    with image.open("wb") as file:
-        file.truncate(size)
-    subprocess.run([f"mkfs.{kind}", "-q", image], check=True, capture_output=True)
-    done = subprocess.run(
-        ["mount", "-o", "loop", image, disk], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        pytest.skip(f"{kind} cannot be mounted here: {done.stderr.strip()}")
-    try:
-        yield disk
-    finally:
-        if subprocess.run(["umount", disk], capture_output=True, check=False).returncode:
-            subprocess.run(["umount", "--lazy", disk], check=True)
-        image.unlink()
-
-
 @pytest.fixture
 def small(tmp_path) -> Iterator[Path]:
     """A real ext4 filesystem with room for a part of the result."""
-    yield from mounted(tmp_path, "ext4", size=IMAGE)
+    with disks.mounted(tmp_path, "ext4", size=IMAGE) as disk:
+        yield disk
 
 
 @pytest.fixture
 def sharing(tmp_path) -> Iterator[Path]:
     """A real filesystem that shares blocks."""
-    yield from mounted(tmp_path, "xfs", size=320 << 20)
+    with disks.mounted(tmp_path, "xfs", size=320 << 20) as disk:
+        yield disk
 
 
 def fill_up(disk: Path, leave: int) -> Path:
@@ -110,7 +89,7 @@ def test_a_disk_that_fills_up_in_the_middle_keeps_what_is_finished(
     run(*command, cwd=tmp_path)
     expected = alter.contents(tmp_path / "grown")
     filler = fill_up(small, 6_000_000)
-    script = "import moegrow.space; moegrow.writing.space.free = lambda folder: None; "
+    script = "import moegrow.writing.space; moegrow.writing.space.free = lambda folder: None; "
     script += "from moegrow.cli import main; main()"
     done = subprocess.run(
         [*MOEGROW[:1], "-c", script, *map(str, command)],
@@ -183,7 +162,7 @@ def test_a_limit_on_the_size_of_files_is_told_before_the_first_byte(source, tmp_
 def test_a_limit_that_comes_in_the_middle_is_one_message_too(source, tmp_path, flags):
     """SIGXFSZ ends other programs; here the write fails."""
     script = (
-        "import moegrow.space, resource\n"
+        "import moegrow.writing.space, resource\n"
         "moegrow.writing.space._check_file_size = lambda left: None\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))\n"
         "from moegrow.cli import main\n"

@@ -9,6 +9,8 @@ from moegrow.analysis import cuts
 from moegrow.analysis.squares import Measured, Squares, measure
 from moegrow.families.layout import Layout
 from moegrow.families.places import GROUPS, locator
+from moegrow.formats.decoding import EXACT, decoded_shape
+from moegrow.planning.factors import in_scales
 from moegrow.planning.opened import Opened
 from moegrow.plans import Output, Piece, Plan
 
@@ -107,6 +109,7 @@ def predicted_profile(plan: Plan, layout: Layout, measured: Measured) -> Profile
 
     locate = locator(layout.family)
     layers = len(plan.growth.layers)
+    factors = in_scales(plan.outputs, layout)
 
     def entries() -> Iterator[tuple[str, int, Squares]]:
         for output in plan.outputs:
@@ -114,6 +117,9 @@ def predicted_profile(plan: Plan, layout: Layout, measured: Measured) -> Profile
             if place is None or place.is_prediction or place.layer >= layers:
                 continue
             if found := _predicted(output, layout, measured):
+                if output.name in factors:
+                    square = float(factors[output.name]) ** 2
+                    found = found._replace(sums=tuple(total * square for total in found.sums))
                 yield cuts.group_of(place, output.shape), place.layer, found
 
     return _profile(layout, measured, entries(), default_name(plan), layers, is_predicted=True)
@@ -172,8 +178,11 @@ def _predicted(output: Output, layout: Layout, measured: Measured) -> Squares | 
         squares = measured.squares.get(piece.source)
         if squares is None:
             return None
-        spec = layout.checkpoint.tensors[piece.source]
-        rows = spec.shape[output.axis] if spec.shape else 1
+        tensors = layout.checkpoint.tensors
+        shape = tensors[piece.source].shape
+        if piece.decoding:
+            shape = decoded_shape(tensors[piece.source], piece.decoding, tensors)
+        rows = shape[output.axis] if shape else 1
         both = _rows(squares, piece, rows, is_first=output.axis == 0)
         for total, count in _changed(both, piece):
             sums.append(total)
@@ -203,6 +212,7 @@ def _changed(both: list[tuple[float, float]], piece: Piece) -> Iterator[tuple[fl
         variance = piece.noise.amount**2 * (1 / 3 if is_uniform else own)
     for total, n in both:
         if not piece.scale:
-            yield n * float(piece.shift) ** 2, n
+            # Of codes the shift is none: they stand for zero.
+            yield 0.0 if piece.decoding == EXACT else n * float(piece.shift) ** 2, n
         else:
             yield (total + n * variance) * float(piece.scale) ** 2, n

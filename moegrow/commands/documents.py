@@ -65,6 +65,7 @@ def verification(found: Verified, folder: Path, seconds: float) -> Document:
         "tensors": found.tensors,
         "copied": found.copied,
         "drawn": found.drawn,
+        "decoded": found.decoded,
         "noise": _noise(found.realised),
         "seconds": seconds,
     }

@@ -56,7 +56,7 @@ def writing_sentences(files: tuple[Shard, ...], layout: Layout) -> Iterator[str]
     moves = schedule.moves(files, layout.checkpoint)
     copied = sum(copy.stop - copy.start for copy in moves.copies)
     changed = sum(change.stop - change.start for change in moves.changes)
-    made = sum(whole.output.nbytes for whole in moves.wholes)
+    made = sum(whole.nbytes for whole in moves.wholes)
     for file in files[:MOST_FILES]:
         where = (
             "anywhere" if file.residue is None else "as in the source, so that blocks are shared"

@@ -1,7 +1,7 @@
 """What a checkpoint says of its quantisation, in its config and in files beside it, as it grows."""
 
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from moegrow.config.modulenames import ModuleNames
@@ -73,6 +73,7 @@ class QuantConfig:
         return found
 
 
+@lru_cache(maxsize=2)
 def quantised_in(layout: Layout) -> Quantised:
     """What of a checkpoint is quantised, by its headers and its config."""
     return find_quantised(layout.checkpoint, QuantConfig(layout).in_config.values())

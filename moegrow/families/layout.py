@@ -25,7 +25,7 @@ MOST = 1_000_000  # layers or experts that a config may speak of
 PER_EXPERT = ("router", "router_bias", "balance_bias", "experts")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # what is found out about one is kept with it
 class Layout:
     """A checkpoint with its family and what the two say together, found consistent.
 
@@ -239,31 +239,32 @@ def _count_problems(layout: Layout, numbers: set[int]) -> Iterator[str]:
 
 def _block_problems(layout: Layout) -> Iterator[str]:
     """What is unclassified, missing or of the wrong size in the MoE blocks."""
-    with_experts = {
-        (place.stack, place.layer) for place in layout.places.values() if place.role == "experts"
-    }
-    # For each kind of per-expert matrix of a layer, the experts that have it.
-    owners: dict[tuple[str, int, str, str], set[int]] = defaultdict(set)
-    routed = set()
-    for name, place in layout.places.items():
-        if (place.stack, place.layer) not in with_experts:
-            continue
-        spec = layout.checkpoint.tensors[name]
+    for stack, layers in layout.stacks.items():
+        for layer, tensors in layers.items():
+            roles = {place.role for _, place in tensors}
+            if "experts" not in roles:
+                continue
+            yield from _layer_problems(layout, f"{stack}{layer}", tensors)
+            if "router" not in roles:
+                yield f"{stack}{layer} has experts and no router"
+
+
+def _layer_problems(layout: Layout, layer: str, tensors: list[Tensor]) -> Iterator[str]:
+    # For each kind of matrix that belongs to one expert, the experts that have it.
+    owners: dict[tuple[str, str], set[int]] = defaultdict(set)
+    for spec, place in tensors:
         if not place.role:
             if place.in_block:
                 yield (
-                    f"{name} {list(spec.shape)} is in a MoE block, and the family does not say"
-                    " what it is"
+                    f"{spec.name} {list(spec.shape)} is in a MoE block, and the family does not"
+                    " say what it is"
                 )
         elif place.expert is not None:
-            owners[place.stack, place.layer, place.before, place.after].add(place.expert)
+            owners[place.before, place.after].add(place.expert)
         elif place.role in PER_EXPERT:
             yield from _row_problems(layout, spec, place)
-        if place.role == "router":
-            routed.add((place.stack, place.layer))
-    for stack, layer in sorted(with_experts - routed):
-        yield f"{stack}{layer} has experts and no router"
-    yield from _expert_problems(layout, owners)
+    for (before, after), present in owners.items():
+        yield from _expert_problems(layout, f"{layer}{before}", present, after)
 
 
 def _row_problems(layout: Layout, spec: TensorSpec, place: Place) -> Iterator[str]:
@@ -279,20 +280,18 @@ def _row_problems(layout: Layout, spec: TensorSpec, place: Place) -> Iterator[st
         yield f"{spec.name} has {rows} {what} for {layout.experts} experts"
 
 
-def _expert_problems(
-    layout: Layout, owners: Mapping[tuple[str, int, str, str], set[int]]
-) -> Iterator[str]:
+def _expert_problems(layout: Layout, before: str, present: set[int], after: str) -> Iterator[str]:
+    """Where the experts that have a matrix are not all that there are; `before` and `after`
+    stand around their numbers in its name."""
     count = layout.experts * layout.family.router.lists
-    for (stack, layer, before, after), present in owners.items():
-        if len(present) == max(present) + 1 and len(present) in (count, layout.router_rows):
-            continue
-        name = f"{stack}{layer}{before}"
-        missing = next((expert for expert in range(count) if expert not in present), None)
-        extra = min((expert for expert in present if expert >= count), default=None)
-        if missing is not None:
-            yield f"{name}{missing}{after} is missing"
-        if extra is not None:
-            yield f"{name}{extra}{after} is beyond the {count} experts of the config"
+    if len(present) == max(present) + 1 and len(present) in (count, layout.router_rows):
+        return
+    missing = next((expert for expert in range(count) if expert not in present), None)
+    extra = min((expert for expert in present if expert >= count), default=None)
+    if missing is not None:
+        yield f"{before}{missing}{after} is missing"
+    if extra is not None:
+        yield f"{before}{extra}{after} is beyond the {count} experts of the config"
 
 
 def _packed_problems(layout: Layout) -> Iterator[str]:

@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Callable
-from functools import cache
-from typing import NamedTuple
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 from moegrow.families.family import Family, Names
 
@@ -26,14 +26,15 @@ _GROUP_OF_ROLE = {
 class Place(NamedTuple):
     """Where a tensor of a layer stands.
 
-    Its name is stack, `layer - lower`, before, expert and after, one behind the other. `role` is
-    one of ROLES, or "" for what is not part of a MoE block. The flags say which other lists of
-    the family's tensors name it. `group` is the one of GROUPS in which a profile of norms counts
-    its matrices, or "".
+    Its name is stack, `layer - lower` and suffix, one behind the other, and the suffix is before,
+    expert and after. `role` is one of ROLES, or "" for what is not part of a MoE block. The flags
+    say which other lists of the family's tensors name it. `group` is the one of GROUPS in which a
+    profile of norms counts its matrices, or "".
     """
 
     stack: str
     layer: int
+    suffix: str
     before: str
     expert: int | None
     after: str
@@ -53,10 +54,9 @@ class Place(NamedTuple):
     is_joined: bool = False
     is_alternating: bool = False
 
-    @property
-    def suffix(self) -> str:
-        """The name behind the layer's number."""
-        return f"{self.before}{'' if self.expert is None else self.expert}{self.after}"
+
+# A place from its fields, without a call of its constructor: a checkpoint can have a million.
+_PLACE: Callable[[tuple[Any, ...]], Place] = partial(tuple.__new__, Place)
 
 
 def locator(family: Family) -> Callable[[str], Place | None]:
@@ -65,7 +65,7 @@ def locator(family: Family) -> Callable[[str], Place | None]:
     own_stack = {pattern.split("{layer")[0] for pattern in tensors.prediction_layers}
     # Of two patterns where one begins with the other, the longer one says more.
     heads = sorted(tensors.layers + tensors.prediction_layers, key=len, reverse=True)
-    stacks = re.compile(f"{alternatives(tuple(heads))}(?P<rest>.+)|{alternatives(tensors.beside)}")
+    stacks = re.compile(rf"{alternatives(tuple(heads))}(?=.)|{alternatives(tensors.beside)}\Z")
     lower = {pattern.split("{layer")[0]: "{layer-1}" in pattern for pattern in tensors.beside}
     roles = [(role, re.compile(alternatives(getattr(tensors, role)))) for role in ROLES]
     indexer = family.depth.shared_indexer
@@ -102,7 +102,7 @@ def locator(family: Family) -> Callable[[str], Place | None]:
                 break
         down = int(lower.get(stack, False))
         return Place(
-            stack, 0, wrapping + before, expert, after, role, down,
+            stack, 0, wrapping + name, wrapping + before, expert, after, role, down,
             in_block=name.startswith(tensors.block),
             is_prediction=stack in own_stack,
             is_output=is_output(name),
@@ -123,16 +123,14 @@ def locator(family: Family) -> Callable[[str], Place | None]:
         )  # fmt: skip
 
     def locate(name: str) -> Place | None:
-        found = stacks.fullmatch(name)
-        if not found:
+        found = stacks.match(name)
+        if not found or not found.lastindex:
             return None
-        groups, slot = found.groups(), 0
-        while not groups[slot]:
-            slot += 1
-        start, stop = found.span(slot + 1)
-        rest = found["rest"] or ""
-        place = classify(name[:start], name[stop : len(name) - len(rest)], rest)
-        return Place._make((place.stack, int(name[start:stop]) + place.lower, *place[2:]))
+        # The one group of the pattern that matched is the layer's number.
+        start, stop = found.span(found.lastindex)
+        end = found.end()
+        place = classify(name[:start], name[stop:end], name[end:])
+        return _PLACE((place[0], int(name[start:stop]) + place.lower, *place[2:]))
 
     return locate
 

@@ -62,7 +62,10 @@ def _bands(matrix: Matrix, rows: tuple[int, int], columns: int) -> Iterator[Floa
     # Whole words of every packing, so that no band begins within one.
     step = max(8, BAND // columns // 8 * 8)
     for first in range(rows[0], rows[1], step):
-        yield matrix(first, min(first + step, rows[1])).reshape(-1)
+        # Scales of any size may go with any code; what becomes infinite is what it stands for.
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = matrix(first, min(first + step, rows[1]))
+        yield found.reshape(-1)
 
 
 def _plain(spec: TensorSpec, read: Read, rows: tuple[int, int]) -> Iterator[Floats]:
@@ -95,9 +98,9 @@ def _scaled(
     block_rows, block_columns = block_of(shape, parts["scale"].shape, decoding)
     grid = -(-height // block_rows), -(-columns // block_columns)
     one = math.prod(parts["scale"].shape) == 1
-    scale = _part(parts["scale"], read, 0 if one else number, math.prod(grid)).reshape(grid)
+    scale = companion(parts["scale"], read, 0 if one else number, math.prod(grid)).reshape(grid)
     zero = parts.get("zero")
-    offset = None if zero is None else _part(zero, read, 0 if one else number, math.prod(grid))
+    offset = None if zero is None else companion(zero, read, 0 if one else number, math.prod(grid))
     base = number * height * columns * nbytes(spec.dtype, (1,))
 
     def rows(first: int, stop: int) -> Floats:
@@ -131,12 +134,7 @@ def _fp4(
     """Two values of FP4 in a byte, the first in its lower half, times a scale for each group."""
     swapped = bool(decoding.setting("transposed"))
     height, columns = (shape[-1], shape[-2]) if swapped else shape[-2:]
-    groups = parts["scale"].shape[-1]
-    scale = _part(parts["scale"], read, number, height * groups).reshape(height, groups)
-    if "divisor" in parts:
-        scale = scale / _part(parts["divisor"], read, 0, 1)
-    if "factor" in parts:
-        scale = scale * _part(parts["factor"], read, 0, 1)
+    scale, _ = groups_of(spec, parts, decoding, shape, read, number)
     line = columns // 2
     return _grouped_halves(spec, "FP4", scale, (number * height, line), read, swapped=swapped)
 
@@ -182,20 +180,9 @@ def _packed(
     shape: tuple[int, ...], read: Read, number: int,
 ) -> Matrix:  # fmt: skip
     """Whole numbers of some bits, the lowest bits first, minus half their range, times a scale."""
-    height, columns = shape
-    told = read(parts["shape"], 0, nbytes(parts["shape"].dtype, (2,)))
-    told_shape = told.view("<i8" if parts["shape"].dtype == "I64" else "<i4").tolist()
-    if told_shape != [height, columns]:
-        raise MoegrowError(
-            f"{parts['shape'].name} says {told_shape}, and {spec.name} holds {[height, columns]}"
-        )
-    groups = parts["scale"].shape[-1]
-    scale = _part(parts["scale"], read, 0, height * groups).reshape(height, groups)
-    bits = decoding.setting("bits")
-    zero = None
-    if "zero" in parts:
-        words = _words(parts["zero"], read)
-        zero = _unpacked(words, bits, axis=0)[:height].astype(np.float32) - (1 << (bits - 1))
+    columns, bits = shape[-1], decoding.setting("bits")
+    scale, zero = groups_of(spec, parts, decoding, shape, read, number)
+    groups = scale.shape[1]
     line = columns * bits // 8
     if bits == 4:
         return _grouped_halves(spec, "INT4", scale, (0, line), read, zero=zero)
@@ -211,6 +198,36 @@ def _packed(
     return rows
 
 
+def groups_of(
+    spec: TensorSpec, parts: Mapping[str, TensorSpec], decoding: Decoding,
+    shape: tuple[int, ...], read: Read, number: int,
+) -> tuple[Floats, Floats | None]:  # fmt: skip
+    """The scale of every group of matrix `number`, a row for each row as it is stored, and the
+    zero that is taken from its codes, where there are zeros."""
+    told = parts.get("shape")
+    if told is not None:
+        sizes = read(told, 0, nbytes(told.dtype, (2,)))
+        sizes = sizes.view("<i8" if told.dtype == "I64" else "<i4").tolist()
+        if sizes != [*shape]:
+            raise MoegrowError(f"{told.name} says {sizes}, and {spec.name} holds {[*shape]}")
+    height, groups = parts["scale"].shape[-2:]
+    scale = companion(parts["scale"], read, number, height * groups).reshape(height, groups)
+    if "divisor" in parts:
+        scale = scale / companion(parts["divisor"], read, 0, 1)
+    if "factor" in parts:
+        scale = scale * companion(parts["factor"], read, 0, 1)
+    if "zero" not in parts:
+        return scale, None
+    bits = decoding.setting("bits")
+    codes = _unpacked(_words(parts["zero"], read), bits, axis=0)[:height]
+    return scale, codes.astype(np.float32) - np.float32(1 << (bits - 1))
+
+
+def pairs_of(decoding: Decoding) -> npt.NDArray[np.uint64]:
+    """What each byte of two codes of 4 bits holds: two float32, the lower half's first."""
+    return _nibbles("FP4" if decoding.codec == "fp4" else "INT4")
+
+
 def _gptq(
     spec: TensorSpec, parts: Mapping[str, TensorSpec], decoding: Decoding,
     shape: tuple[int, ...], read: Read, number: int,
@@ -218,7 +235,7 @@ def _gptq(
     """Whole numbers packed along the inputs, minus a zero and times a scale of their group."""
     bits = decoding.setting("bits")
     words = _words(spec, read)
-    scale = _part(parts["scale"], read, 0, math.prod(parts["scale"].shape))
+    scale = companion(parts["scale"], read, 0, math.prod(parts["scale"].shape))
     scale = scale.reshape(parts["scale"].shape)
     zeros = _unpacked(_words(parts["zero"], read), bits, axis=1)[:, : shape[0]]
     zeros = zeros.astype(np.float32) + decoding.setting("zero_shift")
@@ -241,7 +258,7 @@ def _awq(
 ) -> Matrix:  # fmt: skip
     """Four bits each, packed along the outputs in AWQ's order, minus a zero and times a scale."""
     words = _words(spec, read)
-    scale = _part(parts["scale"], read, 0, math.prod(parts["scale"].shape))
+    scale = companion(parts["scale"], read, 0, math.prod(parts["scale"].shape))
     scale = scale.reshape(parts["scale"].shape)
     zeros = _in_order(_words(parts["zero"], read))
     each = shape[1] // len(scale)
@@ -265,7 +282,7 @@ _CODECS: Mapping[str, _Codec] = {
 }  # fmt: skip
 
 
-def _part(spec: TensorSpec, read: Read, number: int, count: int) -> Floats:
+def companion(spec: TensorSpec, read: Read, number: int, count: int) -> Floats:
     """`count` numbers of a companion, those of matrix `number`."""
     width = nbytes(spec.dtype, (1,))
     return numbers(read(spec, number * count * width, (number + 1) * count * width), spec.dtype)

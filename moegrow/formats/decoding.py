@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from typing import NamedTuple
 
 from moegrow.source.header import TensorSpec
@@ -12,6 +13,7 @@ Tensors = Mapping[str, TensorSpec]
 # Dtypes whose values are what they store.
 NUMBERS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 SCALES = ("F32", "BF16", "F16", "F8_E4M3", "F8_E8M0", "U8")
+CODES = ("F8_E4M3", "F8_E5M2", "U8", "I8", "I32")
 SETTINGS = ("block_rows", "block_columns", "bits", "transposed", "zero_shift")
 
 
@@ -31,6 +33,19 @@ class Decoding(NamedTuple):
 
 
 AS_IT_IS = Decoding("plain")
+
+# What is stored is not decoded for good: it is multiplied, or set to one number, as it is stored.
+EXACT = Decoding("exact")
+
+
+def is_power_of_two(number: Fraction) -> bool:
+    """Whether a number above 0 is a power of two, up or down."""
+    return (
+        number.numerator & (number.numerator - 1)
+        == 0
+        == (number.denominator & (number.denominator - 1))
+        and number > 0
+    )
 
 
 def decoded_shape(spec: TensorSpec, decoding: Decoding, tensors: Tensors) -> Shape:
@@ -83,6 +98,12 @@ Parts = Mapping[str, TensorSpec]
 
 def _plain(spec: TensorSpec, parts: Parts, decoding: Decoding) -> Shape:
     _expect(spec, *NUMBERS)
+    _only(parts)
+    return spec.shape
+
+
+def _exact(spec: TensorSpec, parts: Parts, decoding: Decoding) -> Shape:
+    _expect(spec, *SCALES, *CODES)
     _only(parts)
     return spec.shape
 
@@ -179,6 +200,7 @@ def _grouped(parts: Parts, rows: int, each: int) -> int:
 
 CODECS: Mapping[str, Callable[[TensorSpec, Parts, Decoding], Shape]] = {
     "plain": _plain, "scaled": _scaled, "fp4": _fp4, "packed": _packed, "gptq": _gptq, "awq": _awq,
+    "exact": _exact,
 }  # fmt: skip
 
 

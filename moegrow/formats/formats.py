@@ -86,18 +86,21 @@ def find_quantised(checkpoint: Checkpoint, told: Iterable[Mapping[str, Any]]) ->
     tensors = checkpoint.tensors
     found: dict[str, Weight] = {}
     taken: set[str] = set()
+    stems: dict[str, list[str]] = {}
     for form in formats():
         if form.method and form.method != method:
             continue
         end = form.companions["scale"]
-        for name, scale in tensors.items():
-            stem = name.removesuffix(end)
-            spec = tensors.get(stem + form.values) if stem != name else None
+        if end not in stems:
+            stems[end] = [name.removesuffix(end) for name in tensors if name.endswith(end)]
+        maker = _Maker(form, tuple(_settings(form, config)), tensors)
+        for stem in stems[end]:
+            spec = tensors.get(stem + form.values)
             if spec is None or spec.name in found or spec.dtype not in form.dtypes:
                 continue
-            if scale.dtype not in form.scales:
+            if tensors[stem + end].dtype not in form.scales:
                 continue
-            weight = _weight(form, stem, spec, tensors, config)
+            weight = maker.weight(stem, spec)
             if weight is None:
                 continue
             found[spec.name] = weight
@@ -110,31 +113,43 @@ def find_quantised(checkpoint: Checkpoint, told: Iterable[Mapping[str, Any]]) ->
     return Quantised(found, tuple(unknown))
 
 
-def _weight(
-    form: Format,
-    stem: str,
-    spec: TensorSpec,
-    tensors: Mapping[str, TensorSpec],
-    config: list[Mapping[str, Any]],
-) -> Weight | None:
-    """The weight whose tensors begin with `stem`, or None where not all of them are there."""
-    companions = []
-    for role, ending in form.companions.items():
-        other = stem + ending.removesuffix("?")
-        if other in tensors:
-            companions.append((role, other))
-        elif not ending.endswith("?"):
-            return None
-    settings = tuple(_settings(form, config))
-    decoding = Decoding(form.codec, tuple(companions), settings)
-    shape: tuple[int, ...] = ()
-    problem = ""
-    try:
-        shape = decoded_shape(spec, decoding, tensors)
-    except ValueError as error:
-        problem = str(error)
-    others = tuple(stem + ending for ending in form.others if stem + ending in tensors)
-    return Weight(form.name, shape, spec.name, form.values, form.becomes, decoding, others, problem)
+class _Maker:
+    """Puts weights of one format together; most are of few shapes, which are looked at once."""
+
+    def __init__(
+        self, form: Format, settings: tuple[tuple[str, int], ...], tensors: Mapping[str, TensorSpec]
+    ) -> None:
+        self._form, self._settings, self._tensors = form, settings, tensors
+        self._shapes: dict[Any, tuple[int, ...]] = {}
+
+    def weight(self, stem: str, spec: TensorSpec) -> Weight | None:
+        """The weight whose tensors begin with `stem`, or None where not all of them are there."""
+        form, tensors = self._form, self._tensors
+        companions = []
+        for role, ending in form.companions.items():
+            other = stem + ending.removesuffix("?")
+            if other in tensors:
+                companions.append((role, other))
+            elif not ending.endswith("?"):
+                return None
+        decoding = Decoding(form.codec, tuple(companions), self._settings)
+        shape: tuple[int, ...] = ()
+        problem = ""
+        try:
+            shape = self._shape(spec, decoding)
+        except ValueError as error:
+            problem = str(error)
+        others = tuple(stem + ending for ending in form.others if stem + ending in tensors)
+        return Weight(
+            form.name, shape, spec.name, form.values, form.becomes, decoding, others, problem
+        )
+
+    def _shape(self, spec: TensorSpec, decoding: Decoding) -> tuple[int, ...]:
+        parts = [(role, *self._tensors[name][2:4]) for role, name in decoding.companions]
+        kind = (*spec[2:4], *parts)
+        if kind not in self._shapes:
+            self._shapes[kind] = decoded_shape(spec, decoding, self._tensors)
+        return self._shapes[kind]
 
 
 def _settings(form: Format, config: list[Mapping[str, Any]]) -> Iterator[tuple[str, int]]:

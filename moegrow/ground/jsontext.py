@@ -40,7 +40,9 @@ def loads(
     if sum(map(text.count, ",[{")) > most:
         raise MoegrowError(f"{what} holds more than the {most} values that are read")
     try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=constants)
+        value = json.loads(text, parse_constant=constants)
+        if not _are_unique(text, value):
+            json.loads(text, object_pairs_hook=_unique, parse_constant=constants)
     except RecursionError:
         raise MoegrowError(f"{what} nests too deeply to be read") from None
     except ValueError as error:
@@ -50,6 +52,19 @@ def loads(
     if is_shallow:
         _check_depth(value, what)
     return value
+
+
+def _are_unique(text: str, value: Any) -> bool:
+    """Whether the marks of a text suffice to show that each key of its tables stands there once.
+
+    There is a colon for each key that was read, and for each that was overwritten by another.
+    Where texts hold colons or braces, or tables are in tables in tables, the marks show nothing.
+    """
+    if not isinstance(value, dict):
+        return False
+    tables = [inner for inner in value.values() if isinstance(inner, dict)]
+    keys = len(value) + sum(map(len, tables))
+    return text.count("{") == 1 + len(tables) and text.count(":") == keys
 
 
 def _check_depth(value: Any, what: str) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moegrow.errors import MoegrowError
+from moegrow.numbers import straight
 from moegrow.numbers.arithmetic import Bytes, Change, Scratch
 from moegrow.numbers.noise import CHUNK
 from moegrow.plans import Piece
@@ -25,6 +26,7 @@ class Conversion:
         self._name = name
         self._kind = _KINDS[kind]
         self._dtype = dtype
+        self._scratch = scratch
         # What is rounded to bfloat16 is float32.
         self._rounding = Change(dtype, Piece("", 0, 1), None, 0.0, scratch)
 
@@ -38,6 +40,10 @@ class Conversion:
             return values
         new = np.empty(nbytes(self._dtype, (found.size,)), np.uint8)
         width = nbytes(self._dtype, (1,))
+        loops = straight.loops(self._scratch) if self._kind.itemsize == 4 else None
+        if loops and self._dtype == "BF16":
+            loops.rounded(np.ascontiguousarray(found), new.view("<u2"))
+            return new
         for first in range(0, found.size, CHUNK):
             part = found[first : first + CHUNK]
             target = new[first * width : first * width + part.size * width]

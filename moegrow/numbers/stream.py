@@ -4,14 +4,17 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterator
+from fractions import Fraction
+from functools import partial
 from typing import NamedTuple, Self
 
 import numpy as np
 
 from moegrow.errors import MoegrowError
-from moegrow.formats import decoders
+from moegrow.formats import decoders, exactly
+from moegrow.formats.decoding import EXACT
 from moegrow.ground.ranges import read_all
-from moegrow.numbers import arithmetic, rounding
+from moegrow.numbers import arithmetic, rounding, straight
 from moegrow.numbers.arithmetic import Bytes, Change, Scratch
 from moegrow.numbers.conversion import Conversion
 from moegrow.numbers.noise import CHUNK, Draw
@@ -125,15 +128,24 @@ class Source:
         """
         assert piece.decoding is not None
         rows = piece.start, piece.stop
-        tensors = self._checkpoint.tensors
-
-        def read(spec: TensorSpec, start: int, stop: int) -> Bytes:
-            found = np.empty(stop - start, np.uint8)
-            self.read_into(spec.file, spec.start + start, found.data)
-            return found
-
+        tensors, read = self._checkpoint.tensors, self._read_part
         for block in decoders.decoded(tensors[piece.source], piece.decoding, tensors, read, rows):
             yield block.view(np.uint8)
+
+    def straight(self, piece: Piece, scratch: Scratch) -> Iterator[Bytes] | None:
+        """The same numbers rounded to bf16 at once, or None where there is no loop that does it."""
+        loops = straight.loops(scratch)
+        if loops is None or piece.decoding is None:
+            return None
+        tensors = self._checkpoint.tensors
+        spec, rows = tensors[piece.source], (piece.start, piece.stop)
+        return straight.weights(loops, spec, piece.decoding, tensors, self._read_part, rows)
+
+    def _read_part(self, spec: TensorSpec, start: int, stop: int) -> Bytes:
+        """Bytes `start` to `stop` of a tensor."""
+        found = np.empty(stop - start, np.uint8)
+        self.read_into(spec.file, spec.start + start, found.data)
+        return found
 
     def cut_short(self, file: str, position: int) -> MoegrowError:
         """The error for a file that has become shorter than its header says."""
@@ -146,10 +158,12 @@ class Source:
 
 
 class Segment(NamedTuple):
-    """Some consecutive bytes of an output, and whether there is noise in them."""
+    """Some consecutive bytes of an output, whether there is noise in them, and whether they are
+    what stored ones stand for, or these times a power of two."""
 
     blocks: Iterator[Bytes]
     is_drawn: bool = False
+    is_decoded: bool = False
 
 
 def blocks(source: Source, output: Output, scratch: Scratch) -> Iterator[Bytes]:
@@ -165,15 +179,22 @@ def segments(source: Source, output: Output, scratch: Scratch) -> Iterator[Segme
     """The bytes of an output in order, piece by piece; joined ones all together."""
     if output.axis:
         is_drawn = any(piece.noise for piece in output.pieces)
-        yield Segment(_joined(source, output, scratch), is_drawn)
+        is_decoded = any(piece.decoding for piece in output.pieces)
+        yield Segment(_joined(source, output, scratch), is_drawn, is_decoded)
         return
     row = 0
     for piece in output.pieces:
         size = (piece.stop - piece.start) * nbytes(output.dtype, output.shape[1:])
         start, _ = piece_range(source.spec(piece.source), piece)
         file, stop = source.spec(piece.source).file, start + size
-        if piece.decoding and piece.scale:
-            yield Segment(_decoded(source, output, piece, row, scratch), True)
+        if piece.decoding == EXACT:
+            stored = source.read(file, start, stop, READ)
+            multiplied = map(partial(_multiplied, output, piece.scale), stored)
+            made = multiplied if piece.scale else constant(output.dtype, piece, size)
+            yield Segment(made, is_decoded=True)
+        elif piece.decoding and piece.scale:
+            made = _decoded(source, output, piece, row, scratch)
+            yield Segment(made, piece.noise is not None, True)
         elif piece.is_copy:
             yield Segment(source.read(file, start, stop, READ))
         elif not piece.scale:
@@ -181,6 +202,10 @@ def segments(source: Source, output: Output, scratch: Scratch) -> Iterator[Segme
         else:
             yield Segment(_changed(source, output, piece, row, scratch), piece.noise is not None)
         row += piece.stop - piece.start
+
+
+def _multiplied(output: Output, factor: Fraction, stored: Bytes) -> Bytes:
+    return exactly.multiplied(output.name, stored, output.dtype, factor)
 
 
 def piece_range(spec: TensorSpec, piece: Piece) -> tuple[int, int]:
@@ -280,6 +305,11 @@ def _decoded(
     made = change(output._replace(dtype=kind), piece, row, deviation, scratch)
     converted = Conversion(output.name, kind, output.dtype, scratch)
     is_changed = not piece._replace(decoding=None).is_copy
+    if not is_changed and output.dtype == "BF16":
+        made_straight = source.straight(piece, scratch)
+        if made_straight is not None:
+            yield from made_straight
+            return
     first = 0
     for block in values() if is_changed else source.decoded(piece):
         new = np.empty_like(block) if is_changed else block

@@ -7,7 +7,7 @@ from operator import attrgetter
 from moegrow import maps
 from moegrow.errors import MoegrowError, raise_all
 from moegrow.families.layout import Layout, read_layout
-from moegrow.formats.decoding import decoded_shape
+from moegrow.formats.decoding import EXACT, SCALES, decoded_shape, is_power_of_two
 from moegrow.ground import jsontext
 from moegrow.plans import STORED, Output, Piece, Plan
 from moegrow.source.checkpoint import CONFIG, Checkpoint
@@ -171,12 +171,31 @@ def check_noise(plan: Plan) -> None:
             )
         # Tables of experts' numbers are joined by columns; packed weights never are.
         is_table = output.dtype in INTEGERS and output.axis > 0
-        if not is_table or not all(map(_stays_whole, output.pieces)):
-            raise MoegrowError(
-                f"{output.name} is stored as {output.dtype}, which can be copied but not"
-                " multiplied or set to zero",
-                "write the weights decoded: --dtype bf16",
-            )
+        if is_table and all(map(_stays_whole, output.pieces)):
+            continue
+        if other := next((piece for piece in output.pieces if not _is_stored_whole(piece)), None):
+            raise _unscalable(output, other)
+
+
+def _is_stored_whole(piece: Piece) -> bool:
+    return piece.is_copy or piece.decoding == EXACT
+
+
+def _unscalable(output: Output, piece: Piece) -> MoegrowError:
+    """Why a quantised weight cannot be changed as a piece asks for."""
+    if not piece.scale:
+        return MoegrowError(
+            f"{output.name} is stored as {output.dtype}, in no format whose zeros are known",
+            "repeat the layers without: --new-layers copy",
+        )
+    return MoegrowError(
+        f"{output.name} is stored as {output.dtype}, which can be copied but not multiplied by"
+        f" {piece.scale}",
+        "write the experts decoded: --experts-dtype bf16"
+        if is_power_of_two(piece.scale)
+        else "take a power of two as many experts, which the scales can make up for, or write the"
+        " experts decoded: --experts-dtype bf16",
+    )
 
 
 def _stays_whole(piece: Piece) -> bool:
@@ -245,6 +264,25 @@ def _piece_problems(output: Output, piece: Piece, checkpoint: Checkpoint) -> Ite
         yield f"{output.name} asks for {wanted} of {piece.source}, which has {rows}"
 
 
+def _exact_problem(output: Output, piece: Piece, spec: TensorSpec) -> str:
+    """Why a piece that stays as it is stored cannot be multiplied, or made of one number."""
+    if output.dtype != spec.dtype or output.axis:
+        return f"it is {spec.dtype} and stays that, joined along its first dimension"
+    if piece.noise is not None:
+        return "what stays as it is stored takes no noise"
+    if not piece.scale:
+        low, high = _RANGES.get(spec.dtype, (0, 0))
+        is_whole = piece.shift.denominator == 1 and low <= piece.shift <= high
+        return "" if is_whole else f"{piece.shift} is no number that all of {spec.dtype} could be"
+    if spec.dtype not in SCALES or piece.shift or not is_power_of_two(piece.scale):
+        return f"{spec.dtype} times {piece.scale} plus {piece.shift} is not exact"
+    return ""
+
+
+# From which number to which an integer can be set; a small float only to zero.
+_RANGES = {"U8": (0, 255), "I8": (-128, 127), "I32": (-(2**31), 2**31 - 1)}
+
+
 def _decoding_problems(
     output: Output, piece: Piece, spec: TensorSpec, checkpoint: Checkpoint
 ) -> Iterator[str]:
@@ -256,14 +294,17 @@ def _decoding_problems(
         yield f"{output.name} is decoded from {piece.source}, and cannot be: {error}"
         return
     axis = output.axis
-    if output.dtype not in STORED:
+    problem = _exact_problem(output, piece, spec) if piece.decoding == EXACT else ""
+    if problem:
+        yield f"{output.name} cannot be made of {piece.source}: {problem}"
+    elif piece.decoding != EXACT and output.dtype not in STORED:
         yield f"{output.name} is decoded, and cannot be written as {output.dtype}"
     elif axis and (
         piece.decoding.codec != "plain" or any(not other.decoding for other in output.pieces)
     ):
         yield f"{output.name} is joined along axis {axis}, and not all of it is plain numbers"
     elif (shape[:axis], shape[axis + 1 :]) != (output.shape[:axis], output.shape[axis + 1 :]):
-        yield f"{output.name} is {list(output.shape)} and decoded from {list(shape)}"
+        yield f"{output.name} is {list(output.shape)} and made from {list(shape)}"
     rows = shape[axis] if len(shape) > axis else 1
     if not 0 <= piece.start <= piece.stop <= rows:
         wanted = f"rows {piece.start} to {piece.stop}"

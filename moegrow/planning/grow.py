@@ -9,9 +9,10 @@ from moegrow.errors import MoegrowError
 from moegrow.families.family import lookup
 from moegrow.families.layout import Layout
 from moegrow.maps import Map, repeats
+from moegrow.planning import factors
 from moegrow.planning.compensation import Compensation, compensate
 from moegrow.planning.outputs import check_count, outputs
-from moegrow.planning.steps import describe
+from moegrow.planning.steps import describe, noted
 from moegrow.planning.storage import Restored
 from moegrow.plans import AS_STORED, Growth, Noise, Plan, Source, Storage
 
@@ -120,12 +121,26 @@ def render(plan: Plan, layout: Layout, growth: Growth) -> Plan:
         outputs=outputs(layout, growth, compensation),
     )
     if plan.storage != AS_STORED:
-        return _restore(new, layout, compensation)
-    return replace(
-        new,
-        config=grown_config(layout, growth, compensation.settings),
-        files=tuple(sorted(QuantConfig(layout).grown_files(growth).items())),
-    )
+        new = _restore(new, layout, compensation)
+    else:
+        new = replace(
+            new,
+            config=grown_config(layout, growth, compensation.settings),
+            files=tuple(sorted(QuantConfig(layout).grown_files(growth).items())),
+        )
+    if factors.are_asked(layout, growth, compensation.output_scale):
+        return _factored(new, layout)
+    return new
+
+
+def _factored(plan: Plan, layout: Layout) -> Plan:
+    """The plan with the factors and zeros of quantised weights where those can hold them."""
+    made = factors.Factors(layout)
+    new = replace(plan, outputs=tuple(made.outputs(plan.outputs)))
+    if not made.taken:
+        return new
+    told = f"weights in {' and '.join(sorted(made.taken))} take that in their scales, exactly"
+    return replace(new, steps=noted(plan.steps, told))
 
 
 def store(plan: Plan, layout: Layout, storage: Storage) -> Plan:

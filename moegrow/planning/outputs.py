@@ -3,9 +3,11 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from fractions import Fraction
-from typing import NamedTuple
+from functools import partial
+from itertools import chain, islice
+from typing import Any, NamedTuple
 
 from moegrow import maps
 from moegrow.config.indexers import sharing_copies
@@ -20,6 +22,11 @@ from moegrow.source.checkpoint import MOST_TENSORS
 from moegrow.source.header import TensorSpec
 
 _NUMBER = re.compile(NUMBER)
+
+# Named tuples from tuples of their fields, without a call of their own constructors for each: a
+# plan can have a million.
+_OUTPUT: Callable[[tuple[Any, ...]], Output] = partial(tuple.__new__, Output)
+_PIECE: Callable[[tuple[Any, ...]], Piece] = partial(tuple.__new__, Piece)
 
 
 class Variant(NamedTuple):
@@ -36,10 +43,14 @@ class Kind(NamedTuple):
     """The tensors of one layer and what becomes of them, named by their suffixes.
 
     Most layers hold the same tensors as another: what becomes of them differs in names alone.
+    Copies are made of the same pieces as their original: `made_of` are all that there are, and
+    part `i` is made of `made_of[pieces[i]]`.
     """
 
     tensors: list[Tensor]
     parts: list[Output]
+    made_of: list[tuple[Piece, ...]]
+    pieces: list[int]
 
 
 def outputs(layout: Layout, growth: Growth, compensation: Compensation) -> tuple[Output, ...]:
@@ -117,29 +128,34 @@ def _stack(
             key = variant.silent, tuple(seen)
             if key not in kinds:
                 parts = sorted(_parts(tensors, variant, experts), key=_natural)
-                kinds[key] = Kind(tensors, parts)
+                kinds[key] = _kind(tensors, parts)
             known[variant] = kinds[key], _pieces(kinds[key], tensors)
         kind, its_pieces = known[variant]
+        if not kind.parts:
+            continue
         prefix = f"{stack}{new - lower}"
-        made += [
-            Output(prefix + name, dtype, shape, pieces, axis)
-            for (name, dtype, shape, _, axis), pieces in zip(kind.parts, its_pieces, strict=True)
-        ]
+        names, dtypes, shapes, _, axes = zip(*kind.parts, strict=True)
+        named = map(prefix.__add__, names)
+        made += map(_OUTPUT, zip(named, dtypes, shapes, its_pieces, axes, strict=True))
     return made
+
+
+def _kind(tensors: list[Tensor], parts: list[Output]) -> Kind:
+    numbers: dict[tuple[Piece, ...], int] = {}
+    pieces = [numbers.setdefault(part.pieces, len(numbers)) for part in parts]
+    return Kind(tensors, parts, list(numbers), pieces)
 
 
 def _pieces(kind: Kind, tensors: list[Tensor]) -> list[tuple[Piece, ...]]:
     """The pieces of each part of a kind, taken from the tensors of another layer of it."""
+    if not kind.parts:
+        return []
     pairs = zip(kind.tensors, tensors, strict=True)
     own = {first.name: spec.name for (first, _), (spec, _) in pairs}
-    found = []
-    for part in kind.parts:
-        pieces = [
-            Piece(own[source], start, stop, noise, scale, shift, decoding)
-            for source, start, stop, noise, scale, shift, decoding in part.pieces
-        ]
-        found.append(tuple(pieces))
-    return found
+    sources, *others = zip(*chain.from_iterable(kind.made_of), strict=True)
+    found = map(_PIECE, zip(map(own.__getitem__, sources), *others, strict=True))
+    made_of = [tuple(islice(found, len(pieces))) for pieces in kind.made_of]
+    return list(map(made_of.__getitem__, kind.pieces))
 
 
 def _tensors(

@@ -210,7 +210,7 @@ def _output_line(output: Output) -> str:
     """
     name, dtype, shape, pieces, axis = output
     joined = f'"axis":{axis},' if axis else ""
-    made_of = ",".join([_piece_text(piece) for piece in pieces])
+    made_of = _piece_text(pieces[0]) if len(pieces) == 1 else ",".join(map(_piece_text, pieces))
     return f'{{"name":{_quoted(name)},{_kind_text(dtype, shape)},{joined}"pieces":[{made_of}]}}'
 
 
@@ -221,6 +221,8 @@ def _kind_text(dtype: str, shape: tuple[int, ...]) -> str:
 
 def _piece_text(piece: Piece) -> str:
     source, start, stop, noise, scale, shift, decoding = piece
+    if noise is None and decoding is None and scale is ONE and shift is ZERO:
+        return f'{{"from":{_quoted(source)},"rows":[{start},{stop}]}}'
     changes = "" if decoding is None else _decoding_text(decoding)
     changes += _noise_text(noise) if noise else ""
     if scale is not ONE and scale != ONE:

@@ -5,24 +5,27 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 from moegrow import maps
 from moegrow.config.quantconfig import quantised_in
 from moegrow.errors import one_line
 from moegrow.families.family import lookup
-from moegrow.families.layout import Layout, parameters, present
+from moegrow.families.layout import Layout, present
+from moegrow.formats.decoding import EXACT
 from moegrow.ground import tables
-from moegrow.plans import AS_STORED, Plan
-from moegrow.source.header import nbytes
+from moegrow.plans import AS_STORED, Output, Plan
+from moegrow.source.header import TensorSpec, nbytes
 
 Row = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """What a checkpoint amounts to. Parameters are elements of tensors; active ones are those
-    that one token meets: all but the routed experts that its top-k leaves out."""
+    """What a checkpoint amounts to. Parameters are elements of tensors, for a quantised weight of
+    the plain one; active ones are those that one token meets: all but the routed experts that its
+    top-k leaves out."""
 
     layers: int
     moe_layers: int
@@ -38,9 +41,9 @@ class Numbers:
 
 def numbers(layout: Layout) -> Numbers:
     """The numbers of a checkpoint as it is."""
-    tensors = layout.checkpoint.tensors.values()
-    total = parameters(spec.shape for spec in tensors)
-    routed = sum(routed_parameters(layout).values())
+    counts = _counts(layout)
+    total = sum(_count(spec, counts) for spec in layout.checkpoint.tensors.values())
+    routed = sum(_routed_parameters(layout, counts).values())
     return Numbers(
         layout.layers, len(layout.moe_layers), layout.experts, layout.top_k, total,
         _active(total, routed, layout.top_k, layout.experts), layout.checkpoint.nbytes,
@@ -49,8 +52,8 @@ def numbers(layout: Layout) -> Numbers:
 
 def grown_numbers(plan: Plan, layout: Layout) -> Numbers:
     """The numbers of what a plan makes of its source, whose layout is `layout`."""
-    growth = plan.growth
-    routed = routed_parameters(layout)
+    growth, counts = plan.growth, _counts(layout)
+    routed = _routed_parameters(layout, counts)
     times = Fraction(len(growth.experts), layout.experts)  # every expert is of the same size
     # Layers that are not mapped, such as prediction layers, stay with their experts widened.
     kept = sum(count for layer, count in routed.items() if layer is None)
@@ -58,11 +61,14 @@ def grown_numbers(plan: Plan, layout: Layout) -> Numbers:
     if plan.storage != AS_STORED:
         # What is decoded has other sizes than what is stored.
         new_routed = sum(
-            math.prod(output.shape)
+            _made(output, layout, counts)
             for output in plan.outputs
             if output.pieces and _is_routed(layout, output.pieces[0].source)
         )
-    total = sum(count * math.prod(shape) for (_, shape), count in plan.shapes.items())
+    if counts:
+        total = sum(_made(output, layout, counts) for output in plan.outputs)
+    else:
+        total = sum(count * math.prod(shape) for (_, shape), count in plan.shapes.items())
     return Numbers(
         layers=len(growth.layers),
         moe_layers=sum(layer in layout.moe_layers for layer in growth.layers),
@@ -79,21 +85,49 @@ def _is_routed(layout: Layout, name: str) -> bool:
     return place is not None and place.role == "experts"
 
 
-def routed_parameters(layout: Layout) -> Mapping[int | None, int]:
+# How many parameters a tensor of a quantised weight stands for: all of them, or none.
+Counts = Mapping[str, int]
+
+
+@lru_cache(maxsize=2)
+def _counts(layout: Layout) -> Counts:
+    quantised = quantised_in(layout)
+    counts = dict.fromkeys(quantised.owners, 0)
+    for name, weight in quantised.weights.items():
+        shape = weight.shape or layout.checkpoint.tensors[name].shape
+        counts[name] = math.prod(shape)
+    return counts
+
+
+def _count(spec: TensorSpec, counts: Counts) -> int:
+    return counts[spec.name] if spec.name in counts else math.prod(spec.shape)
+
+
+def _made(output: Output, layout: Layout, counts: Counts) -> int:
+    """The parameters of an output, some rows of a tensor or several times all of them."""
+    source = output.pieces[0].source if output.pieces else ""
+    if source not in counts or output.pieces[0].decoding not in (None, EXACT):
+        return math.prod(output.shape)
+    stored = math.prod(layout.checkpoint.tensors[source].shape)
+    return counts[source] * math.prod(output.shape) // max(stored, 1)
+
+
+def _routed_parameters(layout: Layout, counts: Counts) -> Mapping[int | None, int]:
     """Parameters of routed experts by layer; under None those of prediction layers."""
     routed: Counter[int | None] = Counter()
     for spec, place in layout.expert_tensors():
         mapped = not place.is_prediction and place.layer < layout.layers
-        routed[place.layer if mapped else None] += math.prod(spec.shape)
+        routed[place.layer if mapped else None] += _count(spec, counts)
     return routed
 
 
 def shared_parameters(layout: Layout) -> Counter[int]:
     """Parameters of shared experts, which every token meets, by layer."""
     shared: Counter[int] = Counter()
+    counts = _counts(layout)
     for name, place in layout.places.items():
         if place.role == "shared" and not place.is_prediction:
-            shared[place.layer] += parameters([layout.checkpoint.tensors[name].shape])
+            shared[place.layer] += _count(layout.checkpoint.tensors[name], counts)
     return shared
 
 
@@ -105,20 +139,26 @@ def dtypes(plan: Plan) -> Mapping[str, int]:
     return dict(shares.most_common())
 
 
-def formats(plan: Plan, layout: Layout) -> dict[str, int]:
-    """How many weights of the result are quantised in each format that is known."""
-    quantised = quantised_in(layout).weights
+def formats(plan: Plan, layout: Layout) -> tuple[dict[str, int], dict[str, int]]:
+    """How many weights of the result are quantised in each format that is known, and the bytes
+    that each of these takes, companions included."""
+    quantised = quantised_in(layout)
+    weights, owners = quantised.weights, quantised.owners
     found: Counter[str] = Counter()
-    if quantised:
-        for output in plan.outputs:
-            weight = quantised.get(output.pieces[0].source) if output.pieces else None
-            if weight is not None and output.pieces[0].decoding is None:
-                found[weight.format] += 1
-    return dict(found.most_common())
+    sizes: Counter[str] = Counter()
+    for output in plan.outputs if weights else ():
+        source = output.pieces[0].source if output.pieces else ""
+        weight = weights.get(owners.get(source, source))
+        if weight is not None and output.pieces[0].decoding in (None, EXACT):
+            found[weight.format] += source == weight.values
+            sizes[weight.format] += output.nbytes
+    return dict(found.most_common()), {name: sizes[name] for name, _ in found.most_common()}
 
 
-def _formats(found: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} ({number} weights)" for name, number in found.items())
+def _formats(found: Mapping[str, int], sizes: Mapping[str, int]) -> str:
+    return ", ".join(
+        f"{name} ({number} weights, {size(sizes[name])})" for name, number in found.items()
+    )
 
 
 def shared_experts(layout: Layout) -> int:
@@ -149,6 +189,7 @@ class Inspection(dict[str, Any]):
         layers, moe = self["layers"], self["moe_layers"]
         shared, experts = self["shared_parameters"], self["shared_experts"]
         which = "all" if len(moe) == layers else maps.spell(moe) or "none"
+        stored = _formats(self["formats"], self["format_bytes"])
         each = f"{experts} expert{'s' * (experts != 1)} per layer, {count(shared)} parameters"
         rows = [
             ("family", self["family"]),
@@ -156,7 +197,7 @@ class Inspection(dict[str, Any]):
             ("experts", f"{self['experts']}, top-{self['top_k']} by {self['router']}"),
             ("shared", each if shared else "none"),
             ("dtype", ", ".join(f"{k} {size(v)}" for k, v in self["dtypes"].items())),
-            *([("format", _formats(self["formats"]))] if self["formats"] else []),
+            *([("format", stored)] if stored else []),
             ("parameters", count(self["parameters"])),
             ("active", count(self["active_parameters"])),
             ("size", f"{size(self['nbytes'])} in {self['tensors']} tensors"),
@@ -184,6 +225,7 @@ def _told(names: Iterable[str]) -> str:
 def inspection(plan: Plan, layout: Layout) -> Inspection:
     """What a plan and the layout of its source say of the checkpoint that there is, or will be."""
     layers, shared = plan.growth.layers, shared_parameters(layout)
+    weights, sizes = formats(plan, layout)
     return Inspection(
         {
             "source": layout.checkpoint.location,
@@ -195,7 +237,8 @@ def inspection(plan: Plan, layout: Layout) -> Inspection:
             "shared_parameters": sum(shared[old] for old in layers),
             "router": layout.family.router.scores_by(layout.config),
             "dtypes": dict(dtypes(plan)),
-            "formats": formats(plan, layout),
+            "formats": weights,
+            "format_bytes": sizes,
             "tensors": len(plan.outputs),
         }
     )

@@ -38,6 +38,21 @@ def describe(
     return tuple(steps)
 
 
+def noted(steps: tuple[Mapping[str, Any], ...], told: str) -> tuple[Mapping[str, Any], ...]:
+    """The steps, with one more thing that compensates, said behind the others."""
+    return tuple(_noted(step, told) if step.get("compensated") else step for step in steps)
+
+
+def _noted(step: Mapping[str, Any], told: str) -> Mapping[str, Any]:
+    compensated, says = step["compensated"], step["says"]
+    place = says.index(compensated[-1]) + 1
+    return {
+        **step,
+        "compensated": [*compensated, told],
+        "says": [*says[:place], told, *says[place:]],
+    }
+
+
 def _depth_sentences(layout: Layout, growth: Growth) -> Iterator[str]:
     silent = sum(growth.silent)
     yield f"new layers from old: {_spell(growth.layers, layout.layers)}"

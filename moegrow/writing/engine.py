@@ -66,6 +66,7 @@ def fill(
     wanted = moves(shards, checkpoint, without=journal.done)
     with Source(checkpoint) as source, Targets(folder, shards, journal) as targets:
         changed = sum(change.stop - change.start for change in wanted.changes)
+        changed += sum(whole.nbytes for whole in wanted.wholes if whole.is_rounded)
         engine = _Engine(source, targets, reflink, progress, compiled_loops(changed))
         copies = wanted.copies
         if reflink:
@@ -222,12 +223,11 @@ class _Engine:
             yield copy.part(copy.start + done, copy.stop)
 
     def make(self, whole: Whole, worker: _Worker) -> None:
-        """Write an output that is not made piece by piece."""
-        offset = whole.offset
-        for block in blocks(self._source, whole.output, worker.scratch):
-            goes_on = offset > whole.offset
-            self._write_computed(whole.shard, block, offset, worker, goes_on=goes_on)
-            offset += block.size
+        """Write an output that is not made piece by piece, and its equal copies."""
+        made = blocks(self._source, whole.output, worker.scratch)
+        for done, part in _gathered(made, whole.places[0][1], worker):
+            for shard, offset in whole.places:
+                self._write_computed(shard, part, offset + done, worker, goes_on=done > 0)
 
     def _change(self, job: Job, worker: _Worker) -> None:
         """Read a piece, write it as it is where it is copied, and changed where it is changed."""
@@ -309,6 +309,25 @@ class _Engine:
             self.moved.copied += copied
             self.moved.computed += computed
             self.moved.read += read
+
+
+def _gathered(blocks: Iterable[Bytes], offset: int, worker: _Worker) -> Iterator[tuple[int, Bytes]]:
+    """The same bytes in portions, with the position of each, that end where a block of the file
+    does: those can go past the page cache as they are."""
+    done = held = 0
+    room = worker.new(WRITE - offset % BLOCK, offset)
+    for block in blocks:
+        at = 0
+        while at < block.size:
+            count = min(block.size - at, room.size - held)
+            room[held : held + count] = block[at : at + count]
+            at, held = at + count, held + count
+            if held == room.size:
+                yield done, room
+                done, held = done + held, 0
+                room = worker.new(WRITE, offset + done)
+    if held:
+        yield done, room[:held]
 
 
 def _parts(block: Bytes, size: int) -> Iterator[tuple[int, Bytes]]:

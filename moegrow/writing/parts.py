@@ -92,7 +92,7 @@ def write_part(run: Run, part: Part) -> Outcome:
             held.close()
             _leave(run)
             raise
-    is_published = not missing and _publish_last(run)
+    is_published, missing = _publish_if_last(run, missing)
     return Outcome(is_published, missing, len(kept), moved)
 
 
@@ -219,20 +219,26 @@ def _leave(run: Run) -> None:
             partial.remove()
 
 
-def _publish_last(run: Run) -> bool:
-    """Publish a result whose shards are all finished, unless another process does; says whether.
+def _publish_if_last(run: Run, missing: tuple[int, ...]) -> tuple[bool, tuple[int, ...]]:
+    """Publish a result whose shards are all finished, unless another process does.
 
-    Who holds the folder now was not the last to leave it, and looks for himself when he leaves.
+    Says whether it did, and which shards are missing; `missing` were when this one was about to
+    leave the folder. Even if there were some, it looks again: another may have finished them since,
+    and have left the result to this one, which held the folder still. Who holds it now looks for
+    himself when he leaves.
     """
     try:
         with locked(run.target) as partial:
-            if is_written(run.plan, run.target):
+            if is_written(run.plan, run.target) or not partial.is_begun:
                 partial.remove()
-                return False
-            _publish(run, partial)
-            return True
+                return False, ()
+            partial.refresh()
+            missing = partial.missing(run.files)
+            if not missing:
+                _publish(run, partial)
+            return not missing, missing
     except HeldError:
-        return False
+        return False, missing
 
 
 def _publish(run: Run, partial: Partial) -> None:

@@ -50,11 +50,24 @@ class Change(NamedTuple):
 
 
 class Whole(NamedTuple):
-    """An output that is not made piece by piece: joined along a later axis, constant, decoded."""
+    """An output that is not made piece by piece: joined along a later axis, constant, decoded.
 
-    shard: int
-    offset: int
+    Its bytes go to every one of its places, each a shard and an offset there: what is decoded is
+    read and computed once for all copies that are equal.
+    """
+
+    places: tuple[tuple[int, int], ...]
     output: Output
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of it in all places."""
+        return self.output.nbytes * len(self.places)
+
+    @property
+    def is_rounded(self) -> bool:
+        """Whether some of it is decoded and rounded to bf16, for which there are compiled loops."""
+        return self.output.dtype == "BF16" and any(p.decoding for p in self.output.pieces)
 
 
 class Job(NamedTuple):
@@ -84,13 +97,17 @@ def moves(
     """
     copies: list[Copy] = []
     changes: list[Change] = []
-    wholes: list[Whole] = []
+    wholes: dict[object, Whole] = {}
     for number, shard in enumerate(shards):
         if number in without:
             continue
         for output, offset in shard.positions():
             if output.axis or any(not piece.scale or piece.decoding for piece in output.pieces):
-                wholes.append(Whole(number, offset, output))
+                # Noise follows the name; without it, equal pieces are equal bytes.
+                is_drawn = any(piece.noise for piece in output.pieces)
+                key = output.name if is_drawn else output[1:]
+                first = wholes.get(key, Whole((), output))
+                wholes[key] = first._replace(places=(*first.places, (number, offset)))
                 continue
             row = 0
             for piece in output.pieces:
@@ -106,7 +123,7 @@ def moves(
                     )
                 offset += stop - start
                 row += piece.stop - piece.start
-    return Moves(copies, changes, wholes)
+    return Moves(copies, changes, [*wholes.values()])
 
 
 def _append(copies: list[Copy], new: Copy) -> None:

@@ -46,7 +46,8 @@ Progress = Callable[[int], None]
 class Verified:
     """What was found: every problem, and how many bytes were compared in which way.
 
-    `copied` equal the source and `drawn` were computed again; `realised` is the noise in each kind
+    `copied` equal the source, and the others were computed again: `drawn` with noise, `decoded`
+    from what stands for them. `realised` is the noise in each kind
     of tensor, as it was drawn. Where the source was `gone`, there are none of these: `held` have
     the digests that were kept of them, and `unchecked` have none.
     """
@@ -55,6 +56,7 @@ class Verified:
     tensors: int
     copied: int = 0
     drawn: int = 0
+    decoded: int = 0
     realised: dict[str, Realised] = field(default_factory=dict, compare=False)
     held: int = 0
     unchecked: int = 0
@@ -77,9 +79,11 @@ class Verified:
                 )
             return printable(told)
         if self.ok:
+            decoded = f", {report.size(self.decoded)} decoded again and equal"
             return (
                 f"as planned: {self.tensors} tensors, {report.size(self.copied)} equal to the"
                 f" source, {report.size(self.drawn)} drawn again and equal"
+                f"{decoded if self.decoded else ''}"
             )
         lines = [*self.problems[:SHOWN]]
         if len(self.problems) > SHOWN:
@@ -164,14 +168,19 @@ def _compare(
 ) -> Verified:
     """The tensors held against the source, and what is computed against what it should be."""
     same = [output for output in plan.outputs if _is_like(output, written)]
-    drawn = sum(output.nbytes for output in same if any(piece.noise for piece in output.pieces))
-    comparison = _Comparison(origin, written, progress, compiled_loops(drawn))
+    computed = sum(
+        output.nbytes
+        for output in same
+        if any(piece.noise or piece.decoding for piece in output.pieces)
+    )
+    comparison = _Comparison(origin, written, progress, compiled_loops(computed))
     with waiting.pool(threads) as pool:
         each = pool.map(comparison.compare, _by_file(same, written))
         problems = tuple(problem for found in each for problem in found)
     return Verified(
-        problems, len(plan.outputs), comparison.copied, comparison.drawn, comparison.realised
-    )
+        problems, len(plan.outputs), comparison.copied, comparison.drawn, comparison.decoded,
+        comparison.realised,
+    )  # fmt: skip
 
 
 def _hold(
@@ -273,6 +282,7 @@ class _Comparison:
     ) -> None:
         self.copied = 0
         self.drawn = 0
+        self.decoded = 0
         self.realised: dict[str, Realised] = {}
         self._origin = origin
         self._written = written
@@ -313,6 +323,8 @@ class _Comparison:
             with self._lock:
                 if segment.is_drawn:
                     self.drawn += position - first
+                elif segment.is_decoded:
+                    self.decoded += position - first
                 else:
                     self.copied += position - first
         return None

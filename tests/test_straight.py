@@ -1,0 +1,103 @@
+"""bf16 weights made straight from codes: the same bytes as by decoding and rounding, one by one."""
+
+import numpy as np
+import pytest
+import quantised
+import torch
+from quantised import FORMATS
+from test_decoders import Stored, bytes_of
+
+from moegrow.formats.decoders import decoded
+from moegrow.formats.formats import find_quantised
+from moegrow.numbers import straight
+from moegrow.numbers.arithmetic import Scratch
+from moegrow.numbers.conversion import Conversion
+
+compiled = pytest.importorskip("moegrow.numbers.compiled")
+
+
+def made(tensors, config=(), rows=None):
+    """The one weight that the tensors make up as bf16: by numpy alone, and straight."""
+    stored = Stored({f"a.{part}": tensor for part, tensor in tensors.items()})
+    (weight,) = find_quantised(stored, config).weights.values()
+    assert not weight.problem
+    of = stored.tensors[weight.values], weight.decoding, stored.tensors, stored.read
+    rows = rows or (0, weight.shape[0])
+    conversion = Conversion("a", "F32", "BF16", Scratch())
+    blocks = [conversion.stored(block.view(np.uint8)) for block in decoded(*of, rows)]
+    loops = straight.loops(Scratch(compiled))
+    found = straight.weights(loops, *of, rows)
+    if found is None:
+        return np.concatenate(blocks), None
+    return np.concatenate(blocks), np.concatenate([block.copy() for block in found])
+
+
+FAST = ["fp8 blocks", "fp8 tensor", "fp8 channel", "fp8 ct blocks", "int8 channel", "int4",
+        "int4 with zero points", "nvfp4", "mxfp4 ct", "modelopt fp8", "modelopt nvfp4"]  # fmt: skip
+
+
+@pytest.mark.parametrize("rows", [None, (8, 24)])
+@pytest.mark.parametrize("shape", [(64, 1024), (96, 544), (512, 2560)])
+@pytest.mark.parametrize("name", FAST)
+def test_weights_are_the_same_straight_and_by_way_of_numbers(name, shape, rows):
+    torch.manual_seed(1)
+    form = FORMATS[name]
+    tensors = form.compress(torch.randn(shape))
+    slow, fast = made(tensors, [form.config], rows)
+    # Small blocks are left to numpy.
+    assert (fast is None) == (name in ("fp8 blocks", "fp8 ct blocks"))
+    assert fast is None or np.array_equal(slow, fast)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_every_code_in_blocks_of_odd_sizes(dtype):
+    """Blocks at the edges are smaller, codes are NaN and infinity too, scales are of any size."""
+    torch.manual_seed(2)
+    codes = torch.randint(0, 256, (150, 321), dtype=torch.uint8).view(dtype)
+    scale = torch.randn(3, 6) * 10.0 ** torch.randint(-38, 38, (3, 6))
+    scale[0, 1], scale[1, 2], scale[2, 0] = float("nan"), float("inf"), 0
+    config = [{"weight_block_size": [64, 64]}]
+    slow, fast = made({"weight": codes, "weight_scale_inv": scale}, config)
+    assert np.array_equal(slow, fast)
+    slow, fast = made({"weight": codes, "weight_scale_inv": scale}, config, (63, 129))
+    assert np.array_equal(slow, fast)
+
+
+@pytest.mark.parametrize("rows", [64, 80, 200])
+@pytest.mark.parametrize("scales", [(0, 256), (118, 130)])
+def test_packed_experts_are_turned_on_the_way(rows, scales):
+    torch.manual_seed(3)
+    blocks = torch.randint(0, 256, (3, rows, 5, 16)).to(torch.uint8)
+    scales = torch.randint(*scales, (3, rows, 5)).to(torch.uint8)
+    named = {"up_proj_blocks": blocks, "up_proj_scales": scales}
+    for part in (None, (1, 2)):
+        slow, fast = made(named, rows=part)
+        assert np.array_equal(slow, fast)
+
+
+def test_a_large_matrix_is_made_in_bands(monkeypatch):
+    monkeypatch.setattr(straight, "BAND", 1 << 10)
+    for name in ("int4", "fp8 channel"):
+        slow, fast = made(FORMATS[name].compress(torch.randn(64, 1024)), [FORMATS[name].config])
+        assert np.array_equal(slow, fast)
+    blocks = torch.randint(0, 256, (2, 48, 5, 16)).to(torch.uint8)
+    scales = torch.randint(118, 130, (2, 48, 5)).to(torch.uint8)
+    slow, fast = made({"up_proj_blocks": blocks, "up_proj_scales": scales})
+    assert np.array_equal(slow, fast)
+
+
+def test_scales_of_every_value_of_a_byte_for_gptq_are_left_to_numpy():
+    form = FORMATS["gptq"]
+    _, fast = made(quantised.gptq(torch.randn(64, 64)), [form.config])
+    assert fast is None
+
+
+def test_numbers_are_rounded_as_numpy_rounds_them():
+    bits = torch.randint(-(2**31), 2**31, (300_000,), dtype=torch.int64).to(torch.int32)
+    values = torch.cat([bits.view(torch.float32), torch.tensor([float("nan"), float("-inf")])])
+    for some in (values, values[values.isfinite()]):
+        slow, fast = (
+            Conversion("a", "F32", "BF16", scratch).stored(bytes_of(some))
+            for scratch in (Scratch(), Scratch(compiled))
+        )
+        assert np.array_equal(slow, fast)
