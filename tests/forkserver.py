@@ -30,6 +30,8 @@ EARLY = (
 )  # fmt: skip
 HUB = "huggingface_hub"  # reads where the Hub is, which many tests say, and transformers needs it
 EARLY_WITH_HUB = ("TORCH", "CUDA_", "TRANSFORMERS_", "ACCELERATE_", "USE_", "HF_", "HOME", "XDG_")
+# What moegrow, or the Hub's library, imports when a command needs it.
+OFTEN = ("rich.progress", "rich.table", "httpx2", "tqdm.auto", "filelock", "yaml")
 OF_MAIN = {"OPENBLAS_NUM_THREADS": "1"}  # moegrow's main sets it where it is not, before numpy
 
 
@@ -207,7 +209,7 @@ def main() -> NoReturn:
     number, *modules = sys.argv[1:]
     environment = dict(os.environ)
     sys.path.pop(0)  # the folder of the tests
-    import_all(["rich.progress", "rich.table", *modules])
+    import_all([*OFTEN, *modules])
     gc.freeze()  # what a child never looks at again, it need not copy
     Server(socket.socket(fileno=int(number)), early(environment)).serve()
     run_to_the_end()

@@ -77,10 +77,13 @@ def test_growth(run, source, checkpoint, tmp_path):
     documents = [
         document(run("width", source, "--experts", "6", "-o", "wide", "--json", "--verify")),
         document(run("depth", source, "--json", "--dry-run")),
+        document(run("depth", source, "--json", "--dry-run", "--mode", "stack")),
         document(run("run", "orthogonal", source, "-o", "both", "--json", "-q")),
         document(run("width", checkpoint("deepseek_v3"), "--json", "-o", "compensated")),
     ]
     (tmp_path / "plan.jsonl").write_text(run("depth", source, "--plan").stdout)
+    stack = run("depth", source, "--mode", "stack", "--plan").stdout
+    (tmp_path / "stack.jsonl").write_text(stack)
     still = alter.copy(checkpoint(), tmp_path / "still")
     with alter.weights(still) as tensors:
         tensors[EXPERT] = torch.ones_like(tensors[EXPERT])
@@ -90,7 +93,13 @@ def test_growth(run, source, checkpoint, tmp_path):
     part = "--shards", "1/2", "--max-shard-size", "20KB"
     documents.append(document(run("apply", "plan.jsonl", "-o", "shared", "--json", *part)))
     hold("depth, width, convert, apply, run", *documents)
-    wide, dry, *_ = documents
+    wide, dry, stacked, *_ = documents
+    assert (wide["seams"], dry["seams"]["largest"]) == (None, {})
+    assert (dry["seams"]["seams"], stacked["seams"]["seams"]) == (4, 1)
+    assert stacked["seams"]["largest"]["experts"]["old"] == [3, 0]
+    sampled = run("norms", "stack.jsonl", "--seams", "--sample", "--json")
+    (told,) = document(sampled)["profiles"]
+    assert stacked["seams"]["largest"] == told["seams"][0]["largest"]
     assert wide["path"] == str(tmp_path / "wide")
     assert (wide["before"]["experts"], wide["after"]["experts"]) == (4, 6)
     assert wide["after"] == {

@@ -279,6 +279,16 @@ def test_a_sample_is_near_the_whole_and_the_same_each_time(checkpoint, fused):
     assert sample == measured(source, sample=True, threads=1)
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_sample_of_a_grown_model_is_that_of_its_source(checkpoint, tmp_path, fused):
+    source = checkpoint(**LARGE, fused=fused)
+    plan = moegrow.width(moegrow.depth(source, mode="stack"), noise=0, experts=20)
+    moegrow.apply(plan, tmp_path / "grown")
+    old, new = measured(source, sample=True), measured(tmp_path / "grown", sample=True)
+    assert new.values < new.of / 3
+    assert new.norms == {group: layers * 2 for group, layers in old.norms.items()}
+
+
 def test_a_sample_of_a_small_model_is_all_of_it(checkpoint):
     close(norms(checkpoint("gpt_oss"), sample=True), norms(checkpoint("gpt_oss")), 1e-12)
 

@@ -59,5 +59,9 @@ def test_a_source_that_has_moved_is_named(run, checkpoint, tmp_path):
     source = alter.copy(checkpoint(), tmp_path)
     run("width", source, "-o", "wide", "-q")
     source.rename(tmp_path / "moved")
-    assert "does not exist" in run("report", "wide", code=1).stderr
+    said = run("report", "wide", code=1).stderr
+    assert f"report shows the source too, and {source} is gone" in said
+    assert "hint: --source names another place that has it" in said
+    assert not (tmp_path / "report.html").exists()
     assert run("report", "wide", "--source", "moved").stdout == "report.html\n"
+    assert "Before and after" in (tmp_path / "report.html").read_text()

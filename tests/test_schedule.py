@@ -232,8 +232,9 @@ def test_what_is_decoded_is_read_once_for_all_copies(source):
     places = sum(len(whole.places) for whole in found.wholes)
     assert places == len(plan.outputs)
     without = [whole for whole in found.wholes if not any(p.noise for p in whole.output.pieces)]
-    # Every tensor but the routers, whose copies have noise of their own, is made once.
-    assert len(without) == sum(".mlp.gate." not in name for name in origin.tensors)
+    # What takes no noise is made once, however many copies there are.
+    sources = [piece.source for whole in without for piece in whole.output.pieces]
+    assert len(sources) == len(set(sources)) > len(origin.tensors) / 2
     assert all(len(whole.places) == 2 for whole in without if ".layers." in whole.output.name)
     assert all(len(w.places) == 1 for w in found.wholes if w not in without)
 

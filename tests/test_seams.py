@@ -99,8 +99,12 @@ def test_a_dry_run_of_a_repository_reads_no_weights_and_says_what_would(
         monkeypatch.setenv("HF_HOME", str(tmp_path / "hf-home"))
         monkeypatch.setenv("HF_HUB_OFFLINE", "0")
         hub.add("org/rising", rising)
-        said = run("depth", "org/rising", "--mode", "stack", "--dry-run").stderr
-    assert "seams: not looked at so far away; moegrow norms --seams --sample hf://" in said
+        done = run("depth", "org/rising", "--mode", "stack", "--dry-run", "--json")
+    says = "seams: not looked at so far away; moegrow norms --seams --sample hf://"
+    assert says in done.stderr
+    found = json.loads(done.stdout)["seams"]
+    assert (found["seams"], found["largest"], found["share"]) == (1, None, 0)
+    assert found["says"].startswith(says)
 
 
 def test_a_picture_of_seams_has_a_line_for_each_mode(rising):

@@ -59,10 +59,11 @@ def cut(layout: Layout, spec: TensorSpec, place: Place, *, sample: bool) -> Cut 
         return _expert_cut(layout, spec, place, sample=sample)
     if group == "norms":
         return Cut("norms", 1, (Run(0, size, size),))
-    if place.role == "router" and not place.axis and not sample:
+    if place.role == "router" and not place.axis:
         # Copies of experts copy rows of it.
-        rows = spec.shape[0]
-        return Cut("router", rows, (Run(0, size, size // rows, 0, rows),))
+        rows, row = spec.shape[0], size // spec.shape[0]
+        read = len(experts_read(rows, sample=sample))
+        return Cut("router", rows, (Run(0, read * row, row, 0, read),))
     return Cut(group, 1, _spread(size) if sample else (Run(0, size, size),))
 
 
@@ -79,10 +80,12 @@ def is_matrix(shape: tuple[int, ...]) -> bool:
 
 
 def experts_read(count: int, *, sample: bool) -> tuple[int, ...]:
-    """Which of so many experts are read: a sample spreads them evenly."""
-    if not sample or count <= SAMPLED_EXPERTS:
-        return tuple(range(count))
-    return tuple((2 * i + 1) * count // (2 * SAMPLED_EXPERTS) for i in range(SAMPLED_EXPERTS))
+    """Which of so many experts are read: of a sample, the first.
+
+    Experts have no order, and copies stand behind the originals. So the sample of a wider model is
+    that of its source, and shows no difference where there is none.
+    """
+    return tuple(range(min(count, SAMPLED_EXPERTS) if sample else count))
 
 
 def _expert_cut(layout: Layout, spec: TensorSpec, place: Place, *, sample: bool) -> Cut | None:
@@ -112,7 +115,8 @@ def _expert_cut(layout: Layout, spec: TensorSpec, place: Place, *, sample: bool)
         if not sample:
             runs.append(Run(first, size, period, bin_, parts))
             continue
-        at = (0.5 + _GOLDEN * ((place.expert or number) + place.layer)) % 1
+        # The same in every layer, so that copies of layers are not taken for something else.
+        at = (0.5 + _GOLDEN * (place.expert or number)) % 1
         if period * parts == size:
             for part in range(parts):
                 start, length = _part(period, 1, at)

@@ -71,6 +71,12 @@ def gather(
             f"{folder} holds no {PLAN}", "report takes a folder that moegrow has written"
         )
     plan = read_plan(folder / PLAN)
+    place = plan.source.folder
+    if source is None and place is not None and not place.exists():
+        raise MoegrowError(
+            f"report shows the source too, and {plan.source.path} is gone",
+            "--source names another place that has it",
+        )
     old = open_checkpoint(plan.source.location if source is None else source)
     check_source(plan, old)
     layout = read_layout(old, family_text=plan.family_text)

@@ -72,11 +72,21 @@ def of(
     progress: Callable[[int], None] = lambda count: None,
 ) -> Profile:
     """The profile of an opened source: of a checkpoint as it is, of a plan as it will be."""
+    return both(opened, sample=sample, threads=threads, progress=progress)[0]
+
+
+def both(
+    opened: Opened,
+    *,
+    sample: bool = False,
+    threads: int | None = None,
+    progress: Callable[[int], None] = lambda count: None,
+) -> tuple[Profile, Profile]:
+    """As `of`, and the profile of the checkpoint that the weights are in; for one, the same."""
     plan, layout = opened
     measured = measure(layout, sample=sample, threads=threads, progress=progress)
-    if plan.steps:
-        return predicted_profile(plan, layout, measured)
-    return measured_profile(layout, measured)
+    old = measured_profile(layout, measured)
+    return (predicted_profile(plan, layout, measured) if plan.steps else old), old
 
 
 def measured_profile(layout: Layout, measured: Measured) -> Profile:

@@ -134,34 +134,49 @@ def drawn(old: Sequence[Profile], found: Sequence[Sequence[Way]]) -> list[Profil
     ]
 
 
-def sentence(plan: Plan, layout: Layout) -> str:
-    """The largest jump of a plan's layers in a line, from a sample; "" where there is no seam.
+@dataclass(frozen=True)
+class Planned:
+    """The seams of a plan: how many, what a person is told of them, and the largest jumps.
 
-    Nothing is read of a source that is far away: then the line says what to type.
+    `largest` is by group, without an entry where neighbours are copies of each other, so that
+    nothing jumps; None where it is not known. It is from a `share` of the weights.
+    """
+
+    seams: int
+    says: str
+    largest: Mapping[str, Jump] | None
+    share: float = 0.0
+
+
+def planned(plan: Plan, layout: Layout) -> Planned:
+    """How far norms jump at the seams of a plan, from a sample of the source's weights.
+
+    Nothing is read of a source that is far away: then it says what to type.
     """
     layer_map = plan.growth.layers
     met = [(old, new) for old, new in pairwise(layer_map) if new != old + 1]
-    if not met:
-        return ""
     if all(old == new for old, new in met):
-        return (
-            "seams: no jump; where neighbours were none in the source, one is the copy of the other"
-        )
+        says = "no jump; where neighbours were none in the source, one is the copy of the other"
+        return Planned(len(met), f"seams: {says}" if met else "", {})
     where = layout.checkpoint.location
     if scheme(where):
-        return f"seams: not looked at so far away; moegrow norms --seams --sample {where} does"
+        says = f"not looked at so far away; moegrow norms --seams --sample {where} does"
+        return Planned(len(met), f"seams: {says}", None)
     try:
         profile = profiles.profile(layout, sample=True)
     except MoegrowError as error:
-        return f"seams: not known; {error.message}"
+        return Planned(len(met), f"seams: not known; {error.message}", None)
+    found = way(profile, layer_map, "").largest
     group = next(iter(profile.norms), "")
-    jump = way(profile, layer_map, "").largest.get(group)
+    jump = found.get(group)
     if jump is None or jump.times is None:
-        return "seams: not known; the norms of neighbours do not usually differ"
-    return (
-        f"seams: the largest jump is {jump.times:.1f} × the usual step between neighbours"
-        f" ({told(jump)}; norms of {group}, {profile.share} of the weights read)"
-    )
+        says = "not known; the norms of neighbours do not usually differ"
+    else:
+        says = (
+            f"the largest jump is {jump.times:.1f} × the usual step between neighbours"
+            f" ({told(jump)}; norms of {group}, {profile.share} of the weights read)"
+        )
+    return Planned(len(met), f"seams: {says}", found, profile.values / max(profile.of, 1))
 
 
 def told(jump: Jump) -> str:

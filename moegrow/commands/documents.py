@@ -1,6 +1,6 @@
 """The JSON documents that commands print with --json; docs/json.md describes them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 from moegrow.analysis.advice import Advice
 from moegrow.analysis.logits import TOLERANCE, Compared
 from moegrow.analysis.profiles import Profile
-from moegrow.analysis.seams import Way
+from moegrow.analysis.seams import Jump, Planned, Way
 from moegrow.families.layout import Layout
 from moegrow.numbers import rounding
 from moegrow.planning import report, serving, ways
@@ -29,6 +29,7 @@ def growth(
     seconds: float | None = None,
     verified: Document | None = None,
     uploaded: str | None = None,
+    joined: Planned | None = None,
 ) -> Document:
     """What a command that grows did, or would do where nothing was written."""
     before, after = report.numbers(layout), report.grown_numbers(plan, layout)
@@ -55,6 +56,7 @@ def growth(
         "seconds": seconds,
         "verified": verified,
         "uploaded": uploaded,
+        "seams": None if joined is None else _planned(joined),
     }
 
 
@@ -86,14 +88,28 @@ def _way(way: Way) -> Document:
         "options": way.options,
         "layers": list(way.layers),
         "seams": way.seams,
-        "largest": {
-            group: {
-                "new": list(jump.new), "old": list(jump.old),
-                "size": jump.size, "usual": jump.usual, "times": jump.times,
-            }
-            for group, jump in way.largest.items()
-        },
+        "largest": _jumps(way.largest),
         "refused": way.refused or None,
+    }
+
+
+def _planned(joined: Planned) -> Document:
+    """The seams of a plan."""
+    return {
+        "seams": joined.seams,
+        "says": joined.says,
+        "share": joined.share,
+        "largest": None if joined.largest is None else _jumps(joined.largest),
+    }
+
+
+def _jumps(largest: Mapping[str, Jump]) -> Document:
+    return {
+        group: {
+            "new": list(jump.new), "old": list(jump.old),
+            "size": jump.size, "usual": jump.usual, "times": jump.times,
+        }
+        for group, jump in largest.items()
     }  # fmt: skip
 
 

@@ -69,11 +69,12 @@ def finish(
     if writing.dry_run:
         from moegrow.analysis import seams
 
-        if line := seams.sentence(grown, layout):
-            show.say(quiet=False)(line)
+        joined = seams.planned(grown, layout)
+        if joined.says:
+            show.say(quiet=False)(joined.says)
         show.dry_run(grown, target)
         if writing.as_json:
-            print_json(documents.growth(grown, layout, target))
+            print_json(documents.growth(grown, layout, target, joined=joined))
         return
     if writing.download and not there:
         fetch(layout.checkpoint, quiet=quiet or not sys.stderr.isatty())

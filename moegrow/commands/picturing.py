@@ -13,7 +13,6 @@ from moegrow.source.checkpoint import PLAN, user_path
 from moegrow.source.origin import Access
 
 if TYPE_CHECKING:
-    from moegrow.analysis.profiles import Profile
     from moegrow.planning.opened import Opened
     from moegrow.plans import Plan
 
@@ -50,7 +49,7 @@ def norms(
         raise UsageError("--csv and --json both say what is printed", "give one of them")
     if as_csv and seams:
         raise UsageError("--csv prints norms alone, so --seams does not go with it", "use --json")
-    from moegrow.analysis import plots, sketches
+    from moegrow.analysis import plots, profiles, sketches, squares
     from moegrow.analysis.seams import drawn, ways
 
     target = None if plot is None else user_path(plot)
@@ -60,7 +59,9 @@ def norms(
     opened = _opened(sources, reading)
     shown, old = [], []
     for its in opened:
-        both = _profiles(its, sample=sample, threads=threads, quiet=quiet)
+        size = squares.reading_bytes(its.layout, sample=sample)
+        with phase(f"reading {its.layout.checkpoint.name}", size, quiet=quiet) as progress:
+            both = profiles.both(its, sample=sample, threads=threads, progress=progress)
         shown.append(both[0])
         old.append(both[1])
     found = None
@@ -162,21 +163,6 @@ def _opened(sources: list[str] | None, reading: Reading) -> "list[Opened]":
     access = Access(reading.token, reading.revision)
     named: list[str | None] = list(sources or ())
     return [opened.load(read_source(source), reading.family, access) for source in named or [None]]
-
-
-def _profiles(
-    opened: "Opened", *, sample: bool, threads: int | None, quiet: bool
-) -> "tuple[Profile, Profile]":
-    """The profile of an opened source, and that of the checkpoint that its weights are in."""
-    from moegrow.analysis import profiles, squares
-
-    plan, layout = opened
-    what = f"reading {layout.checkpoint.name}"
-    size = squares.reading_bytes(layout, sample=sample)
-    with phase(what, size, quiet=quiet) as progress:
-        measured = squares.measure(layout, sample=sample, threads=threads, progress=progress)
-    old = profiles.measured_profile(layout, measured)
-    return (profiles.predicted_profile(plan, layout, measured) if plan.steps else old), old
 
 
 def _shows(text: str) -> bool:
