@@ -527,7 +527,7 @@ def test_the_code_gives_the_vectors_of_the_noise_page(tmp_path):
     from moegrow.formats.decoding import Decoding
     from moegrow.numbers.arithmetic import Scratch
     from moegrow.numbers.noise import CHUNK, TABLE_DIGEST, Draw, deviation, quantiles
-    from moegrow.numbers.stream import Source
+    from moegrow.numbers.reading import Source
     from moegrow.numbers.stream import blocks as bytes_of
     from moegrow.plans import Noise, Output, Piece
     from moegrow.source.checkpoint import open_checkpoint

@@ -23,6 +23,7 @@ from moegrow.errors import MoegrowError
 from moegrow.ground.ranges import BLOCK
 from moegrow.numbers import stream
 from moegrow.numbers.arithmetic import Scratch
+from moegrow.numbers.reading import Source
 from moegrow.plans import Noise, Output, Piece
 from moegrow.source.checkpoint import open_checkpoint
 from moegrow.writing import direct, engine, schedule, shards, targets
@@ -301,7 +302,7 @@ def test_the_files_hold_what_the_stream_of_each_tensor_says(tmp_path, filled):
     plan = large_pieces(tmp_path)
     found, _ = filled(plan)
     origin = open_checkpoint(plan.source.location)
-    with stream.Source(origin) as source:
+    with Source(origin) as source:
         for file in shards.split(plan, origin, "100KB"):
             for output, position in file.positions():
                 content = b"".join(
@@ -423,7 +424,7 @@ def test_a_source_that_two_threads_open_at_once_is_opened_once(checkpoint, monke
 
     origin = open_checkpoint(checkpoint())
     before = len(os.listdir("/proc/self/fd"))
-    with stream.Source(origin) as source:
+    with Source(origin) as source:
         monkeypatch.setattr(os, "open", slow)
         name = next(iter(origin.tensors.values())).file
         threads = [threading.Thread(target=source.file, args=(name,)) for _ in range(2)]

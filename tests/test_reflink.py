@@ -19,7 +19,7 @@ import torch
 from safetensors import safe_open
 
 import moegrow
-from moegrow.numbers.stream import piece_range
+from moegrow.numbers.reading import piece_range
 from moegrow.source.checkpoint import open_checkpoint
 from moegrow.writing import direct
 

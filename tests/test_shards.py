@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import moegrow
 from moegrow.errors import UsageError
 from moegrow.ground.ranges import BLOCK
-from moegrow.numbers.stream import piece_range
+from moegrow.numbers.reading import piece_range
 from moegrow.plans import Noise, Output, Piece
 from moegrow.source.checkpoint import Checkpoint
 from moegrow.source.header import BITS, TensorSpec, read_header

@@ -1,5 +1,6 @@
 """The bytes of an output tensor, computed block after block."""
 
+import os
 from fractions import Fraction
 
 import numpy as np
@@ -13,7 +14,8 @@ from moegrow.errors import MoegrowError
 from moegrow.numbers import stream
 from moegrow.numbers.arithmetic import Scratch
 from moegrow.numbers.noise import Draw, deviation
-from moegrow.numbers.stream import Source, blocks, rechunked
+from moegrow.numbers.reading import Source, rechunked
+from moegrow.numbers.stream import blocks
 from moegrow.plans import Noise, Output, Piece
 from moegrow.source.checkpoint import open_checkpoint
 
@@ -195,8 +197,8 @@ def test_bytes_are_dealt_out_anew_in_equal_parts(parts, size):
 def test_short_reads_are_completed(made, monkeypatch):
     old = weights(4, 100)
     expected = made(old, Piece("old", 0, 4), Piece("old", 0, 4, NOISE))
-    preadv = stream.os.preadv
-    monkeypatch.setattr(stream.os, "preadv", lambda f, views, at: preadv(f, [views[0][:7]], at))
+    preadv = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda f, views, at: preadv(f, [views[0][:7]], at))
     assert torch.equal(made(old, Piece("old", 0, 4), Piece("old", 0, 4, NOISE)), expected)
 
 
@@ -234,4 +236,4 @@ def test_files_are_closed(tmp_path):
     with Source(open_checkpoint(tmp_path)) as source:
         descriptor = source.file("model.safetensors")
     with pytest.raises(OSError, match="Bad file descriptor"):
-        stream.os.pread(descriptor, 1, 0)
+        os.pread(descriptor, 1, 0)

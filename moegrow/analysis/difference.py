@@ -12,7 +12,8 @@ from moegrow.errors import printable
 from moegrow.ground import jsontext
 from moegrow.ground.tables import groups
 from moegrow.numbers.arithmetic import Scratch
-from moegrow.numbers.stream import READ, Source, blocks, rechunked
+from moegrow.numbers.reading import READ, Source, rechunked
+from moegrow.numbers.stream import blocks
 from moegrow.planning import planfile
 from moegrow.planning.check import check_plan, check_source
 from moegrow.planning.planfile import Lines

@@ -18,7 +18,7 @@ from moegrow.ground import waiting
 from moegrow.ground.ranges import cores
 from moegrow.numbers.arithmetic import STORED, Bytes, Scratch, compiled_loops
 from moegrow.numbers.lanes import WIDEST, Lanes
-from moegrow.numbers.stream import Source, rechunked
+from moegrow.numbers.reading import Source, rechunked
 from moegrow.plans import Piece
 from moegrow.source.header import BITS, TensorSpec
 

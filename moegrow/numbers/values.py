@@ -8,7 +8,7 @@ import numpy as np
 from moegrow.ground import waiting
 from moegrow.ground.ranges import cores
 from moegrow.numbers.arithmetic import Bytes
-from moegrow.numbers.stream import READ, Source
+from moegrow.numbers.reading import READ, Source
 from moegrow.source.checkpoint import Checkpoint
 from moegrow.source.header import BITS, TensorSpec
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator
 from itertools import pairwise, zip_longest
 from typing import NamedTuple
 
-from moegrow.numbers.stream import piece_range
+from moegrow.numbers.reading import piece_range
 from moegrow.plans import Output, Piece
 from moegrow.source.checkpoint import Checkpoint
 from moegrow.writing.shards import Shard

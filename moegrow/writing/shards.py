@@ -16,7 +16,7 @@ from typing import NamedTuple
 from moegrow.errors import UsageError
 from moegrow.families.layout import parameters
 from moegrow.ground.ranges import BLOCK
-from moegrow.numbers.stream import piece_range
+from moegrow.numbers.reading import piece_range
 from moegrow.plans import Output, Plan
 from moegrow.source.checkpoint import Checkpoint, index_text
 from moegrow.source.header import BITS, write_header

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from moegrow.ground.durable import temporary
 from moegrow.ground.ranges import BLOCK, share_range
-from moegrow.numbers.stream import Source
+from moegrow.numbers.reading import Source
 from moegrow.planning.report import size
 from moegrow.source.checkpoint import Checkpoint
 from moegrow.writing.resume import UnfinishedError

@@ -17,7 +17,8 @@ from moegrow.ground import jsontext, waiting
 from moegrow.ground.ranges import BLOCK, cores
 from moegrow.ground.strangers import exists_inside, read_text
 from moegrow.numbers.arithmetic import Scratch, compiled_loops
-from moegrow.numbers.stream import READ, Source, segments
+from moegrow.numbers.reading import READ, Source
+from moegrow.numbers.stream import segments
 from moegrow.planning import report
 from moegrow.planning.check import check_plan, check_source
 from moegrow.planning.planfile import read_plan
