@@ -16,7 +16,7 @@ from conftest import MOEGROW
 import moegrow
 from moegrow import cli
 from moegrow.errors import MoegrowError
-from moegrow.planning import planfile
+from moegrow.planning import planfile, planlines
 from moegrow.source.checkpoint import CONFIG, INDEX, PLAN
 
 COMMANDS = [
@@ -468,7 +468,7 @@ def test_an_edited_plan_is_written_by_apply_and_not_grown(run, refused, source, 
 )  # fmt: skip
 @pytest.mark.parametrize("verb", [moegrow.width, moegrow.depth, moegrow.inspect])
 def test_a_growth_that_makes_no_sense_is_refused(checkpoint, key, value, verb):
-    header, *lines = planfile.to_lines(moegrow.depth(checkpoint("qwen3_next")))
+    header, *lines = planlines.to_lines(moegrow.depth(checkpoint("qwen3_next")))
     edited = json.loads(header)
     edited["growth"][key] = value
     with pytest.raises(MoegrowError):
@@ -477,7 +477,7 @@ def test_a_growth_that_makes_no_sense_is_refused(checkpoint, key, value, verb):
 
 @pytest.mark.parametrize("steps", [[{}], [{"axis": "depth"}], [{"axis": 5, "says": 5}]])
 def test_steps_that_make_no_sense_are_refused(refused, source, steps):
-    header, *lines = planfile.to_lines(moegrow.depth(source))
+    header, *lines = planlines.to_lines(moegrow.depth(source))
     plan = "\n".join([json.dumps(json.loads(header) | {"steps": steps}), *lines])
     refused("apply", "-o", "grown", stdin=plan, says="plan")
 

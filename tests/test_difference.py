@@ -8,7 +8,7 @@ import torch
 
 import moegrow
 from moegrow.ground.tables import groups
-from moegrow.planning.planfile import to_lines
+from moegrow.planning.planlines import to_lines
 from moegrow.source.checkpoint import CONFIG
 
 

@@ -27,7 +27,7 @@ from test_floors import FLOOR, PACKAGES
 import moegrow
 from moegrow.commands.demo import make_checkpoint
 from moegrow.families import catalogue, family, perlayer
-from moegrow.planning import planfile
+from moegrow.planning import planlines
 from moegrow.recipes import recipe
 
 ROOT = Path(__file__).parent.parent
@@ -320,7 +320,7 @@ def test_every_key_of_the_family_files_is_explained():
 def test_every_key_of_a_plan_is_explained(tmp_path):
     make_checkpoint(tmp_path / "ckpt")
     plan = moegrow.depth(tmp_path / "ckpt", new_layers="identity")
-    lines = [json.loads(line) for line in planfile.to_lines(moegrow.width(plan))]
+    lines = [json.loads(line) for line in planlines.to_lines(moegrow.width(plan))]
     assert lines[0].pop("recipe")  # its steps are those of docs/recipes.md
     keys: set[str] = {"recipe"}
 

@@ -19,8 +19,8 @@ families: family | catalogue places | perlayer | dense | layout
 recipes: recipe | cookbook
 plans
 config: indexers | modulenames | quantconfig | storedconfig | config
-planning: realised | check forecast modes planfile | factors regridded report storage | serving |
-    compensation | experts presets steps | outputs | grow | opened ways | verbs
+planning: planlines realised | check forecast modes planfile | factors regridded report storage |
+    serving | compensation | experts presets steps | outputs | grow | opened ways | verbs
 numbers: noise | compiled | arithmetic compiled_codes | straight | conversion lanes rounding |
     reading | stream | values
 writing: card | shards | digests schedule | direct partial | targets | engine integrity resume |

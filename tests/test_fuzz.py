@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import moegrow
-from moegrow.planning.planfile import to_lines
+from moegrow.planning.planlines import to_lines
 from moegrow.source.checkpoint import CONFIG, INDEX, open_checkpoint
 
 sys.path.insert(0, str(Path(__file__).parent / "fuzz"))

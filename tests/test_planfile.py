@@ -8,7 +8,8 @@ import pytest
 import moegrow
 from moegrow.errors import MoegrowError
 from moegrow.planning import planfile
-from moegrow.planning.planfile import from_lines, take_lines, to_lines
+from moegrow.planning.planfile import from_lines, take_lines
+from moegrow.planning.planlines import to_lines
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,8 @@ from moegrow import maps
 from moegrow.families.layout import read_layout
 from moegrow.families.places import locator
 from moegrow.planning import grow
-from moegrow.planning.planfile import from_lines, to_lines
+from moegrow.planning.planfile import from_lines
+from moegrow.planning.planlines import to_lines
 from moegrow.plans import Growth, Noise, Piece
 from moegrow.source.checkpoint import open_checkpoint
 
@@ -25,7 +26,7 @@ SEEN_ONCE = {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"}
 
 noises = st.none() | st.builds(
     Noise, st.sampled_from(["normal", "uniform"]), st.sampled_from([0.01, 0.5, 1e-3]),
-    st.integers(0, 3),
+    st.integers(0, 3), st.sampled_from(["nearest", "stochastic"]),
 )  # fmt: skip
 few = settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 

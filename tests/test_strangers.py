@@ -462,7 +462,7 @@ def test_a_growth_to_millions_of_tensors_is_refused(refused, source, arguments, 
 
 @pytest.fixture
 def header_and_lines(source):
-    from moegrow.planning.planfile import to_lines
+    from moegrow.planning.planlines import to_lines
 
     header, *lines = to_lines(moegrow.width(source))
     return json.loads(header), lines

@@ -40,7 +40,7 @@ def finish(
         saved = _recipe_to_save(grown, writing, planning.save_recipe, reading.family)
     if planning and planning.plan:
         _check_alone(writing)
-        from moegrow.planning.planfile import to_lines
+        from moegrow.planning.planlines import to_lines
 
         _save(saved)
         print_lines(to_lines(grown))

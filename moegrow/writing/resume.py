@@ -8,7 +8,7 @@ from pathlib import Path
 from moegrow import __version__
 from moegrow.errors import MoegrowError
 from moegrow.ground.durable import durable, sync
-from moegrow.planning import planfile
+from moegrow.planning import planfile, planlines
 from moegrow.planning.check import Witness
 from moegrow.plans import Plan
 from moegrow.source.checkpoint import CONFIG, PLAN
@@ -83,7 +83,7 @@ def begin_anew(partial: Partial, plan: Plan, facts: Facts) -> Plan:
     partial.clear()
     partial.result.mkdir()
     with durable(partial.result / PLAN) as file:
-        file.writelines(line.encode() + b"\n" for line in planfile.to_lines(plan))
+        file.writelines(line.encode() + b"\n" for line in planlines.to_lines(plan))
     sync(partial.result)
     partial.begin(facts)
     return plan
@@ -100,7 +100,7 @@ def same_plan(plan: Plan, path: Path) -> Plan | None:
             return None
         same = replace(plan, commands=header.commands)
         file.seek(0)
-        pairs = zip_longest(file, (f"{line}\n".encode() for line in planfile.to_lines(same)))
+        pairs = zip_longest(file, (f"{line}\n".encode() for line in planlines.to_lines(same)))
         return same if all(old == new for old, new in pairs) else None
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from moegrow.errors import MoegrowError, UsageError
-from moegrow.planning.planfile import read_plan, to_lines
+from moegrow.planning.planfile import read_plan
+from moegrow.planning.planlines import to_lines
 from moegrow.plans import Plan
 from moegrow.source import hub
 from moegrow.source.checkpoint import PLAN, user_path

@@ -26,7 +26,7 @@ with atheris.instrument_imports(include=["moegrow"]):
     import targets
 
     import moegrow
-    from moegrow.planning.planfile import to_lines
+    from moegrow.planning.planlines import to_lines
     from moegrow.source.checkpoint import CONFIG, INDEX, Checkpoint, open_checkpoint
 
 # One of each way in which configs speak of layers and routers choose experts.

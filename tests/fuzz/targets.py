@@ -13,8 +13,9 @@ import safetensors
 from moegrow.errors import MoegrowError
 from moegrow.families.layout import Layout, read_layout
 from moegrow.ground import jsontext
-from moegrow.planning import planfile, report, verbs
+from moegrow.planning import grow, planfile, planlines, report, verbs
 from moegrow.planning.check import check_plan
+from moegrow.planning.opened import Opened, load
 from moegrow.plans import Plan
 from moegrow.source.checkpoint import CONFIG, INDEX, Checkpoint, open_checkpoint
 from moegrow.source.header import read_header
@@ -85,7 +86,7 @@ def grown(layout: Layout, family_text: str) -> bool:
     """Plan growth in depth and in width; a plan must pass the check and be what its lines say."""
     was_planned = False
     try:
-        start = verbs.Opened(verbs.grow.start(layout, family_text), layout)
+        start = Opened(grow.start(layout, family_text), layout)
     except MoegrowError:
         return False
     report.inspection(*start)
@@ -97,7 +98,7 @@ def grown(layout: Layout, family_text: str) -> bool:
             check_plan(plan, layout.checkpoint)
             report.inspection(plan, layout)
             json.loads(plan.config)
-            lines = [line.encode().decode() for line in planfile.to_lines(plan)]
+            lines = [line.encode().decode() for line in planlines.to_lines(plan)]
             assert planfile.take_lines(lines).spell(plan.outputs)
             was_planned = True
     return was_planned
@@ -108,7 +109,7 @@ def plan(text: str, folder: Path) -> bool:
     target = folder / "grown"
     shutil.rmtree(target, ignore_errors=True)
     try:
-        opened = verbs.load(planfile.take_lines(text.split("\n")))
+        opened = load(planfile.take_lines(text.split("\n")))
         report.inspection(*opened)
         check_plan(*(opened.plan, opened.layout.checkpoint))
         with suppress(MoegrowError):
