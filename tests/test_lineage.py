@@ -89,7 +89,9 @@ def test_the_map_is_that_of_the_plan(run, checkpoint):
     assert found["layers"]["old"] == 4
     assert found["experts"]["map"] == [0, 1, 2, 3] * 2
     assert found["experts"]["noise"][:4] == [None] * 4
-    assert found["experts"]["noise"][4] == {"kind": "normal", "amount": 0.02, "seed": 7}
+    assert found["experts"]["noise"][4] == {
+        "kind": "normal", "amount": 0.02, "seed": 7, "rounding": "nearest",
+    }  # fmt: skip
 
 
 def test_layers_that_are_gone_and_identities_are_named(run, checkpoint):

@@ -73,5 +73,7 @@ def test_weights_and_their_scales_are_grown_together(source, run, tmp_path):
 
 def test_noise_on_weights_with_scales_is_refused(source, run):
     done = run("width", source, "--plan", code=1)
-    assert "stored as F8_E4M3" in done.stderr
-    assert "--noise 0" in done.stderr
+    assert "on experts in fp8 with block scales is mostly lost" in done.stderr
+    assert "85.6 % of the values stay as they are" in done.stderr
+    for way in ("--experts-dtype bf16", "--rounding stochastic", "--noise 0"):
+        assert f"\n  {way}  " in done.stderr

@@ -316,7 +316,8 @@ def _gathered(blocks: Iterable[Bytes], offset: int, worker: _Worker) -> Iterator
     """The same bytes in portions, with the position of each, that end where a block of the file
     does: those can go past the page cache as they are."""
     done = held = 0
-    room = worker.new(WRITE - offset % BLOCK, offset)
+    size = max(WRITE, BLOCK)
+    room = worker.new(size - offset % BLOCK, offset)
     for block in blocks:
         at = 0
         while at < block.size:
@@ -326,7 +327,7 @@ def _gathered(blocks: Iterable[Bytes], offset: int, worker: _Worker) -> Iterator
             if held == room.size:
                 yield done, room
                 done, held = done + held, 0
-                room = worker.new(WRITE, offset + done)
+                room = worker.new(size, offset + done)
     if held:
         yield done, room[:held]
 
