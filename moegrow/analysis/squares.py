@@ -1,4 +1,4 @@
-"""Sums of the squares of a checkpoint's weights, read at the speed of the disk."""
+"""Sums of the squares of a checkpoint's weights, read once and on all cores."""
 
 import math
 import threading
