@@ -12,6 +12,8 @@ from moegrow.formats.formats import find_quantised
 from moegrow.numbers import straight
 from moegrow.numbers.arithmetic import Scratch
 from moegrow.numbers.conversion import Conversion
+from moegrow.numbers.noise import Draw
+from moegrow.plans import Noise
 
 compiled = pytest.importorskip("moegrow.numbers.compiled")
 
@@ -101,3 +103,14 @@ def test_numbers_are_rounded_as_numpy_rounds_them():
             for scratch in (Scratch(), Scratch(compiled))
         )
         assert np.array_equal(slow, fast)
+
+
+def test_numbers_are_rounded_as_a_draw_decides_with_and_without_the_loops():
+    values = bytes_of(torch.randn(70_000))
+    side = Draw(Noise("normal", 0.01, 7, "stochastic"), "a", 0, "rounding")
+    plain, slow, fast = (
+        Conversion("a", "F32", "BF16", scratch).stored(values, drawn)
+        for scratch, drawn in [(Scratch(), None), (Scratch(), side), (Scratch(compiled), side)]
+    )
+    assert np.array_equal(slow, fast)
+    assert not np.array_equal(slow, plain)

@@ -43,7 +43,7 @@ class Conversion:
         new = np.empty(nbytes(self._dtype, (found.size,)), np.uint8)
         width = nbytes(self._dtype, (1,))
         loops = straight.loops(self._scratch) if self._kind.itemsize == 4 else None
-        if loops and self._dtype == "BF16":
+        if loops and side is None and self._dtype == "BF16":
             loops.rounded(np.ascontiguousarray(found), new.view("<u2"))
             return new
         for first in range(0, found.size, CHUNK):
