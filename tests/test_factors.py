@@ -96,6 +96,23 @@ def test_a_factor_is_in_the_scales_and_the_codes_stay(made, form, tmp_path):
                not in n and "expert_bias" not in n)  # fmt: skip
 
 
+def test_a_factor_and_noise_by_a_draw_go_together(made, form, tmp_path):
+    source = made(form)
+    moegrow.apply(moegrow.width(source, noise=0.2, rounding="stochastic"), tmp_path / "wide")
+    assert moegrow.verify(tmp_path / "wide").ok
+    old, new = parts(source, DOWN), parts(tmp_path / "wide", DOWN)
+    for name, tensors in new.items():
+        expert = int(re.search(r"experts\.(\d+)", name)[1])
+        original = old[name.replace(f"experts.{expert}.", f"experts.{expert % 4}.")]
+        halved, found = decoded(original, form).float() * 0.5, decoded(tensors, form).float()
+        if expert < 4:
+            assert torch.equal(found, halved)
+            continue
+        # The noise is drawn relative to the weights before they are halved, and halved with them.
+        moved = (found - halved).std() / halved.std()
+        assert 0.15 < moved < 0.7
+
+
 # transformers leaves the second scale of NVFP4 out where it joins experts, and so the factor too.
 JOINS = ["fp8 blocks", "fp8 channel", "int4", "mxfp4 ct"]
 
