@@ -7,8 +7,12 @@ from test_decoders import Stored
 from test_encoders import FORMS, Making, parts, put_back
 
 from moegrow.formats.formats import find_quantised
-from moegrow.numbers.rounding import foretell
+from moegrow.numbers.arithmetic import Change, Scratch, exact
+from moegrow.numbers.noise import Draw, quantiles
+from moegrow.numbers.rounding import SAMPLE, measure
 from moegrow.planning.forecast import on_floats, on_weight
+from moegrow.plans import Noise, Piece
+from moegrow.source.header import nbytes
 
 
 @pytest.mark.parametrize(
@@ -22,10 +26,23 @@ def test_bfloat16_is_foretold_as_the_method_has_measured_it(amount, unchanged, r
     assert found.ratio == pytest.approx(ratio, abs=0.01)
 
 
+def drawn_on(dtype, amount):
+    """What becomes of noise that is drawn on normal weights of σ 0.02."""
+    scratch, noise = Scratch(), Noise("normal", amount, 0)
+    # Values of the table in an order that has nothing to do with that in which they are drawn.
+    weights = np.random.Generator(np.random.Philox(0)).permutation(quantiles())[:SAMPLE]
+    stored, new = np.empty((2, nbytes(dtype, weights.shape)), np.uint8)
+    plain = Change(dtype, Piece("", 0, 1), None, 0.0, scratch)
+    plain.store((weights * np.float32(0.02)).astype(exact(dtype)), stored)
+    made = Change(dtype, Piece("", 0, 1, noise), Draw(noise, "", 0), amount * 0.02, scratch)
+    made.apply(stored, 0, new)
+    return measure(made, stored, new, scratch)
+
+
 @pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16"])
 @pytest.mark.parametrize("amount", [1e-6, 1e-3, 0.02, 0.5])
 def test_plain_floats_are_foretold_as_by_drawing_on_them(dtype, amount):
-    found, drawn = on_floats(dtype, amount), foretell(dtype, amount)
+    found, drawn = on_floats(dtype, amount), drawn_on(dtype, amount)
     assert found.share_unchanged == pytest.approx(drawn.share_unchanged, abs=0.02)
     assert found.ratio == pytest.approx(drawn.ratio, abs=0.05)
 

@@ -8,12 +8,15 @@ import tiny
 import torch
 
 import moegrow
-from moegrow.numbers import rounding
+from moegrow.families.layout import read_layout
 from moegrow.numbers.arithmetic import Change, Scratch
 from moegrow.numbers.noise import CHUNK, Draw
-from moegrow.numbers.rounding import SAMPLE, foretell, measure, note
+from moegrow.numbers.rounding import SAMPLE, measure, note
+from moegrow.planning import ways
+from moegrow.planning.forecast import on_floats
 from moegrow.planning.realised import Realised, kind_of
 from moegrow.plans import Noise, Piece
+from moegrow.source.checkpoint import open_checkpoint
 
 EXPERT = "model.layers.*.mlp.experts.*.up_proj.weight"
 
@@ -121,7 +124,7 @@ def test_what_is_foretold_is_what_torch_finds(dtype, amount):
     weights = (torch.randn(1 << 18, generator=generator) * 0.02).to(kind)
     asked = torch.randn(weights.shape, generator=generator) * amount * 0.02
     moved = (weights.float() + asked).to(kind)
-    found = foretell(dtype, amount)
+    found = on_floats(dtype, amount)
     assert found.share_unchanged == pytest.approx(
         float((moved == weights).double().mean()), abs=0.02
     )
@@ -146,9 +149,11 @@ def test_a_person_is_warned_of_noise_that_will_be_lost_and_sees_that_it_was(
 
 
 def test_noise_that_is_kept_is_no_reason_for_a_warning(checkpoint):
-    bf16 = checkpoint("qwen3_moe", dtype=torch.bfloat16)
-    assert [*rounding.warnings(moegrow.width(bf16, noise=0.01))] == []
-    assert [*rounding.warnings(moegrow.width(checkpoint("qwen3_moe"), noise=1e-5))] == []
+    for source, noise in [
+        (checkpoint("qwen3_moe", dtype=torch.bfloat16), 0.01), (checkpoint("qwen3_moe"), 1e-5),
+    ]:  # fmt: skip
+        layout = read_layout(open_checkpoint(source))
+        assert [*ways.warnings(moegrow.width(source, noise=noise), layout)] == []
 
 
 def test_nothing_found_is_no_share_of_anything():

@@ -10,7 +10,6 @@ from moegrow.analysis.logits import TOLERANCE, Compared
 from moegrow.analysis.profiles import Profile
 from moegrow.analysis.seams import Jump, Planned, Way
 from moegrow.families.layout import Layout
-from moegrow.numbers import rounding
 from moegrow.planning import report, serving, ways
 from moegrow.planning.realised import Realised
 from moegrow.plans import Plan
@@ -40,11 +39,7 @@ def growth(
         "before": before.table(),
         "after": after.table(),
         "steps": list(plan.steps),
-        "warnings": [
-            *serving.warnings(before, after),
-            *rounding.warnings(plan),
-            *ways.warnings(plan, layout),
-        ],
+        "warnings": [*serving.warnings(before, after), *ways.warnings(plan, layout)],
         "part": str(written.part) if written and written.part else None,
         "published": bool(written and written.is_published),
         "missing": list(written.missing) if written else None,

@@ -14,7 +14,6 @@ from moegrow.analysis.logits import TOLERANCE, Compared
 from moegrow.errors import one_line, printable
 from moegrow.families.layout import Layout
 from moegrow.ground.tables import groups
-from moegrow.numbers import rounding
 from moegrow.planning import report, serving, ways
 from moegrow.planning.realised import Realised
 from moegrow.plans import Plan
@@ -47,8 +46,6 @@ def summary(plan: Plan, layout: Layout, target: Path) -> None:
             person.print(told, style=style, markup=False)
     for warning in serving.warnings(before, after):
         person.print(f"serving: {warning}", style="yellow", markup=False)
-    for warning in rounding.warnings(plan):
-        person.print(f"width: {warning}", style="yellow", markup=False)
     for warning in ways.warnings(plan, layout):
         person.print(f"width: {warning}", style="yellow", markup=False)
     if not plan.steps:

@@ -14,6 +14,7 @@ from moegrow.formats.formats import Quantised
 from moegrow.planning.check import FLOATS, check_noise
 from moegrow.planning.forecast import Forecast, on_floats, on_weight
 from moegrow.planning.grow import render
+from moegrow.planning.realised import SWALLOWED
 from moegrow.planning.report import size
 from moegrow.plans import STORED, Noise, Output, Plan, Storage
 from moegrow.source.header import TensorSpec
@@ -83,7 +84,7 @@ def _check_decoded(output: Output, quantised: Quantised) -> None:
 
 
 def _told(plan: Plan, layout: Layout, asked: Asked, found: Forecast) -> Iterator[str]:
-    how = "mostly lost" if found.share_unchanged > 0.5 else "partly lost"
+    how = "mostly lost" if found.share_unchanged > SWALLOWED else "partly lost"
     yield (
         f"noise of {asked.amount:g} sigma on experts in {asked.stored} is {how} in rounding to"
         f" nearest: {_effect(found)}; instead:"
@@ -211,10 +212,14 @@ def _mean(found: Iterator[tuple[Forecast, int]]) -> Forecast:
 
 
 def warnings(plan: Plan, layout: Layout) -> Iterator[str]:
-    """A sentence for each way of storing to which rounding by draw adds much noise of its own."""
-    if not any(noise and noise.is_rounded_by_draw for noise in plan.growth.weight_noise):
-        return
+    """A sentence for each way of storing in which most of the noise will be lost, or to which
+    rounding by draw adds much noise of its own."""
     for asked, found in foretold(plan, layout).items():
+        if not asked.by_draw and found.share_unchanged > SWALLOWED:
+            yield (
+                f"noise of {asked.amount:g} sigma is mostly lost in {asked.stored}:"
+                f" {found.share_unchanged:.0%} of the values will stay as they are"
+            )
         if asked.by_draw and found.ratio > TOO_MUCH:
             yield (
                 f"rounding by a draw in {asked.stored} adds noise of its own,"
