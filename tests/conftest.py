@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -91,6 +92,26 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return place / model_type
 
     return checkpoint
+
+
+@pytest.fixture(scope="session")
+def made(
+    checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """A checkpoint in a format of tests/quantised.py, made the first time it is asked for.
+
+    It is of the model type that the format is shown on, or of the one that is given.
+    """
+    import quantised
+
+    @cache
+    def made(name: str, model_type: str = "", **settings: Any) -> Path:
+        source = (
+            checkpoint(model_type, **settings) if model_type else quantised.plain(checkpoint, name)
+        )
+        return quantised.quantised(source, tmp_path_factory.mktemp("quantised"), name)
+
+    return made
 
 
 @pytest.fixture(scope="session")

@@ -2,10 +2,10 @@
 
 import json
 import re
+from functools import partial
 
 import alter
 import pytest
-import quantised
 import tiny
 import torch
 from compressed_tensors.compressors import BaseCompressor
@@ -31,18 +31,10 @@ def form(request):
     return request.param
 
 
-@pytest.fixture(scope="module")
-def made(checkpoint, tmp_path_factory):
-    """A checkpoint of the family in a format, made the first time it is asked for."""
-    folders = {}
-
-    def made(name):
-        if name not in folders:
-            folder = tmp_path_factory.mktemp("quantised")
-            folders[name] = quantised.quantised(checkpoint(FAMILY, **SIZES), folder, name)
-        return folders[name]
-
-    return made
+@pytest.fixture
+def made(made):
+    """A checkpoint of the family in a format."""
+    return partial(made, model_type=FAMILY, **SIZES)
 
 
 def parts(folder, pattern):

@@ -29,20 +29,6 @@ def form(request):
     return request.param
 
 
-@pytest.fixture(scope="module")
-def made(checkpoint, tmp_path_factory):
-    """A checkpoint in a format, made the first time it is asked for."""
-    folders = {}
-
-    def made(name):
-        if name not in folders:
-            folder = tmp_path_factory.mktemp("quantised")
-            folders[name] = quantised.quantised(quantised.plain(checkpoint, name), folder, name)
-        return folders[name]
-
-    return made
-
-
 def config_of(folder):
     return json.loads((folder / "config.json").read_text())
 

@@ -1,6 +1,7 @@
 """The table of docs/quantised.md: each format and each operation is tried, and is as it says."""
 
 import re
+from functools import cache
 from itertools import takewhile
 from pathlib import Path
 
@@ -41,22 +42,17 @@ OTHER = "any other"
 
 
 @pytest.fixture(scope="module")
-def made(checkpoint, tmp_path_factory):
+def made(made, checkpoint, tmp_path_factory):
     """A checkpoint in a format of tests/quantised.py, or in none that is known, made once."""
-    folders = {}
 
-    def made(name):
-        if name not in folders:
+    @cache
+    def any_of_them(name):
+        if name == OTHER:
             folder = tmp_path_factory.mktemp("quantised")
-            source = checkpoint("kolibri1", **SIZES)
-            folders[name] = (
-                unheard_of(source, folder)
-                if name == OTHER
-                else quantised.quantised(source, folder, name)
-            )
-        return folders[name]
+            return unheard_of(checkpoint("kolibri1", **SIZES), folder)
+        return made(name, model_type="kolibri1", **SIZES)
 
-    return made
+    return any_of_them
 
 
 def unheard_of(source, folder):

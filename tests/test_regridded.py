@@ -6,12 +6,11 @@ import re
 
 import alter
 import pytest
-import quantised
 import tiny
 import torch
 from quantised import FORMATS
 from test_decoders import plain as decoded
-from test_quantised import LOADS, load
+from test_quantised import LOADS, config_of, load
 
 import moegrow
 from moegrow.numbers.noise import Draw
@@ -26,23 +25,6 @@ CODES = re.compile(r"\.experts\.\d+\.\w+_proj\.(weight|weight_packed|qweight)$")
 @pytest.fixture(params=FORMATS)
 def form(request):
     return request.param
-
-
-@pytest.fixture(scope="module")
-def made(checkpoint, tmp_path_factory):
-    folders = {}
-
-    def made(name):
-        if name not in folders:
-            folder = tmp_path_factory.mktemp("regridded")
-            folders[name] = quantised.quantised(quantised.plain(checkpoint, name), folder, name)
-        return folders[name]
-
-    return made
-
-
-def config_of(folder):
-    return json.loads((folder / "config.json").read_text())
 
 
 def experts_of(tensors):

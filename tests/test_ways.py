@@ -4,7 +4,6 @@ import re
 
 import alter
 import pytest
-import quantised
 import torch
 
 import moegrow
@@ -12,19 +11,6 @@ from moegrow.errors import MoegrowError
 
 # Of each kind of grid one, that transformers can load.
 SOME = ["fp8 blocks", "int8 channel", "int4", "nvfp4", "gptq"]
-
-
-@pytest.fixture(scope="module")
-def made(checkpoint, tmp_path_factory):
-    folders = {}
-
-    def made(name):
-        if name not in folders:
-            folder = tmp_path_factory.mktemp("ways")
-            folders[name] = quantised.quantised(quantised.plain(checkpoint, name), folder, name)
-        return folders[name]
-
-    return made
 
 
 # An option, the size of what it makes, the share that stays and the noise that is realised.
