@@ -9,7 +9,7 @@ from compressed_tensors.quantization import QuantizationScheme
 from test_decoders import Stored, plain
 
 from moegrow.formats.encoders import BAND, remade
-from moegrow.formats.formats import find_quantised
+from moegrow.formats.finding import find_quantised
 
 DRAWN = np.random.default_rng(0)
 

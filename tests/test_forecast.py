@@ -6,7 +6,7 @@ import torch
 from test_decoders import Stored
 from test_encoders import FORMS, Making, parts, put_back
 
-from moegrow.formats.formats import find_quantised
+from moegrow.formats.finding import find_quantised
 from moegrow.numbers.arithmetic import Change, Scratch, exact
 from moegrow.numbers.noise import Draw, quantiles
 from moegrow.numbers.rounding import SAMPLE, measure
