@@ -115,7 +115,13 @@ def read_layout(checkpoint: Checkpoint, *, family_text: str = "") -> Layout:
         *_stray_problems(family, found),
         *_packed_problems(layout),
     ]
-    raise_all(f"{checkpoint.name} is not laid out as {family.name}", problems)
+    hint = (
+        "where tensors are missing, get the checkpoint again; where it holds others than models of"
+        " its family do, a file can say what they are: --family FILE.toml"
+        " (docs/adding-a-family.md)"
+    )
+    what = f"{checkpoint.name} is not laid out as {family.name}"
+    raise_all(what, problems, "" if family_text else hint)
     return layout
 
 
