@@ -82,7 +82,7 @@ def gptq_8(weight):
 
 MORE = {
     "fp8 blocks of powers of two": (blocks_e8m0, quantised.FORMATS["fp8 blocks"].config),
-    "gptq 8": (gptq_8, quantised.FORMATS["gptq"].config | {"bits": 8}),
+    "gptq 8": (gptq_8, quantised.FORMATS["gptq"].config | {"bits": 8, "sym": True}),
     "int8 packed": (
         quantised.compressed(
             "pack-quantized", num_bits=8, type="int", strategy="group", group_size=32

@@ -50,6 +50,7 @@ class _Maker:
 
     def __init__(self, form: Format, schemes: Schemes, tensors: Mapping[str, TensorSpec]) -> None:
         self._form, self._schemes, self._tensors = form, schemes, tensors
+        self._is_float = form.codec in ("scaled", "fp4") and "I8" not in form.dtypes
         self._known: dict[Any, tuple[Settings, tuple[int, ...]]] = {}
 
     def weight(self, stem: str, spec: TensorSpec) -> Weight | None:
@@ -64,24 +65,24 @@ class _Maker:
                 return None
         settings: Settings = ()
         shape: tuple[int, ...] = ()
-        problem = ""
+        scheme, problem = Scheme(), ""
         try:
-            settings, shape = self._decoded(stem, spec, tuple(companions))
+            scheme = self._schemes.of(stem, "float" if self._is_float else "int")
+            settings, shape = self._decoded(spec, tuple(companions), scheme)
         except ValueError as error:
             problem = str(error)
         decoding = Decoding(form.codec, tuple(companions), settings)
         others = tuple(stem + ending for ending in form.others if stem + ending in tensors)
         return Weight(
-            form.name, shape, spec.name, form.values, form.becomes, decoding, others, problem
-        )
+            form.name, shape, spec.name, form.values, form.becomes, decoding, others, problem,
+            scheme.is_symmetric,
+        )  # fmt: skip
 
     def _decoded(
-        self, stem: str, spec: TensorSpec, companions: tuple[tuple[str, str], ...]
+        self, spec: TensorSpec, companions: tuple[tuple[str, str], ...], scheme: Scheme
     ) -> tuple[Settings, tuple[int, ...]]:
         """The settings of a weight and its shape when it is plain; ValueError where none fit."""
         form = self._form
-        is_float = form.codec in ("scaled", "fp4") and "I8" not in form.dtypes
-        scheme = self._schemes.of(stem, "float" if is_float else "int")
         parts = {role: self._tensors[name] for role, name in companions}
         kind = (*spec[2:4], scheme, *((role, *part[2:4]) for role, part in parts.items()))
         if kind not in self._known:

@@ -35,7 +35,8 @@ class Weight:
     and how they are decoded, and what else belongs to it.
 
     The name of the tensor ends in `ending`, in place of which the plain one's ends in `becomes`.
-    `problem` says why it cannot be decoded, if it cannot; the shape is empty then.
+    `problem` says why it cannot be decoded, if it cannot; the shape is empty then. Where it
+    `is_symmetric`, as the config says, zeros that it has are all the middle of the codes.
     """
 
     format: str
@@ -46,6 +47,7 @@ class Weight:
     decoding: Decoding
     others: tuple[str, ...] = ()
     problem: str = ""
+    is_symmetric: bool = False
 
     @property
     def companions(self) -> tuple[str, ...]:

@@ -15,12 +15,14 @@ class Scheme(NamedTuple):
     """How weights are stored, as far as a config says it.
 
     `bits` of a number, `group` of values in a row that share a scale, -1 for all of them, and
-    `block` of rows and columns that share one; 0 and () where nothing is said.
+    `block` of rows and columns that share one; 0 and () where nothing is said. `is_symmetric`
+    where scales fit the largest weights on both sides of 0, whether or not zeros are stored.
     """
 
     bits: int = 0
     group: int = 0
     block: tuple[int, ...] = ()
+    is_symmetric: bool = False
 
 
 class _Chosen(NamedTuple):
@@ -118,4 +120,5 @@ def _scheme(table: Mapping[str, Any]) -> Scheme:
         number("num_bits", "bits", "w_bit"),
         number("group_size", "q_group_size"),
         tuple(block) if is_block else (),
+        table.get("sym") is True or table.get("zero_point") is False,
     )

@@ -52,8 +52,13 @@ def on_weight(
     amount: float,
     *,
     by_draw: bool = False,
+    is_symmetric: bool = False,
 ) -> Forecast:
-    """What becomes of noise of `amount` σ on a quantised weight, by its format and its shapes."""
+    """What becomes of noise of `amount` σ on a quantised weight, by its format and its shapes.
+
+    Where it has zeros, its scales fit the smallest and the largest weight, unless it
+    `is_symmetric`.
+    """
     parts = {role: tensors[name] for role, name in decoding.companions}
     scale = parts["scale"]
     count = math.prod(decoded_shape(spec, decoding, tensors))
@@ -63,7 +68,8 @@ def on_weight(
     grid = "FP4" if decoding.codec == "fp4" else spec.dtype
     if grid in _FLOATS:
         return _on_grid(grid, bits, each, is_power, False, amount, by_draw)
-    return _on_grid("", bits, each, is_power, "zero" in parts, amount, by_draw)
+    has_zero = "zero" in parts and not is_symmetric
+    return _on_grid("", bits, each, is_power, has_zero, amount, by_draw)
 
 
 @lru_cache(maxsize=256)

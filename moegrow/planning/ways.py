@@ -9,8 +9,7 @@ from typing import NamedTuple
 from moegrow.config.quantconfig import quantised_in
 from moegrow.errors import MoegrowError
 from moegrow.families.layout import Layout
-from moegrow.formats.decoding import Decoding
-from moegrow.formats.formats import Quantised
+from moegrow.formats.formats import Quantised, Weight
 from moegrow.planning.check import FLOATS, check_noise
 from moegrow.planning.forecast import Forecast, on_floats, on_weight
 from moegrow.planning.grow import render
@@ -171,11 +170,15 @@ def _equal(plan: Plan) -> Way:
     return Way("--noise 0", plan.nbytes, effect)
 
 
+# A tensor and the quantised weight that it is, or None for plain floats.
+_Kind = tuple[TensorSpec, Weight] | None
+
+
 def foretold(plan: Plan, layout: Layout) -> Mapping[Asked, Forecast]:
     """What will become of the noise that is relative to σ, for each way in which it is stored."""
     tensors = layout.checkpoint.tensors
     quantised = quantised_in(layout) if _is_quantised(plan) else Quantised()
-    kinds: dict[Asked, Counter[tuple[TensorSpec, Decoding] | None]] = {}
+    kinds: dict[Asked, Counter[_Kind]] = {}
     known: dict[tuple[object, ...], TensorSpec] = {}
     for output in plan.outputs:
         for piece in output.pieces:
@@ -190,9 +193,9 @@ def foretold(plan: Plan, layout: Layout) -> Mapping[Asked, Forecast]:
                 spec, settings = tensors[piece.source], weight.decoding.settings
                 parts = [tensors[name] for _, name in weight.decoding.companions]
                 shapes = [(part.dtype, part.shape) for part in parts]
-                key = (spec.dtype, spec.shape, settings, *shapes)
+                key = (spec.dtype, spec.shape, settings, weight.is_symmetric, *shapes)
                 first = known.setdefault(key, spec)
-                kind = first, quantised.weights[first.name].decoding
+                kind = first, quantised.weights[first.name]
             elif output.dtype not in FLOATS:
                 continue
             kinds.setdefault(asked, Counter())[kind] += 1
@@ -204,12 +207,14 @@ def foretold(plan: Plan, layout: Layout) -> Mapping[Asked, Forecast]:
     }  # fmt: skip
 
 
-def _of(
-    kind: tuple[TensorSpec, Decoding] | None, asked: Asked, tensors: Mapping[str, TensorSpec]
-) -> Forecast:
+def _of(kind: _Kind, asked: Asked, tensors: Mapping[str, TensorSpec]) -> Forecast:
     if kind is None:
         return on_floats(asked.stored, asked.amount, by_draw=asked.by_draw)
-    return on_weight(*kind, tensors, asked.amount, by_draw=asked.by_draw)
+    spec, weight = kind
+    return on_weight(
+        spec, weight.decoding, tensors, asked.amount,
+        by_draw=asked.by_draw, is_symmetric=weight.is_symmetric,
+    )  # fmt: skip
 
 
 def _mean(found: Iterator[tuple[Forecast, int]]) -> Forecast:
