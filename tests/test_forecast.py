@@ -88,3 +88,7 @@ def test_quantised_weights_are_foretold_as_by_drawing_on_them(name, by_draw, amo
     assert found.share_unchanged == pytest.approx(unchanged, abs=0.02 + 0.1 * (1 - unchanged))
     ratio = float(np.sqrt((moved**2).mean())) / amount
     assert found.ratio == pytest.approx(ratio, rel=0.12, abs=0.03)
+    if by_draw:
+        old, new = old.astype(np.float64), new.astype(np.float64)
+        growth = ((new**2).mean() - (old**2).mean()) / old.var()
+        assert found.growth * amount**2 == pytest.approx(growth, rel=0.1, abs=4e-3)

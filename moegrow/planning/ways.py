@@ -223,7 +223,8 @@ def _mean(found: Iterator[tuple[Forecast, int]]) -> Forecast:
     count = sum(number for _, number in each)
     share = math.fsum(one.share_unchanged * number for one, number in each) / count
     square = math.fsum(one.ratio**2 * number for one, number in each) / count
-    return Forecast(share, math.sqrt(square))
+    growth = math.fsum(one.growth * number for one, number in each) / count
+    return Forecast(share, math.sqrt(square), growth)
 
 
 def warnings(plan: Plan, layout: Layout) -> Iterator[str]:
