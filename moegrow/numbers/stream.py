@@ -12,7 +12,7 @@ from moegrow.errors import MoegrowError
 from moegrow.formats import decoders, exactly
 from moegrow.formats.decoding import EXACT
 from moegrow.formats.grids import Floats, Levels
-from moegrow.numbers import arithmetic, rounding
+from moegrow.numbers import arithmetic, lookup, rounding
 from moegrow.numbers.arithmetic import Bytes, Change, Scratch
 from moegrow.numbers.conversion import Conversion
 from moegrow.numbers.noise import CHUNK, Draw
@@ -109,6 +109,19 @@ def side(output: Output, piece: Piece, row: int) -> Draw | None:
     return Draw(piece.noise, output.name, row, "rounding")
 
 
+def is_rounded(source: Source, output: Output) -> bool:
+    """Whether some of an output is decoded and rounded by loops, which can be compiled ones."""
+    return output.dtype in ("BF16", "F16") and any(
+        piece.decoding and not _is_looked_up(source, output, piece) for piece in output.pieces
+    )
+
+
+def _is_looked_up(source: Source, output: Output, piece: Piece) -> bool:
+    """Whether a piece is nothing but decoded, and that by looking each number up."""
+    old, is_plain = source.spec(piece.source).dtype, piece._replace(decoding=None).is_copy
+    return is_plain and lookup.is_known(piece.decoding, old, output.dtype)
+
+
 def is_relative(piece: Piece) -> bool:
     """Whether noise in a piece is relative to the deviation of its values."""
     return piece.noise is not None and piece.noise.kind != "uniform"
@@ -162,6 +175,10 @@ def _decoded(
     source: Source, output: Output, piece: Piece, row: int, scratch: Scratch
 ) -> Iterator[Bytes]:
     """The bytes of a piece whose values are decoded: changed as numbers, and rounded once."""
+    made_straight = _straight(source, output, piece, scratch)
+    if made_straight is not None:
+        yield from made_straight
+        return
     kind = "F64" if source.spec(piece.source).dtype == "F64" else "F32"
     width = nbytes(kind, (1,))
 
@@ -173,11 +190,6 @@ def _decoded(
     converted = Conversion(output.name, kind, output.dtype, scratch)
     drawn_side = side(output, piece, row)
     is_changed = not piece._replace(decoding=None).is_copy
-    if not is_changed and output.dtype == "BF16":
-        made_straight = source.straight(piece, scratch)
-        if made_straight is not None:
-            yield from made_straight
-            return
     first = 0
     for block in values() if is_changed else source.decoded(piece):
         new = np.empty_like(block) if is_changed else block
@@ -189,6 +201,19 @@ def _decoded(
             rounding.note(scratch, output.name, told, 0, converted.stored(block), stored)
         first += block.size // width
         yield stored
+
+
+def _straight(
+    source: Source, output: Output, piece: Piece, scratch: Scratch
+) -> Iterator[Bytes] | None:
+    """The same bytes with no numbers kept between, or None where that is not possible."""
+    if not piece._replace(decoding=None).is_copy:
+        return None
+    if _is_looked_up(source, output, piece):
+        spec = source.spec(piece.source)
+        stored = source.read(spec.file, *piece_range(spec, piece), READ)
+        return (lookup.looked_up(output.name, b, spec.dtype, output.dtype) for b in stored)
+    return source.straight(piece, scratch) if output.dtype == "BF16" else None
 
 
 class _Making:
