@@ -441,6 +441,10 @@ def test_a_plan_that_decodes_differs_from_its_source_and_not_from_its_result(mad
     (tmp_path / "plan.jsonl").write_text(plan)
     run("apply", "plan.jsonl", "-o", "plain")
     assert "267 tensors are the same" not in run("diff", source, "plain").stdout
+    run("convert", "--dtype", "fp32", source, "-o", "fine")
+    told = run("diff", "plain", "fine", "--headers").stdout
+    assert "dtype   model.layers.{0-3}.self_attn.o_proj.weight  (4)" in told
+    assert "shape " not in told
     same = run("diff", "plan.jsonl", "plain")
     assert re.fullmatch(r"\d+ tensors are the same\n", same.stdout)
     with alter.weights(tmp_path / "plain") as tensors:
