@@ -14,7 +14,8 @@ FLOORS = """
 errors | maps
 ground: jsontext ranges strangers waiting | durable tables
 source: header metadata origin refusals | fetch fingerprints listing | hub stores | checkpoint
-formats: decoding grids schemes | decoders formats | encoders exactly finding
+formats: codes decoding grids schemes | blocks exactly formats | columns finding | decoders |
+    encoders
 families: family | catalogue places | perlayer | dense | layout
 recipes: recipe | cookbook
 plans

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moegrow.formats.decoders import FP4
+from moegrow.formats.codes import FP4
 from moegrow.formats.grids import FLOATS, NEAREST, WholeGrid
 
 TORCH = {

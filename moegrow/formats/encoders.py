@@ -7,17 +7,9 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from moegrow.formats.decoders import (
-    AWQ_ORDER,
-    FP4,
-    Bytes,
-    Floats,
-    Matrix,
-    Read,
-    Words,
-    matrix_of,
-    numbers,
-)
+from moegrow.formats.blocks import Matrix
+from moegrow.formats.codes import AWQ_ORDER, FP4, Bytes, Floats, Read, Words, numbers
+from moegrow.formats.decoders import matrix_of
 from moegrow.formats.decoding import Decoding, decoded_rows, decoded_shape
 from moegrow.formats.grids import FLOATS, Codes, FloatGrid, Grid, Levels, WholeGrid
 from moegrow.source.header import TensorSpec
@@ -51,7 +43,7 @@ class Stored(NamedTuple):
     grid: Grid
 
     def numbers(self, codes: Bytes, scales: Floats, zeros: Floats | None) -> Floats:
-        """The numbers that codes stand for, as decoders.py has them."""
+        """The numbers that codes stand for, as codes.py has them."""
         found = self.table[codes]
         if zeros is not None:
             found -= zeros

@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moegrow.errors import MoegrowError
-from moegrow.formats import decoders
-from moegrow.formats.decoders import Bytes
+from moegrow.formats.codes import Bytes, numbers
 from moegrow.source.header import nbytes
 
 NONE = -1  # the code of a product that a small float does not have
@@ -24,10 +23,10 @@ def multiplied(name: str, stored: Bytes, dtype: str, factor: Fraction) -> Bytes:
     if nbytes(dtype, (1,)) == 1:
         codes = np.take(_codes(dtype, factor), stored)
         if (codes == NONE).any():
-            worst = decoders.numbers(stored[codes == NONE][:1], dtype)[0]
+            worst = numbers(stored[codes == NONE][:1], dtype)[0]
             raise _refusal(name, dtype, float(worst), factor)
         return codes.astype(np.uint8)
-    before = decoders.numbers(stored, dtype)
+    before = numbers(stored, dtype)
     after = _times(before, factor)
     if dtype == "BF16":
         new = (after.view(np.uint32) >> 16).astype("<u2").view(np.uint8)
@@ -35,7 +34,7 @@ def multiplied(name: str, stored: Bytes, dtype: str, factor: Fraction) -> Bytes:
         with np.errstate(over="ignore"):
             new = after.astype({"F32": "<f4", "F16": "<f2"}[dtype]).view(np.uint8)
     # Back by the inverse is where it began, unless something was lost on the way.
-    back = _times(decoders.numbers(new, dtype), 1 / factor)
+    back = _times(numbers(new, dtype), 1 / factor)
     is_lost = (back != before) & ~np.isnan(before)
     if is_lost.any():
         raise _refusal(name, dtype, float(before[is_lost][0]), factor)
@@ -50,7 +49,7 @@ def _times(values: npt.NDArray[Any], factor: Fraction) -> npt.NDArray[Any]:
 @cache
 def _codes(dtype: str, factor: Fraction) -> npt.NDArray[np.int16]:
     """For every byte that a number can be stored as, the byte of the product, or NONE."""
-    values = decoders.numbers(np.arange(256, dtype=np.uint8), dtype).astype(np.float64)
+    values = numbers(np.arange(256, dtype=np.uint8), dtype).astype(np.float64)
     code_of = {
         (value, bool(np.signbit(value))): code
         for code, value in enumerate(values.tolist())
