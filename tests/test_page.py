@@ -14,7 +14,8 @@ from moegrow.analysis import page
 from moegrow.source.checkpoint import CONFIG
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-EVIL = "<img src=x onerror=alert(1)>\"'&"
+EVIL = "<img src=x onerror=alert(1)>\"'&\x1b[31m"
+SHOWN = EVIL.replace("\x1b", r"\x1b")
 VOID = {"meta", "img", "br"}
 
 
@@ -120,8 +121,9 @@ def test_whatever_a_checkpoint_is_called_is_text_on_the_page(checkpoint, tmp_pat
     shown = Outline(text)
     assert "<img" not in text
     assert not shown.named("img")
-    assert f"grown {EVIL}" in shown.words
+    assert f"grown {SHOWN}" in shown.words
     assert json.dumps(f"{EVIL}3") in shown.text
+    assert "\x1b" not in text
 
 
 def test_the_same_checkpoint_gives_the_same_page(grown):
