@@ -26,7 +26,8 @@ numbers: noise | compiled | arithmetic compiled_codes | straight | conversion la
 writing: card | shards | digests schedule | direct partial | targets | engine integrity resume |
     publishing space | parts verifier | uploader writer
 analysis: lineage | ribbons | models weights | layerwise tokens | cuts | difference squares |
-    logits | profiles | inspecting labels | drawn plots | seams | targets | advice page sketches
+    logits | profiles | inspecting labels | drawn plots | seams story | targets |
+    advice page sketches
 model
 commands: options progress spread | documents explain show | demo interrupted terminal | finishing
     | sharing | growing | advising looking picturing repeating reporting

@@ -34,7 +34,7 @@ def report(
 ) -> None:
     """Draw up a page about a grown checkpoint: one file of HTML that loads nothing."""
     import moegrow
-    from moegrow.analysis import page
+    from moegrow.analysis import page, story
     from moegrow.commands import show
     from moegrow.commands.progress import phase
     from moegrow.ground.durable import durable
@@ -54,9 +54,9 @@ def report(
         if not verified.ok:
             show.verified(verified, folder)
     with phase("reading norms", quiet=quiet):
-        story = page.gather(folder, source, sample=sample, verified=verified)
-    check_outside(target, story.plan.source.folder, "-o")
-    text = page.render(story).encode("utf-8", "backslashreplace")
+        told = story.gather(folder, source, sample=sample, verified=verified)
+    check_outside(target, told.plan.source.folder, "-o")
+    text = page.render(told).encode("utf-8", "backslashreplace")
     with durable(target) as file:
         file.write(text)
     ok = None if verified is None else verified.ok
