@@ -37,11 +37,12 @@ class Target:
 
 class _Made(NamedTuple):
     """A command with its plan; `problem` is why a plainer one is refused, or where there is no
-    plan, why this one is."""
+    plan, why this one is. `decoded` are those of its options that say what is decoded."""
 
     command: str
     plan: Plan | None
     problem: str
+    decoded: tuple[Options, ...] = _DECODED
 
 
 def targets(opened: Opened, now: Numbers, sunk: int | None, *, stack: bool) -> Iterator[Target]:
@@ -51,7 +52,9 @@ def targets(opened: Opened, now: Numbers, sunk: int | None, *, stack: bool) -> I
     one, it is the other. `sunk` is what its training cost, in FLOPs, where known.
     """
     deep, wide = _deepened(opened, stack=stack), _widened(opened, _WIDE)
-    both = _widened(opened._replace(plan=deep.plan), _WIDE) if deep.plan else deep
+    both = deep
+    if deep.plan:
+        both = _widened(opened._replace(plan=deep.plan), _WIDE, wide.decoded)
     both = both._replace(command=f"{deep.command} --plan | {wide.command}")
     yield Target("as it is", "", now, on_tokens(sunk, now))
     for name, made in (
@@ -79,15 +82,17 @@ def _deepened(opened: Opened, *, stack: bool) -> _Made:
     return _Made(f"moegrow depth {spelled(options)}", plan, _brief(problem))
 
 
-def _widened(opened: Opened, options: Options) -> _Made:
+def _widened(opened: Opened, options: Options, ways: tuple[Options, ...] = _DECODED) -> _Made:
+    """The command with the first of some ways to decode with which it is not refused."""
     problem = ""
-    for decoded in _DECODED:
+    for decoded in ways:
         try:
             plan = verbs.width(opened, **options, **decoded)
         except MoegrowError as error:
             problem = problem or _brief(error.message)
         else:
-            return _Made(f"moegrow width {spelled(options | decoded)}", plan, problem)
+            command = f"moegrow width {spelled(options | decoded)}"
+            return _Made(command, plan, problem, (decoded,))
     return _Made(f"moegrow width {spelled(options)}", None, problem)
 
 
