@@ -18,11 +18,10 @@ from moegrow.ground import waiting
 from moegrow.ground.ranges import cores
 from moegrow.numbers.arithmetic import STORED, Bytes, Scratch, compiled_loops
 from moegrow.numbers.lanes import WIDEST, Lanes
-from moegrow.numbers.reading import Source, rechunked
+from moegrow.numbers.reading import READ, Source, rechunked
 from moegrow.plans import Piece
 from moegrow.source.header import BITS, TensorSpec
 
-BLOCK = 1 << 20  # bytes read at a time
 LANES = 1024  # in which the squares of a long stretch of values are added
 WORTH_LOADING = 1 << 30  # bytes from which on loading compiled loops takes less than they spare
 DECODED = "F32"  # what decoders give
@@ -211,7 +210,7 @@ def _sum(source: Source, reading: Reading, scratch: Scratch, progress: Progress)
     for run in its.runs:
         for group in _groups(run):
             lanes = Lanes(group.width, scratch)
-            most = max(1, BLOCK // (group.width * STORED[dtype].itemsize)) * group.width
+            most = max(1, READ // (group.width * STORED[dtype].itemsize)) * group.width
             for block in _stored(source, reading, group.first, group.length, most):
                 lanes.add(block, dtype)
             bins = slice(group.bin, group.bin + group.bins)
