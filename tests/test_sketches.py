@@ -1,38 +1,18 @@
 """Norms as text: tables that need no colour, and CSV that others read."""
 
 import csv
-import fcntl
 import io
 import os
-import pty
 import shutil
-import struct
 import subprocess
 import sys
-import termios
 
 import alter
+import terminals
 from conftest import MOEGROW
 
 from moegrow.analysis import profiles, seams, sketches
 from moegrow.planning.opened import load
-
-
-def in_terminal(command, columns):
-    """What a command prints to a terminal of so many columns."""
-    ours, its = pty.openpty()
-    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-    environment = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
-    with subprocess.Popen(command, stdout=its, env=environment):
-        os.close(its)
-        said = b""
-        try:
-            while piece := os.read(ours, 65536):
-                said += piece
-        except OSError:  # how the end of a terminal is told
-            pass
-    os.close(ours)
-    return said.decode()
 
 
 def test_a_table_has_a_row_for_each_layer_and_a_mark_where_there_is_nothing(run, checkpoint):
@@ -146,6 +126,6 @@ def test_ways_side_by_side_fit_into_a_terminal(checkpoint):
 
 
 def test_a_terminal_is_asked_for_its_width(checkpoint):
-    said = in_terminal([*MOEGROW, "norms", str(checkpoint("deepseek_v3"))], columns=60)
+    said = terminals.printed(*MOEGROW, "norms", checkpoint("deepseek_v3"), columns=60)
     assert max(map(len, said.splitlines())) <= 60
     assert "attention  router" in said
