@@ -22,7 +22,7 @@ config: indexers | modulenames | quantconfig | storedconfig | config
 planning: planlines realised | check forecast modes planfile | factors regridded report storage |
     serving | compensation | experts presets steps | outputs | grow | opened ways | verbs
 numbers: noise | compiled | arithmetic compiled_codes | straight | conversion lanes rounding |
-    reading | stream | values
+    lookup reading | changes | stream | values
 writing: card | shards | digests schedule | direct partial | targets | engine integrity resume |
     publishing space | parts verifier | uploader writer
 analysis: lineage | ribbons | models weights | layerwise tokens | cuts | difference squares |

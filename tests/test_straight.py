@@ -7,6 +7,7 @@ import torch
 from quantised import FORMATS
 from test_decoders import Stored, bytes_of
 
+from moegrow.errors import MoegrowError
 from moegrow.formats.decoders import decoded
 from moegrow.formats.formats import find_quantised
 from moegrow.numbers import straight
@@ -103,6 +104,35 @@ def test_numbers_are_rounded_as_numpy_rounds_them():
             for scratch in (Scratch(), Scratch(compiled))
         )
         assert np.array_equal(slow, fast)
+
+
+def test_numbers_are_rounded_to_float16_as_numpy_rounds_them():
+    generator = torch.Generator().manual_seed(4)
+    bits = torch.randint(-(2**31), 2**31, (300_000,), generator=generator, dtype=torch.int64)
+    # All numbers of fewer bits, those in the middle of two of float16, and both their neighbours.
+    short = torch.arange(-(2**18), 2**18) << 13
+    middle = short + 0x1000
+    bits = torch.cat([bits, short, middle, middle - 1, middle + 1]).to(torch.int32)
+    values = bits.view(torch.float32)
+    small = values[values.abs() < 65520]
+    assert len(small) > 1e6
+    infinite = values[(values.abs() < 65520) | values.isinf() | values.isnan()]
+    for some in (small, infinite):
+        slow, fast = (
+            Conversion("a", "F32", "F16", scratch).stored(bytes_of(some))
+            for scratch in (Scratch(), Scratch(compiled))
+        )
+        assert np.array_equal(slow, fast)
+    assert torch.equal(torch.from_numpy(slow).view(torch.float16).isinf(), infinite.isinf())
+
+
+def test_what_float16_cannot_hold_is_refused_with_the_loops_too():
+    for fine, bad in ((65519.996, 65520.0), (-65519.996, -65520.0)):
+        conversion = Conversion("a", "F32", "F16", Scratch(compiled))
+        stored = conversion.stored(bytes_of(torch.tensor([0.0, fine])))
+        assert torch.from_numpy(stored).view(torch.float16).abs().tolist() == [0, 65504]
+        with pytest.raises(MoegrowError, match="which is too large for F16"):
+            conversion.stored(bytes_of(torch.tensor([0.0, bad])))
 
 
 def test_numbers_are_rounded_as_a_draw_decides_with_and_without_the_loops():

@@ -7,11 +7,20 @@ where they are.
 import numpy as np
 from numba import types
 
-from moegrow.numbers.compiled import HALF, ONE, UPPER, _compiled
+from moegrow.numbers.compiled import HALF, ONE, SIZE, UPPER, _compiled
 
 QUIET = np.uint16(0x7FC0)  # what any NaN becomes
 STRIP = 64  # rows that are turned at a time, in tiles
 TILE = 16
+
+# From float32 to float16, whose numbers have 13 bits less and whose exponents begin 112 later.
+HALVED = 1024  # values at a time
+SHORTER, ROUNDING, BIAS = np.uint32(13), np.uint32(0xFFF), np.uint32(112 << 23)
+SIGN = np.uint32(0x8000)
+SMALLEST_HALF = np.uint32(113 << 23)  # 2⁻¹⁴: below it, numbers are multiples of 2⁻²⁴
+SUBNORMAL = np.float32(0.5)  # and so are all float32 from here on to 1
+SUBNORMAL_BITS = np.uint32(126 << 23)
+TOO_LARGE = np.uint32(0x477FF000)  # 65520, which is rounded to infinity
 
 Codes = types.Array(types.uint8, 2, "C", readonly=True)
 Pairs = types.Array(types.uint64, 1, "C", readonly=True)
@@ -45,6 +54,34 @@ def rounded(numbers, new):  # type: ignore[no-untyped-def]
         for i in range(new.size):
             if numbers[i] != numbers[i]:
                 new[i] = QUIET
+
+
+@_compiled(Values, types.uint16[::1], types.uint32[::1])
+def rounded_to_half(numbers, new, is_plain):  # type: ignore[no-untyped-def]
+    """Round float32 numbers to float16, to nearest even.
+
+    `is_plain[0]` becomes 0 where some become infinite, or are no numbers: of those nothing is said.
+    """
+    bits = numbers.view(np.uint32)
+    largest = np.uint32(0)
+    part = np.empty(HALVED, np.float32)
+    shifted = part.view(np.uint32)
+    for first in range(0, new.size, HALVED):
+        old, made = bits[first : first + HALVED], new[first : first + HALVED]
+        # Where float16 has no more exponents: what is added leaves as many bits as there are.
+        for i in range(old.size):
+            shifted[i] = old[i] & SIZE
+        for i in range(old.size):
+            part[i] += SUBNORMAL
+        for i in range(old.size):
+            size = old[i] & SIZE
+            largest = max(largest, size)
+            normal = (size + ROUNDING + ((size >> SHORTER) & ONE) - BIAS) >> SHORTER
+            small = shifted[i] - SUBNORMAL_BITS
+            found = normal if size >= SMALLEST_HALF else small
+            made[i] = np.uint16(found | ((old[i] >> UPPER) & SIGN))
+    if largest >= TOO_LARGE:
+        is_plain[0] = 0
 
 
 @_compiled(Codes, Values, Grid, types.int64, types.int64, types.int64, Rounded)

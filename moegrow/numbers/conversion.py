@@ -46,6 +46,11 @@ class Conversion:
         if loops and side is None and self._dtype == "BF16":
             loops.rounded(np.ascontiguousarray(found), new.view("<u2"))
             return new
+        if loops and side is None and self._dtype == "F16":
+            is_plain = np.ones(1, np.uint32)
+            loops.rounded_to_half(np.ascontiguousarray(found), new.view("<u2"), is_plain)
+            if is_plain[0]:
+                return new
         for first in range(0, found.size, CHUNK):
             part = found[first : first + CHUNK]
             target = new[first * width : first * width + part.size * width]

@@ -1,19 +1,19 @@
 """The bytes of an output tensor, in order, from those of its source."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-from moegrow.errors import MoegrowError
 from moegrow.formats import decoders, exactly
 from moegrow.formats.decoding import EXACT
 from moegrow.formats.grids import Floats, Levels
-from moegrow.numbers import arithmetic, rounding
+from moegrow.numbers import lookup, rounding
 from moegrow.numbers.arithmetic import Bytes, Change, Scratch
+from moegrow.numbers.changes import change, constant, side, sigma
 from moegrow.numbers.conversion import Conversion
 from moegrow.numbers.noise import CHUNK, Draw
 from moegrow.numbers.reading import READ, Source, piece_range, rechunked
@@ -74,65 +74,17 @@ def _multiplied(output: Output, factor: Fraction, stored: Bytes) -> Bytes:
     return exactly.multiplied(output.name, stored, output.dtype, factor)
 
 
-def constant(dtype: str, piece: Piece, count: int) -> Iterator[Bytes]:
-    """`count` bytes of a piece of scale 0, whose values are all its shift."""
-    if not count:
-        return
-    block = np.zeros(min(count, READ), np.uint8)
-    if piece.shift:
-        # Like any other value that is scaled by 0 and shifted.
-        Change(dtype, piece, None, 0.0, Scratch()).apply(block.copy(), 0, block)
-    while count:
-        yield block[:count]
-        count -= min(count, block.size)
+def is_rounded(source: Source, output: Output) -> bool:
+    """Whether some of an output is decoded and rounded by loops, which can be compiled ones."""
+    return output.dtype in ("BF16", "F16") and any(
+        piece.decoding and not _is_looked_up(source, output, piece) for piece in output.pieces
+    )
 
 
-def change(output: Output, piece: Piece, row: int, deviation: float, scratch: Scratch) -> Change:
-    """What a piece that begins at `row` of its output does to its values.
-
-    `deviation` is what `sigma` says of the piece; where it is 0, the output is noted as still.
-    """
-    draw, amount, drawn_side = None, 0.0, None
-    if piece.noise:
-        draw = Draw(piece.noise, output.name, row)
-        drawn_side = side(output, piece, row)
-        amount = piece.noise.amount * deviation
-        if not deviation:
-            scratch.still.add(output.name)
-    return Change(output.dtype, piece, draw, amount, scratch, drawn_side)
-
-
-def side(output: Output, piece: Piece, row: int) -> Draw | None:
-    """What decides to which side values are rounded that begin at `row`, if not the nearer one."""
-    if not piece.noise or not piece.is_rounded_by_draw:
-        return None
-    return Draw(piece.noise, output.name, row, "rounding")
-
-
-def is_relative(piece: Piece) -> bool:
-    """Whether noise in a piece is relative to the deviation of its values."""
-    return piece.noise is not None and piece.noise.kind != "uniform"
-
-
-def sigma(piece: Piece, dtype: str, read: Callable[[], Iterator[Bytes]], scratch: Scratch) -> float:
-    """The deviation that noise in a piece is relative to: 1 where it is relative to nothing.
-
-    `read` gives the blocks of the piece, anew each time that it is called, each of a multiple of
-    CHUNK values but the last. Raises MoegrowError where the values have no deviation.
-    """
-    if not piece.noise or not is_relative(piece):
-        return 1.0
-    found = arithmetic.deviation(read(), dtype, scratch)
-    if not math.isfinite(found) and piece.noise.kind == "finite":
-        found = arithmetic.deviation_of_finite(read(), dtype, scratch)
-    if not math.isfinite(found):
-        raise MoegrowError(
-            f"{piece.source} holds NaN, infinity or values beyond 1e18, so noise relative to"
-            " their deviation means nothing",
-            "moegrow inspect --values shows where; --allow-nonfinite takes the sigma of the others"
-            " and leaves those as they are, --noise 0 copies all as it is",
-        )
-    return found
+def _is_looked_up(source: Source, output: Output, piece: Piece) -> bool:
+    """Whether a piece is nothing but decoded, and that by looking each number up."""
+    old, is_plain = source.spec(piece.source).dtype, piece._replace(decoding=None).is_copy
+    return is_plain and lookup.is_known(piece.decoding, old, output.dtype)
 
 
 def _changed(
@@ -162,6 +114,10 @@ def _decoded(
     source: Source, output: Output, piece: Piece, row: int, scratch: Scratch
 ) -> Iterator[Bytes]:
     """The bytes of a piece whose values are decoded: changed as numbers, and rounded once."""
+    made_straight = _straight(source, output, piece, scratch)
+    if made_straight is not None:
+        yield from made_straight
+        return
     kind = "F64" if source.spec(piece.source).dtype == "F64" else "F32"
     width = nbytes(kind, (1,))
 
@@ -173,11 +129,6 @@ def _decoded(
     converted = Conversion(output.name, kind, output.dtype, scratch)
     drawn_side = side(output, piece, row)
     is_changed = not piece._replace(decoding=None).is_copy
-    if not is_changed and output.dtype == "BF16":
-        made_straight = source.straight(piece, scratch)
-        if made_straight is not None:
-            yield from made_straight
-            return
     first = 0
     for block in values() if is_changed else source.decoded(piece):
         new = np.empty_like(block) if is_changed else block
@@ -189,6 +140,19 @@ def _decoded(
             rounding.note(scratch, output.name, told, 0, converted.stored(block), stored)
         first += block.size // width
         yield stored
+
+
+def _straight(
+    source: Source, output: Output, piece: Piece, scratch: Scratch
+) -> Iterator[Bytes] | None:
+    """The same bytes with no numbers kept between, or None where that is not possible."""
+    if not piece._replace(decoding=None).is_copy:
+        return None
+    if _is_looked_up(source, output, piece):
+        spec = source.spec(piece.source)
+        stored = source.read(spec.file, *piece_range(spec, piece), READ)
+        return (lookup.looked_up(output.name, b, spec.dtype, output.dtype) for b in stored)
+    return source.straight(piece, scratch) if output.dtype == "BF16" else None
 
 
 class _Making:

@@ -10,9 +10,10 @@ from typing import TypeVar
 from moegrow.ground import waiting
 from moegrow.ground.ranges import BLOCK, copy_range, share_range
 from moegrow.numbers.arithmetic import Bytes, Scratch, compiled_loops
+from moegrow.numbers.changes import change, is_relative, sigma
 from moegrow.numbers.reading import READ, Source
 from moegrow.numbers.rounding import note
-from moegrow.numbers.stream import blocks, change, is_relative, sigma
+from moegrow.numbers.stream import blocks, is_rounded
 from moegrow.planning.realised import Realised, add_all
 from moegrow.source.checkpoint import Checkpoint
 from moegrow.source.header import nbytes
@@ -67,7 +68,7 @@ def fill(
     wanted = moves(shards, checkpoint, without=journal.done)
     with Source(checkpoint) as source, Targets(folder, shards, journal) as targets:
         changed = sum(change.stop - change.start for change in wanted.changes)
-        changed += sum(whole.nbytes for whole in wanted.wholes if whole.is_rounded)
+        changed += sum(whole.nbytes for whole in wanted.wholes if is_rounded(source, whole.output))
         engine = _Engine(source, targets, reflink, progress, compiled_loops(changed))
         copies = wanted.copies
         if reflink:

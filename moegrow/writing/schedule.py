@@ -64,11 +64,6 @@ class Whole(NamedTuple):
         """Bytes of it in all places."""
         return self.output.nbytes * len(self.places)
 
-    @property
-    def is_rounded(self) -> bool:
-        """Whether some of it is decoded and rounded to bf16, for which there are compiled loops."""
-        return self.output.dtype == "BF16" and any(p.decoding for p in self.output.pieces)
-
 
 class Job(NamedTuple):
     """Bytes `start` to `stop` of a source file, to be read once, and everything made of them."""

@@ -58,6 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure conversion beside torch and cp.")
     parser.add_argument("folder", type=Path, help="where checkpoints and results are put")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each case (3)")
+    parser.add_argument("--times", type=int, default=1, help="as many layers, times this (1)")
     parser.add_argument("--only", default="", choices=[c.form for c in CONVERSIONS])
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +69,8 @@ def main() -> None:
     for conversion in CONVERSIONS:
         if arguments.only in ("", conversion.form):
             with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-                for line in measure(conversion, Path(folder), arguments.rounds):
+                larger = conversion._replace(layers=conversion.layers * arguments.times)
+                for line in measure(larger, Path(folder), arguments.rounds):
                     print(line, flush=True)
 
 

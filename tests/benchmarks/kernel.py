@@ -24,7 +24,7 @@ import peers
 
 from moegrow.ground.ranges import cores
 from moegrow.numbers.arithmetic import Bytes, Scratch, compiled_loops
-from moegrow.numbers.stream import change, sigma
+from moegrow.numbers.changes import change, sigma
 from moegrow.plans import Noise, Output, Piece
 
 SHAPE = (768, 2048)
