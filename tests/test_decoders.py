@@ -10,7 +10,7 @@ from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from moegrow.errors import MoegrowError
 from moegrow.formats.decoders import decoded, numbers
-from moegrow.formats.formats import find_quantised
+from moegrow.formats.finding import find_quantised
 from moegrow.numbers.arithmetic import Scratch
 from moegrow.numbers.conversion import Conversion
 from moegrow.source.header import TensorSpec
@@ -77,7 +77,7 @@ def test_every_value_of_fp4_is_that_of_the_libraries():
     from compressed_tensors.compressors.nvfp4.helpers import unpack_fp4_from_uint8
 
     codes = torch.arange(256, dtype=torch.uint8).reshape(16, 16)
-    scale = torch.full((16, 2), 127, dtype=torch.uint8)
+    scale = torch.full((16, 1), 127, dtype=torch.uint8)
     found = plain({"a.weight_packed": codes, "a.weight_scale": scale})
     same(found, unpack_fp4_from_uint8(codes, 16, 32, torch.float32))
 
@@ -150,18 +150,32 @@ def test_packed_experts_in_mxfp4_are_decoded_as_transformers_does():
     same(plain(named, rows=(1, 2)), expected[1:2])
 
 
-def test_modelopts_formats_are_decoded_as_it_documents_them():
+@pytest.mark.parametrize("shape", SHAPES)
+def test_modelopts_nvfp4_is_decoded_as_it_does(shape):
+    from modelopt.torch.quantization.qtensor import NVFP4QTensor
+
+    torch.manual_seed(4)
+    weight = torch.randn(shape)
+    quantised_tensor, scale, double = NVFP4QTensor.quantize(weight, 16)
+    codes = torch.randint(0, 256, quantised_tensor._quantized_data.shape).to(torch.uint8)
+    for data in (quantised_tensor._quantized_data, codes):
+        quantised_tensor._quantized_data = data
+        expected = quantised_tensor.dequantize(
+            dtype=torch.float32, scale=scale, double_scale=double, block_sizes={-1: 16}
+        )
+        named = {"a.weight": data, "a.weight_scale": scale, "a.weight_scale_2": double}
+        # Its table has 0 for the code of -0.
+        same(plain(named) + 0, expected)
+
+
+def test_modelopts_fp8_is_decoded_as_it_does():
+    from modelopt.torch.quantization.qtensor import FP8QTensor
+
     torch.manual_seed(4)
     weight = torch.randn(32, 64)
-    tensors = quantised.modelopt_fp8(weight)
-    expected = tensors["weight"].float() * tensors["weight_scale"]
-    same(plain({f"a.{name}": tensor for name, tensor in tensors.items()}), expected)
-    tensors = quantised.modelopt_nvfp4(weight)
-    found = plain({f"a.{name}": tensor for name, tensor in tensors.items()})
-    factor = tensors["weight_scale"].float() * tensors["weight_scale_2"]
-    codes = (found.reshape(32, 4, 16) / factor[..., None]).round(decimals=3)
-    assert set(codes.abs().unique().tolist()) <= {0, 0.5, 1, 1.5, 2, 3, 4, 6}
-    assert (found - weight).norm() < 0.2 * weight.norm()
+    found, scale = FP8QTensor.quantize(weight)
+    expected = found.dequantize(dtype=torch.float32, scale=scale)
+    same(plain({"a.weight": found._quantized_data, "a.weight_scale": scale}), expected)
 
 
 @pytest.mark.parametrize("name", ["gptq", "awq"])
@@ -178,6 +192,50 @@ def test_gptq_and_awq_are_decoded_to_what_was_packed(name, shape):
     same(plain(named, [form.config], rows=(3, 5)), expected[3:5].contiguous())
 
 
+def words(*shape):
+    return torch.randint(-(2**31), 2**31, shape, dtype=torch.int64).to(torch.int32)
+
+
+@pytest.mark.parametrize("is_permuted", [False, True])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_gptq_is_decoded_as_autoround_does(bits, is_permuted):
+    """Random words, so that every code and every zero is met: one past the largest too."""
+    from auto_round_extension.torch.qlinear_torch_zp import QuantLinear
+
+    torch.manual_seed(7)
+    columns, rows, group = 128, 64, 32
+    theirs = QuantLinear(bits, group, columns, rows, bias=False, g_idx=True)
+    each, groups = 32 // bits, columns // group
+    theirs.qweight, theirs.qzeros = words(columns // each, rows), words(groups, rows // each)
+    theirs.scales = torch.rand(groups, rows)
+    order = torch.randperm(columns) if is_permuted else torch.arange(columns)
+    theirs.g_idx = (order // group).to(torch.int32)
+    expected = theirs(torch.eye(columns)).T.contiguous()
+    named = {f"a.{part}": getattr(theirs, part) for part in ("qweight", "qzeros", "scales")}
+    named["a.g_idx"] = theirs.g_idx
+    config = [quantised.FORMATS["gptq"].config | {"bits": bits, "desc_act": is_permuted}]
+    # What is 0 may be -0 there, in a sum with others that are 0.
+    same(plain(named, config) + 0, expected + 0)
+    theirs.scales = theirs.scales.half()
+    half = theirs(torch.eye(columns)).T.contiguous()
+    found = plain(named | {"a.scales": theirs.scales}, config)
+    same(found.half().float() + 0, half + 0)
+
+
+@pytest.mark.parametrize("scale", [torch.float16, torch.float32])
+def test_awq_is_decoded_as_autoround_does(scale):
+    from auto_round.export.export_to_awq.utils import dequantize_gemm
+
+    torch.manual_seed(8)
+    columns, rows, group = 128, 64, 32
+    codes, zeros = words(columns, rows // 8), words(columns // group, rows // 8)
+    scales = torch.rand(columns // group, rows).to(scale)
+    expected = dequantize_gemm(codes, zeros, scales, 4, group).T.contiguous()
+    named = {"a.qweight": codes, "a.qzeros": zeros, "a.scales": scales}
+    config = [quantised.FORMATS["awq"].config | {"group_size": group}]
+    same(plain(named, config).to(scale).float(), expected.float())
+
+
 def test_gptq_follows_the_order_of_activations():
     weight = torch.randn(8, 32)
     named = {f"a.{part}": value for part, value in quantised.gptq(weight).items()}
@@ -191,7 +249,7 @@ def test_gptq_follows_the_order_of_activations():
     same(plain(named, config), expected)
     assert not torch.equal(before, expected)
     named["a.g_idx"] = torch.full((32,), 2, dtype=torch.int32)
-    with pytest.raises(MoegrowError, match="names groups that"):
+    with pytest.raises(MoegrowError, match=r"names groups 2 to 2, and a\.scales has 2"):
         plain(named, config)
 
 

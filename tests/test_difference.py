@@ -70,7 +70,8 @@ def test_another_dtype_is_a_difference_of_its_own(pair):
         tensors["model.norm.weight"] = tensors["model.norm.weight"].view(torch.int32)
     for contents in (True, False):
         found = moegrow.diff(source, copy, contents=contents)
-        assert found.other_shape == ("model.norm.weight",)
+        assert found.other_dtype == ("model.norm.weight",)
+        assert found.other_shape == ()
         assert found.other_contents == ()
 
 

@@ -197,6 +197,7 @@ def test_diff(run, source, checkpoint, tmp_path):
     with alter.weights(source) as tensors:
         tensors["lm_head.weight"] += 1
         tensors["model.norm.weight"] = tensors["model.norm.weight"].half()
+        tensors["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"][1:]
     changed = document(run("diff", checkpoint(), source, "--json"))
     hold("diff", deep, back, changed)
 

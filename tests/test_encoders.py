@@ -9,7 +9,7 @@ from compressed_tensors.quantization import QuantizationScheme
 from test_decoders import Stored, plain
 
 from moegrow.formats.encoders import BAND, remade
-from moegrow.formats.formats import find_quantised
+from moegrow.formats.finding import find_quantised
 
 DRAWN = np.random.default_rng(0)
 
@@ -82,7 +82,7 @@ def gptq_8(weight):
 
 MORE = {
     "fp8 blocks of powers of two": (blocks_e8m0, quantised.FORMATS["fp8 blocks"].config),
-    "gptq 8": (gptq_8, quantised.FORMATS["gptq"].config | {"bits": 8}),
+    "gptq 8": (gptq_8, quantised.FORMATS["gptq"].config | {"bits": 8, "sym": True}),
     "int8 packed": (
         quantised.compressed(
             "pack-quantized", num_bits=8, type="int", strategy="group", group_size=32

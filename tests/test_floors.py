@@ -14,7 +14,7 @@ FLOORS = """
 errors | maps
 ground: jsontext ranges strangers waiting | durable tables
 source: header metadata origin refusals | fetch fingerprints listing | hub stores | checkpoint
-formats: decoding grids | decoders formats | encoders exactly
+formats: decoding grids schemes | decoders formats | encoders exactly finding
 families: family | catalogue places | perlayer | dense | layout
 recipes: recipe | cookbook
 plans

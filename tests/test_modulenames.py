@@ -34,6 +34,10 @@ def names_in(layout, layers=LAYERS, experts=EXPERTS):
         "lm_head", "Linear", "re:.*lm_head", "mlp.gate", "model.layers.*.self_attn",
         r"re:.*layers\.\d+\.mlp\.experts\.[0-9]+\.w1", "re:.*w[13]$", "re:.*fc2$",
         r"re:.*mlp\.experts.*", "", "1.2.3", r"re:model\.layers\.[^.]+\.mlp.*",
+        "re:.*layers.*self_attn", "re:model.layers.+mlp.gate",
+        # What is numbered by another word: vision towers, and prediction layers that are not there.
+        "visual.blocks.3.attn", r"re:.*visual\.blocks\.3\..*", r"re:visual\.blocks\.[0-9]+",
+        r"re:model.visual.blocks.(0|1).attn", "mtp.0.mlp.gate",
     ],
 )  # fmt: skip
 def test_what_names_no_single_layer_stays(names, text):
@@ -46,6 +50,9 @@ def test_what_names_no_single_layer_stays(names, text):
         ("model.layers.1.mlp.gate", ["model.layers.2.mlp.gate", "model.layers.3.mlp.gate"]),
         ("layers.1.mlp", ["layers.2.mlp", "layers.3.mlp"]),
         ("*.layers.3.mlp.*", ["*.layers.6.mlp.*", "*.layers.7.mlp.*"]),
+        ("*layers.3*", ["*layers.6*", "*layers.7*"]),
+        # An expression that is not marked, as AutoRound has them.
+        (".*layers.2.mlp.gate", [".*layers.(?:4|5).mlp.gate"]),
         ("mlp.experts.3.up_proj", ["mlp.experts.3.up_proj", "mlp.experts.7.up_proj"]),
         (
             "model.layers.0.mlp.experts.2.w1",
@@ -78,6 +85,9 @@ def modules(layers, experts):
         r".*\.layers\.[0-1]\.self_attn\..*", r".*layers\.([0-9]|1[0-9])\.self_attn.*",
         r"model\.layers\.2\..*experts\.(?:1|3)\.w[13]", r"(model|x)\.layers\.1\.self_attn.*",
         r".*layers\.\d\.mlp\.experts\.0\..*", r".*(layers\.0\.self|layers\.3\.mlp).*",
+        # Expressions that match the beginning of a name, and no layer of ten or more in the source.
+        r".*layers\.1", r".*layers\.1.*", r".*layers.[12].*w1", r".*(layers\.0|layers\.3)\.mlp",
+        r"^(?!.*layers\.1).*", r".*layers\.2$|.*experts\.1",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("layers", [LAYERS, (3, 1, 1, 0, 2), (*range(4), *range(4), *range(4))])
@@ -97,7 +107,12 @@ def test_a_regular_expression_matches_the_copies_of_what_it_matched(checkpoint, 
     [
         (r"re:.*\.[0-2]\.mlp", "numbers that are not behind"),
         (r"re:model\.layers\.(?!0\.).*", "in the place of a number"),
-        (r"re:model\.layers\.1.*", "in the place of a number"),
+        (r"re:.*\.3\.mlp", "numbers that are not behind"),
+        (r"re:.*s\.3\.mlp", "numbers that are not behind"),
+        (r"re:.*[Ll]ayers\.3\.mlp", "numbers that are not behind"),
+        (r"re:(?i)model\.LAYERS\.3\.mlp", "numbers that are not behind"),
+        ("*.3.mlp", "numbers that are not behind"),
+        ("*.3.*", "numbers that are not behind"),
         (r"re:model\.layers\.(0\.mlp|1\.self_attn)\..*", "in the place of a number"),
         (r"re:.*layers\.[5-2]\.mlp", "no regular expression"),
         (r"re:.*layers\.(0+)+\.mlp", "in the place of a number"),
@@ -109,6 +124,21 @@ def test_what_cannot_be_made_to_mean_the_copies_is_refused(names, text, why):
         names.expand(text)
     assert repr(text) in refused.value.message
     assert "--dtype bf16" in refused.value.hint
+
+
+def test_a_beginning_that_is_that_of_several_numbers_is_refused_or_means_them_all(checkpoint):
+    """What matches from the start, and does not end a number: 1 is that of 10, 11 and so on."""
+    source = read_layout(open_checkpoint(checkpoint(num_hidden_layers=12)))
+    layers = tuple(layer for layer in range(12) for _ in range(2))
+    names = names_in(source, layers)
+    for text in (r"re:.*layers\.1", r"re:.*(layers\.1|x)"):
+        with pytest.raises(MoegrowError, match="begins those of other layers"):
+            names.expand(text)
+    assert names.expand(r"re:.*layers\.5") == [r"re:.*layers\.(?:10|11)(?![0-9])"]
+    (both,) = names.expand(r"re:.*layers\.1.*mlp")
+    found = [n for n in range(24) if re.match(both[3:], f"model.layers.{n}.mlp")]
+    assert found == [2, 3, 20, 21, 22, 23]
+    assert names.expand(r"re:.*layers\.1\.mlp") == [r"re:.*layers\.(?:2|3)\.mlp"]
 
 
 def test_a_name_for_one_module_alone_cannot_stand_for_two(names):

@@ -441,6 +441,10 @@ def test_a_plan_that_decodes_differs_from_its_source_and_not_from_its_result(mad
     (tmp_path / "plan.jsonl").write_text(plan)
     run("apply", "plan.jsonl", "-o", "plain")
     assert "267 tensors are the same" not in run("diff", source, "plain").stdout
+    run("convert", "--dtype", "fp32", source, "-o", "fine")
+    told = run("diff", "plain", "fine", "--headers").stdout
+    assert "dtype   model.layers.{0-3}.self_attn.o_proj.weight  (4)" in told
+    assert "shape " not in told
     same = run("diff", "plan.jsonl", "plain")
     assert re.fullmatch(r"\d+ tensors are the same\n", same.stdout)
     with alter.weights(tmp_path / "plain") as tensors:
@@ -459,3 +463,62 @@ def test_verify_says_what_was_decoded_again(made, run):
     assert found["drawn"] > 0
     assert found["decoded"] > 0
     assert found["copied"] > 0
+
+
+def fused_fp8(source, folder, shape_of):
+    """A copy of a Llama-4 whose experts are one tensor each in fp8, as ModelOpt stores them."""
+    copy = alter.copy(source, folder)
+    plain = {}
+    with alter.weights(copy) as tensors:
+        for name in [name for name in tensors if ".experts." in name]:
+            weight = tensors[name]
+            scale = torch.rand(shape_of(weight.shape)) / 64
+            tensors[name] = (weight * 64).to(torch.float8_e4m3fn)
+            tensors[f"{name}_weight_scale"], tensors[f"{name}_input_scale"] = scale, scale.mean()
+            wide = scale if scale.dim() in (0, 3) else scale.reshape(-1, 1, 1)
+            plain[name] = tensors[name].float() * wide
+    with alter.table(copy / "config.json") as config:
+        config["quantization_config"] = {"quant_method": "modelopt", "quant_algo": "FP8"}
+    return copy, plain
+
+
+@pytest.mark.parametrize(
+    "shape_of",
+    [lambda shape: (), lambda shape: (1,), lambda shape: shape[:1], lambda shape: (4, 1, shape[2])],
+    ids=["one scale", "one in a list", "one for each expert", "one for each column"],
+)
+def test_a_scale_that_all_experts_share_is_one_of_all_their_copies(checkpoint, tmp_path, shape_of):
+    family = checkpoint("llama4_text", intermediate_size=32, fused=True)
+    source, plain = fused_fp8(family, tmp_path, shape_of)
+    assert moegrow.inspect(source)["parameters"] == moegrow.inspect(family)["parameters"]
+    assert moegrow.inspect(source)["formats"] == {"fp8 with scales": len(plain)}
+    moegrow.apply(moegrow.width(moegrow.depth(source), noise=0), tmp_path / "wide")
+    assert moegrow.verify(tmp_path / "wide").ok
+    old, new = tiny.tensors(source), tiny.tensors(tmp_path / "wide")
+    seen = 0
+    for name, tensor in new.items():
+        if ".experts." not in name:
+            continue
+        first = re.sub(r"layers\.(\d+)", lambda at: f"layers.{int(at[1]) // 2}", name)
+        expected = old[first]
+        if expected.numel() > 1:
+            expected = torch.cat([expected, expected])
+        # The router's weights are not divided by their sum: the output is twice as much.
+        if name.endswith("down_proj_weight_scale"):
+            expected = expected / 2
+        assert tiny.same_bytes(tensor, expected), name
+        seen += 1
+    assert seen == 2 * 3 * len(plain)
+    moegrow.apply(moegrow.convert(tmp_path / "wide", dtype="fp32"), tmp_path / "plain")
+    found = tiny.tensors(tmp_path / "plain")
+    for name, tensor in plain.items():
+        # Layers with experts stand at odd numbers, and their first copies at twice these.
+        copy = re.sub(r"layers\.(\d+)", lambda at: f"layers.{2 * int(at[1])}", name)
+        factor = 0.5 if name.endswith("down_proj") else 1
+        assert torch.equal(found[copy], torch.cat([tensor, tensor]) * factor)
+    tiny.logits(tmp_path / "plain")
+    drawn = moegrow.width(source, noise=0.1, rounding="stochastic")
+    moegrow.apply(drawn, tmp_path / "drawn")
+    assert moegrow.verify(tmp_path / "drawn").ok
+    norms, after = (moegrow.norms(what).norms["experts"] for what in (source, tmp_path / "drawn"))
+    assert [a is None for a in norms] == [a is None for a in after]

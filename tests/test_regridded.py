@@ -145,6 +145,19 @@ def test_a_run_that_failed_goes_on_to_the_same_bytes(made, tmp_path):
     assert shards(tmp_path / "grown") == shards(tmp_path / "whole")
 
 
+def test_norms_of_a_plan_are_those_of_what_it_makes(made, form, tmp_path):
+    """What rounding adds is in them, and what it cuts off where a grid ends."""
+    source = made(form)
+    plan = moegrow.width(source, rounding="stochastic", noise=0.3)
+    moegrow.apply(plan, tmp_path / "grown")
+    before, foretold, found = (
+        moegrow.norms(what).norms["experts"][-1] for what in (source, plan, tmp_path / "grown")
+    )
+    # Half of the experts are copies; the noise alone would make these 4.4 % larger.
+    assert foretold == pytest.approx(found, rel=8e-3)
+    assert abs(foretold - found) < 0.7 * abs(before * (1 + 1.09**0.5) / 2 - found) + 1e-3 * found
+
+
 def test_depth_and_width_give_the_same_bytes_in_any_order(made, run, tmp_path):
     source = made("fp8 blocks")
     plan = run("width", *BY_DRAW, source, "--plan").stdout

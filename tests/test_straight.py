@@ -9,7 +9,7 @@ from test_decoders import Stored, bytes_of
 
 from moegrow.errors import MoegrowError
 from moegrow.formats.decoders import decoded
-from moegrow.formats.formats import find_quantised
+from moegrow.formats.finding import find_quantised
 from moegrow.numbers import straight
 from moegrow.numbers.arithmetic import Scratch
 from moegrow.numbers.conversion import Conversion

@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 from moegrow.errors import MoegrowError
-from moegrow.families.layout import Layout
+from moegrow.families.layout import Layout, is_of_all
 from moegrow.families.places import Place
 from moegrow.source.header import TensorSpec
 
@@ -99,6 +99,8 @@ def _expert_cut(layout: Layout, spec: TensorSpec, place: Place, *, sample: bool)
             return None
         count, numbers, shape = 1, (0,), spec.shape
     else:
+        if is_of_all(spec, place):
+            return None
         # What stands behind the experts, such as zero experts, is no expert.
         count = experts if place.is_stacked else spec.shape[0]
         shape = (spec.shape[0] // count, *spec.shape[1:])

@@ -33,6 +33,7 @@ class Difference:
     only_a: tuple[str, ...]
     only_b: tuple[str, ...]
     other_shape: tuple[str, ...]
+    other_dtype: tuple[str, ...]
     other_contents: tuple[str, ...]
     same: int
     contents_compared: bool
@@ -40,7 +41,12 @@ class Difference:
     @property
     def is_empty(self) -> bool:
         return not (
-            self.config or self.only_a or self.only_b or self.other_shape or self.other_contents
+            self.config
+            or self.only_a
+            or self.only_b
+            or self.other_shape
+            or self.other_dtype
+            or self.other_contents
         )
 
     def __str__(self) -> str:
@@ -49,6 +55,7 @@ class Difference:
             ("-", self.only_a),
             ("+", self.only_b),
             ("shape", self.other_shape),
+            ("dtype", self.other_dtype),
             ("data", self.other_contents),
         ):
             lines += [f"{sign:<7} {pattern}  ({count})" for pattern, count in groups(names)]
@@ -80,21 +87,24 @@ def diff(
     left, right = _side(a, access), _side(b, access)
     only_a = tuple(name for name in left.outputs if name not in right.outputs)
     only_b = tuple(name for name in right.outputs if name not in left.outputs)
-    other_shape, other_contents, same = [], [], 0
+    other_shape, other_dtype, other_contents, same = [], [], [], 0
     with Source(left.origin) as left_source, Source(right.origin) as right_source:
         for name, output in left.outputs.items():
             other = right.outputs.get(name)
             if other is None:
                 continue
-            if (output.dtype, output.shape) != (other.dtype, other.shape):
+            if output.shape != other.shape:
                 other_shape.append(name)
+            elif output.dtype != other.dtype:
+                other_dtype.append(name)
             elif contents and not _is_same(left, left_source, output, right, right_source, other):
                 other_contents.append(name)
             else:
                 same += 1
     return Difference(
         tuple(config_changes(left.config, right.config)),
-        only_a, only_b, tuple(other_shape), tuple(other_contents), same, contents,
+        only_a, only_b, tuple(other_shape), tuple(other_dtype), tuple(other_contents), same,
+        contents,
     )  # fmt: skip
 
 

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 from moegrow.analysis import cuts
 from moegrow.analysis.squares import Measured, Squares, measure
+from moegrow.config.quantconfig import quantised_in
 from moegrow.families.layout import Layout
 from moegrow.families.places import GROUPS, locator
 from moegrow.formats.decoding import EXACT, decoded_shape
 from moegrow.planning.factors import in_scales
+from moegrow.planning.forecast import on_weight
 from moegrow.planning.opened import Opened
-from moegrow.plans import Output, Piece, Plan
+from moegrow.plans import STORED, Output, Piece, Plan
 
 # The norms of one group, layer by layer; None where a layer has none of it.
 Norms = tuple[float | None, ...]
@@ -103,7 +105,8 @@ def predicted_profile(plan: Plan, layout: Layout, measured: Measured) -> Profile
     """The profile of what a plan makes of the checkpoint that was measured, whose layout it is.
 
     Nothing is read: copies have the norms of their originals, and noise adds its variance, with
-    that of the copied weights taken for their mean square.
+    that of the copied weights taken for their mean square; where a draw rounds it on the grid of
+    a quantised weight, what is foretold of that.
     """
     from moegrow.writing.writer import default_name
 
@@ -184,10 +187,23 @@ def _predicted(output: Output, layout: Layout, measured: Measured) -> Squares | 
             shape = decoded_shape(tensors[piece.source], piece.decoding, tensors)
         rows = shape[output.axis] if shape else 1
         both = _rows(squares, piece, rows, is_first=output.axis == 0)
-        for total, count in _changed(both, piece):
+        for total, count in _changed(both, piece, _realised(output, piece, layout)):
             sums.append(total)
             counts.append(count)
     return Squares(tuple(sums), tuple(counts))
+
+
+def _realised(output: Output, piece: Piece, layout: Layout) -> float:
+    """How many times the variance of the noise that is asked for is added to the mean square of a
+    piece: where a draw rounds it on the grid of a quantised weight, more or less than once."""
+    if not piece.noise or not piece.decoding or output.dtype in STORED:
+        return 1.0
+    tensors = layout.checkpoint.tensors
+    weight = quantised_in(layout).weights[piece.source]
+    return on_weight(
+        tensors[piece.source], piece.decoding, tensors, piece.noise.amount,
+        by_draw=piece.is_rounded_by_draw, is_symmetric=weight.is_symmetric,
+    ).growth  # fmt: skip
 
 
 def _rows(
@@ -202,14 +218,17 @@ def _rows(
     return list(zip(squares.sums[own], squares.counts[own], strict=True))
 
 
-def _changed(both: list[tuple[float, float]], piece: Piece) -> Iterator[tuple[float, float]]:
-    """Sums after what happens to a piece: noise, a scale; or a constant."""
+def _changed(
+    both: list[tuple[float, float]], piece: Piece, realised: float
+) -> Iterator[tuple[float, float]]:
+    """Sums after what happens to a piece: noise, its variance as many times as it is `realised`, a
+    scale; or a constant."""
     count = math.fsum(n for _, n in both)
     variance = 0.0
     if piece.noise and count:
         own = math.fsum(total for total, _ in both) / count
         is_uniform = piece.noise.kind == "uniform"
-        variance = piece.noise.amount**2 * (1 / 3 if is_uniform else own)
+        variance = realised * piece.noise.amount**2 * (1 / 3 if is_uniform else own)
     for total, n in both:
         if not piece.scale:
             # Of codes the shift is none: they stand for zero.

@@ -124,7 +124,7 @@ def readings(layout: Layout, *, sample: bool = False) -> list[Reading]:
     others. Raises MoegrowError where any of it is quantised in a way that is not known.
     """
     quantised = quantised_in(layout)
-    owners = quantised.owners
+    owners, unknown = quantised.owners, frozenset(quantised.unknown)
     found = []
     for name, place in layout.places.items():
         if place.is_prediction or place.layer >= layout.layers:
@@ -134,7 +134,7 @@ def readings(layout: Layout, *, sample: bool = False) -> list[Reading]:
         spec, weight = layout.checkpoint.tensors[name], quantised.weights.get(name)
         if weight and not weight.problem:
             spec = spec._replace(shape=weight.shape, dtype=DECODED)
-        elif cuts.is_matrix(spec.shape):
+        elif cuts.is_matrix(spec.shape) or name in unknown:
             check_readable(layout, spec)
         if its := cuts.cut(layout, spec, place, sample=sample):
             found.append(Reading(spec, its, weight.decoding if weight else None))

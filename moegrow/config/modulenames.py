@@ -19,9 +19,17 @@ _SPECIAL = re.compile(r"[\\^$|()\[\]{}+?]")
 _EVERY = re.compile(r"\(?(?:\?:)?(?:(?:\.|\\d|\[0-9\]|\[\^\\?\.\])[*+]|\*)\??\)?")
 # A part that some numbers match, with nothing in it that takes long to try.
 _SOME = re.compile(r"(?!.*\)[+*{])(?:[0-9|()?:-]|\\d[+*]?|\[[0-9-]+\][+*]?)+")
-# Digits that are part of a name, such as w1 or w[13], and what may be a number where they are not.
-_IN_NAMES = re.compile(r"(?<!\\)[A-Za-z_](?:[0-9]+|\[[0-9]+\])")
+# Digits that are part of a name, such as w1 or w[13], and what every number matches.
+_IN_NAMES = re.compile(r"(?<!\\)[A-Za-z_](?:[0-9]+|\[[0-9]+\])|(?:\\d|\[0-9\])[+*]")
+# A number behind a whole word, which may be another than those for layers and experts.
+_BEHIND = re.compile(
+    r"(?:(?<=[A-Za-z_]\\\.)|(?<=[A-Za-z_]\.)|^)([A-Za-z_]+)\\?\."
+    r"(?:[0-9]+|\([0-9|]+\)|\[[0-9-]+\])(?=\\?\.|$)"
+)
+# What may be a number of ours where it is none of these.
 _STRAY = re.compile(r"[0-9]|\\d")
+# A number of something in a name, whatever that is.
+_NUMBERED = re.compile(r"(?<![^.*])[0-9]+(?=[.*]|$)")
 
 
 class Numbers(NamedTuple):
@@ -67,7 +75,8 @@ class ModuleNames:
         numbered = re.compile(rf"(?:.*\.)?(?:{joined})\.(?=[0-9]+\.)")
         found = {match[0] for name in layout.checkpoint.tensors if (match := numbered.match(name))}
         self._here = found & self._main
-        self._own, self._outside = own & found, found - self._main - own
+        self._own, self._outside = own, found - self._main - own
+        self._own_here = own & found
         self._made = 0
 
     def rewritten(self, value: Any) -> Any:
@@ -100,7 +109,7 @@ class ModuleNames:
         mark, rest = marked[1] or "", marked[2]
         if not (self._layers.is_mapped or self._experts.is_mapped):
             return [text]
-        if mark or _SPECIAL.search(rest):
+        if mark or _SPECIAL.search(rest) or rest.startswith(".*"):
             found = [mark + self._pattern(rest, text)]
         else:
             found = list(self._names(rest, text))
@@ -115,6 +124,9 @@ class ModuleNames:
     def _names(self, name: str, text: str) -> Iterator[str]:
         """A name, in which stars may be, for every copy of its layer and of its expert."""
         at = _numbered(name, self._layers.words)
+        is_open = name.startswith("*") and not at and not _numbered(name, self._experts.words)
+        if is_open and _NUMBERED.search(name):
+            raise _refused(text, _STRAY_NUMBERS)
         kind = self._stack(name[: at.start(1)], text) if at else "own"
         if kind == "outside":
             yield name
@@ -175,7 +187,7 @@ class ModuleNames:
         kinds = {
             kind
             for kind, known in (
-                ("main", self._main), ("own", self._own), ("outside", self._outside),
+                ("main", self._main), ("own", self._own_here), ("outside", self._outside),
             )
             if is_meant(known)
         }  # fmt: skip
@@ -190,7 +202,8 @@ class ModuleNames:
         position = 0
         for found in re.finditer(rf"(?<![A-Za-z0-9_])({words})(\\?\.)", pattern):
             start = found.end()
-            if start < position:
+            is_any = found[2] == "." and pattern[start : start + 1] in ("*", "+", "?")
+            if start < position or is_any:
                 continue
             stop = _end(pattern, start)
             part = pattern[start:stop]
@@ -204,27 +217,44 @@ class ModuleNames:
                 made += part
             elif not _SOME.fullmatch(part):
                 raise _refused(text, f"has {part!r} in the place of a number")
-            elif is_layer and self._layers.is_mapped and (self._own or self._outside):
+            elif is_layer and self._layers.is_mapped and (self._own_here or self._outside):
                 raise _refused(text, "may mean several stacks of layers")
             else:
-                made += _mapped(part, numbers, text)
+                behind = pattern[stop : stop + 2]
+                is_open = behind in (".*", ".+")
+                is_ended = behind[:1] in ("\\", ".", "$") and not is_open
+                made += _mapped(part, numbers, text, is_ended=is_ended, is_open=is_open)
         made, rest = (done + pattern[position:] for done in (made, rest))
+        known = {word.lower() for word in self._layers.words | self._experts.words}
+        rest = _BEHIND.sub(lambda at: at[0] if at[1].lower() in known else "", rest)
         if _STRAY.search(_IN_NAMES.sub("", rest)):
-            raise _refused(text, "has numbers that are not behind the word for layers or experts")
+            raise _refused(text, _STRAY_NUMBERS)
         return made
 
 
-def _mapped(part: str, numbers: Numbers, text: str) -> str:
-    """The part of a regular expression that the copies match of all that `part` matches."""
+_STRAY_NUMBERS = "has numbers that are not behind the word for layers or experts"
+
+
+def _mapped(part: str, numbers: Numbers, text: str, *, is_ended: bool, is_open: bool) -> str:
+    """The part of a regular expression that the copies match of all that `part` matches.
+
+    Expressions match beginnings: unless a number `is_ended`, 1 begins 10 too. Where it `is_open`
+    that is meant, and else nothing tells.
+    """
     try:
-        is_meant = re.compile(part).fullmatch
+        one = re.compile(part)
     except (re.error, OverflowError):
         raise _refused(text, f"holds {part!r}, which is no regular expression") from None
+    is_meant = one.fullmatch if is_ended else one.match
     meant = {old for old in numbers.sources if old != NULL and is_meant(str(old))}
+    if not (is_ended or is_open) and any(not one.fullmatch(str(old)) for old in meant):
+        raise _refused(text, f"ends in a number that begins those of other {numbers.what}s")
     new = numbers.copies(meant)
     if new == [number for number in range(len(numbers.sources)) if is_meant(str(number))]:
         return part
-    return f"(?:{'|'.join(map(str, new))})" if new else "(?!)"
+    if not new:
+        return "(?!)"
+    return f"(?:{'|'.join(map(str, new))}){'' if is_ended else '(?![0-9])'}"
 
 
 def _numbered(name: str, words: frozenset[str]) -> re.Match[str] | None:
@@ -243,7 +273,8 @@ def _end(pattern: str, start: int) -> int:
     depth, position = 0, start
     while position < len(pattern):
         two = pattern[position : position + 2]
-        if depth == 0 and (two == "\\." or (two[0] == "." and two not in (".*", ".+"))):
+        is_open = two in (".*", ".+") and position == start
+        if depth == 0 and (two == "\\." or (two[0] == "." and not is_open)):
             break
         if depth == 0 and two[0] in ")$|":
             break

@@ -6,7 +6,8 @@ from typing import Any
 
 from moegrow.config.modulenames import ModuleNames
 from moegrow.families.layout import Layout
-from moegrow.formats.formats import Quantised, find_quantised
+from moegrow.formats.finding import find_quantised
+from moegrow.formats.formats import Quantised
 from moegrow.ground import jsontext
 from moegrow.plans import Growth
 from moegrow.source.checkpoint import LARGEST_CONFIG, QUANT_FILES
@@ -49,6 +50,20 @@ class QuantConfig:
             if name in checkpoint.side_files
         }
 
+    @cached_property
+    def told(self) -> list[Mapping[str, Any]]:
+        """What is said of how weights are quantised: in the config, or where it says nothing, in
+        the files beside it."""
+        if self.in_config:
+            return list(self.in_config.values())
+        found: list[Mapping[str, Any]] = []
+        for name, text in self.beside.items():
+            table = jsontext.loads(text, name, is_shallow=True)
+            inner = table.get("quantization")
+            says = inner if isinstance(inner, dict) else table
+            found.append({"quant_method": QUANT_FILES[name], **says})
+        return found
+
     def grown(self, growth: Growth) -> dict[jsontext.Path, Any]:
         """What changes in config.json, so that what names layers or experts names their copies."""
         if not self.in_config:
@@ -76,4 +91,4 @@ class QuantConfig:
 @lru_cache(maxsize=2)
 def quantised_in(layout: Layout) -> Quantised:
     """What of a checkpoint is quantised, by its headers and its config."""
-    return find_quantised(layout.checkpoint, QuantConfig(layout).in_config.values())
+    return find_quantised(layout.checkpoint, QuantConfig(layout).told)

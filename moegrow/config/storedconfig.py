@@ -8,6 +8,7 @@ from moegrow.errors import MoegrowError
 from moegrow.families.layout import Layout
 from moegrow.ground import jsontext
 from moegrow.plans import Growth, Storage
+from moegrow.source.checkpoint import QUANT_FILES
 
 NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 _DTYPE_KEYS = ("torch_dtype", "dtype")
@@ -37,22 +38,27 @@ def stored_config(
 
 
 def expert_modules(layout: Layout, growth: Growth) -> list[str]:
-    """The modules of a grown model that hold routed experts, in the order of its layers."""
+    """The modules of a grown model that hold routed experts, in the order of its layers.
+
+    Those of prediction layers come last: what is decoded is decoded there too.
+    """
     found: dict[int, set[str]] = {}
+    own: set[str] = set()
     for place in layout.places.values():
-        if place.role == "experts" and not place.is_prediction:
-            module = place.before.rstrip(".") if place.expert is not None else _parent(place.suffix)
-            found.setdefault(place.layer, set()).add(f"{place.stack}{{}}.{module}")
+        if place.role == "experts":
+            is_single = place.expert is not None
+            inner = place.before.rstrip(".") if is_single else place.suffix.rpartition(".")[0]
+            if place.is_prediction:
+                own.add(f"{place.stack}{place.layer}{inner}")
+            else:
+                found.setdefault(place.layer, set()).add(f"{place.stack}{{}}{inner}")
     layers = [*growth.layers, *sorted(layer for layer in found if layer >= layout.layers)]
-    return [
+    modules = [
         pattern.format(new)
         for new, old in enumerate(layers)
         for pattern in sorted(found.get(old, ()))
     ]
-
-
-def _parent(suffix: str) -> str:
-    return suffix.split(".experts")[0] + ".experts"
+    return [*modules, *sorted(own)]
 
 
 def _dtypes(table: Mapping[str, Any], path: jsontext.Path = ()) -> Iterator[jsontext.Path]:
@@ -66,15 +72,19 @@ def _dtypes(table: Mapping[str, Any], path: jsontext.Path = ()) -> Iterator[json
 
 def _quantisations(table: Mapping[str, Any], path: jsontext.Path = ()) -> Iterator[jsontext.Path]:
     for key, value in table.items():
-        if isinstance(value, dict) and key in KEYS:
+        if key in KEYS:
             yield (*path, key)
         elif isinstance(value, dict):
             yield from _quantisations(value, (*path, key))
 
 
-def _without(table: Mapping[str, Any], modules: list[str]) -> dict[str, Any]:
-    """A quantisation config that leaves some modules out, in the words of its method."""
-    method = str(table.get("quant_method", ""))
+def _without(table: Any, modules: list[str], *, method: str = "", inner: str = "") -> Any:
+    """A quantisation config that leaves some modules out, in the words of its method.
+
+    It may not name that; the list of them stands in its table `inner`, if it has one.
+    """
+    told = table if isinstance(table, dict) else {}
+    method = str(told.get("quant_method", method))
     if method not in _LEFT_OUT:
         raise MoegrowError(
             f"the experts alone cannot be dequantised: moegrow does not know how a config of the"
@@ -82,9 +92,18 @@ def _without(table: Mapping[str, Any], modules: list[str]) -> dict[str, Any]:
             "dequantise all: --dtype bf16",
         )
     key, spelled = _LEFT_OUT[method]
+    if isinstance(told.get(inner), dict):
+        key = "exclude_modules"
+        return {**told, inner: {**told[inner], key: _with(told[inner].get(key), spelled, modules)}}
     if key == "dynamic":
-        return {**table, key: {**{spelled(name): {} for name in modules}, **table.get(key, {})}}
-    return {**table, key: [*(table.get(key) or []), *map(spelled, modules)]}
+        before = told.get(key)
+        kept = before if isinstance(before, dict) else {}
+        return {**told, key: {**{spelled(name): {} for name in modules}, **kept}}
+    return {**told, key: _with(told.get(key), spelled, modules)}
+
+
+def _with(before: Any, spelled: Callable[[str], str], modules: list[str]) -> list[Any]:
+    return [*(before if isinstance(before, list) else []), *map(spelled, modules)]
 
 
 def _inside(name: str) -> str:
@@ -95,6 +114,7 @@ def _inside(name: str) -> str:
 # Under which key a method lists what it leaves out, and how a module is named there.
 _LEFT_OUT: Mapping[str, tuple[str, Callable[[str], str]]] = {
     "fp8": ("modules_to_not_convert", lambda name: name),
+    "fbgemm_fp8": ("modules_to_not_convert", lambda name: name),
     "compressed-tensors": ("ignore", _inside),
     "modelopt": ("ignore", lambda name: f"{name}*"),
     "gptq": ("dynamic", lambda name: "-:" + _inside(name).removeprefix("re:")),
@@ -102,12 +122,22 @@ _LEFT_OUT: Mapping[str, tuple[str, Callable[[str], str]]] = {
 }
 
 
-def quant_files(layout: Layout, *, leaves_quantised: bool) -> dict[str, None]:
-    """The files beside the config that go, since nothing is quantised any more."""
-    beside = QuantConfig(layout).beside
-    if beside and leaves_quantised:
-        raise MoegrowError(
-            f"{next(iter(beside))} says what is quantised, and cannot say that the experts are not",
-            "dequantise all: --dtype bf16",
-        )
-    return dict.fromkeys(beside)
+def quant_files(
+    layout: Layout, growth: Growth, *, leaves_quantised: bool, experts: list[str]
+) -> dict[str, str | None]:
+    """The files beside the config as they will be: without the experts, or None for one that goes,
+    since nothing is quantised any more."""
+    told = QuantConfig(layout)
+    if not leaves_quantised:
+        return dict.fromkeys(told.beside)
+    grown = told.grown_files(growth)
+    found: dict[str, str | None] = {}
+    for name, before in told.beside.items():
+        text = grown.get(name, before)
+        table = jsontext.loads(text, name, is_shallow=True)
+        new = _without(table, experts, method=QUANT_FILES[name], inner="quantization")
+        changes: dict[jsontext.Path, Any] = {
+            (key,): value for key, value in new.items() if value != table.get(key)
+        }
+        found[name] = jsontext.replace(text, changes)
+    return found

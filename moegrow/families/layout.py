@@ -1,6 +1,7 @@
 """A checkpoint as its family sees it: which layer, expert and role each tensor belongs to."""
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -115,7 +116,13 @@ def read_layout(checkpoint: Checkpoint, *, family_text: str = "") -> Layout:
         *_stray_problems(family, found),
         *_packed_problems(layout),
     ]
-    raise_all(f"{checkpoint.name} is not laid out as {family.name}", problems)
+    hint = (
+        "where tensors are missing, get the checkpoint again; where it holds others than models of"
+        " its family do, a file can say what they are: --family FILE.toml"
+        " (docs/adding-a-family.md)"
+    )
+    what = f"{checkpoint.name} is not laid out as {family.name}"
+    raise_all(what, problems, "" if family_text else hint)
     return layout
 
 
@@ -275,9 +282,25 @@ def _row_problems(layout: Layout, spec: TensorSpec, place: Place) -> Iterator[st
         fits = rows == 2 * math.isqrt(layout.experts)
     elif place.is_stacked:
         fits = rows > 0 and rows % layout.experts == 0
+    if is_of_all(spec, place):
+        fits = True
     if not fits:
         what = "columns" if place.axis else "rows"
         yield f"{spec.name} has {rows} {what} for {layout.experts} experts"
+
+
+def is_of_all(spec: TensorSpec, place: Place) -> bool:
+    """Whether a tensor is one scale that all experts of a layer share, as ModelOpt has for experts
+    that are one tensor."""
+    return (
+        place.role == "experts"
+        and place.expert is None
+        and _SCALE.search(spec.name) is not None
+        and math.prod(spec.shape) == 1
+    )
+
+
+_SCALE = re.compile(r"scale(?:_inv|_2)?$")
 
 
 def _expert_problems(layout: Layout, before: str, present: set[int], after: str) -> Iterator[str]:

@@ -263,13 +263,18 @@ def groups_of(
         sizes = read(told, 0, nbytes(told.dtype, (2,)))
         sizes = sizes.view("<i8" if told.dtype == "I64" else "<i4").tolist()
         if sizes != [*shape]:
-            raise MoegrowError(f"{told.name} says {sizes}, and {spec.name} holds {[*shape]}")
+            raise MoegrowError(
+                f"{told.name} says {sizes}, and {spec.name} holds {[*shape]}",
+                "one of them is damaged or padded; copies need no decoding: --noise 0",
+            )
     height, groups = parts["scale"].shape[-2:]
     scale = companion(parts["scale"], read, number, height * groups).reshape(height, groups)
-    if "divisor" in parts:
-        scale = scale / companion(parts["divisor"], read, 0, 1)
-    if "factor" in parts:
-        scale = scale * companion(parts["factor"], read, 0, 1)
+    # What becomes infinite, or none, is what such a number stands for.
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        if "divisor" in parts:
+            scale = scale / companion(parts["divisor"], read, 0, 1)
+        if "factor" in parts:
+            scale = scale * companion(parts["factor"], read, 0, 1)
     if "zero" not in parts:
         return scale, None
     bits = decoding.setting("bits")
@@ -295,7 +300,11 @@ def _gptq(
     zeros = zeros.astype(np.float32) + decoding.setting("zero_shift")
     groups = read(parts["group"], 0, nbytes("I32", parts["group"].shape)).view("<i4")
     if groups.size and not 0 <= int(groups.min()) <= int(groups.max()) < len(scale):
-        raise MoegrowError(f"{parts['group'].name} names groups that {parts['scale'].name} lacks")
+        raise MoegrowError(
+            f"{parts['group'].name} names groups {groups.min()} to {groups.max()}, and"
+            f" {parts['scale'].name} has {len(scale)}",
+            "one of them is damaged; copies need no decoding: --noise 0",
+        )
 
     def rows(first: int, stop: int) -> Floats:
         codes = _unpacked(words[:, first:stop], bits, axis=0).astype(np.float32)

@@ -102,12 +102,27 @@ def block_of(shape: Shape, scale: Shape, decoding: Decoding) -> tuple[int, int]:
         if len(shape) == 3 and scale[0] == shape[0]:
             return rows, columns
     elif scale[:-2] == shape[:-2] and min(scale) > 0:
-        block = decoding.setting("block_rows"), decoding.setting("block_columns")
-        if min(block) and (-(-rows // block[0]), -(-columns // block[1])) == scale[-2:]:
-            return block
-        if rows % scale[-2] == columns % scale[-1] == 0:
-            return rows // scale[-2], columns // scale[-1]
-    raise ValueError(f"a scale of {list(scale)} does not fit {list(shape)}")
+        high = _block(rows, scale[-2], decoding.setting("block_rows"))
+        wide = _block(columns, scale[-1], decoding.setting("block_columns"))
+        if high and wide:
+            return high, wide
+    told = decoding.setting("block_rows"), decoding.setting("block_columns")
+    blocks = f" in blocks of {list(told)}" if min(told) and len(scale) > 1 else ""
+    raise ValueError(f"a scale of {list(scale)} does not fit {list(shape)}{blocks}")
+
+
+def _block(length: int, count: int, told: int) -> int:
+    """How many of `length` rows or columns share one of `count` scales, or 0 if nothing tells."""
+    if told and -(-length // told) == count:
+        return told
+    if count == 1:
+        return length
+    if count == length:
+        return 1
+    each, rest = divmod(length, count)
+    # Blocks are a power of two wide, and where these are, the last one cannot be a smaller one.
+    is_even = not told and not rest and each & (each - 1) == 0
+    return each if is_even else 0
 
 
 Parts = Mapping[str, TensorSpec]
@@ -223,6 +238,8 @@ CODECS: Mapping[str, Callable[[TensorSpec, Parts, Decoding], Shape]] = {
 
 def _per_word(decoding: Decoding) -> int:
     bits = decoding.setting("bits")
+    if not bits:
+        raise ValueError("nothing says of how many bits it is")
     if bits not in (4, 8):
         raise ValueError(f"{bits} bits are not decoded, only 4 and 8")
     return 32 // bits

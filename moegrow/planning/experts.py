@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 from moegrow.errors import MoegrowError
-from moegrow.families.layout import Layout
+from moegrow.families.layout import Layout, is_of_all
 from moegrow.families.places import Place
 from moegrow.maps import NULL, Map
 from moegrow.planning.compensation import Compensation
@@ -61,6 +61,9 @@ class Experts:
             times = self._compensation.extra_copies
             shape = (spec.shape[0] * times, *spec.shape[1:])
             yield Output(place.suffix, spec.dtype, shape, (whole(spec, scale=scale),) * times)
+        elif is_of_all(spec, place):
+            piece = whole(spec, scale=scale)
+            yield Output(place.suffix, spec.dtype, spec.shape, (piece,))
         elif place.role == "router" and self._layout.family.router.kind == "grid":
             yield self._keys(spec, place)
         else:

@@ -26,11 +26,17 @@ _USUAL = 0.02  # σ of weights, as models are initialised
 
 
 class Forecast(NamedTuple):
-    """What becomes of noise: the share of values that stay as they are, and the root mean square
-    of what is stored less what was, divided by that of the noise."""
+    """What becomes of noise: the share of values that stay as they are, the root mean square of
+    what is stored less what was, divided by that of the noise, and how much the mean square of the
+    weights grows, divided by that of the noise.
+
+    That is less than the square of `ratio` where a draw rounds: what is at the end of its grid
+    moves inwards alone, which makes weights smaller.
+    """
 
     share_unchanged: float
     ratio: float
+    growth: float
 
 
 class _Cell(NamedTuple):
@@ -52,8 +58,13 @@ def on_weight(
     amount: float,
     *,
     by_draw: bool = False,
+    is_symmetric: bool = False,
 ) -> Forecast:
-    """What becomes of noise of `amount` σ on a quantised weight, by its format and its shapes."""
+    """What becomes of noise of `amount` σ on a quantised weight, by its format and its shapes.
+
+    Where it has zeros, its scales fit the smallest and the largest weight, unless it
+    `is_symmetric`.
+    """
     parts = {role: tensors[name] for role, name in decoding.companions}
     scale = parts["scale"]
     count = math.prod(decoded_shape(spec, decoding, tensors))
@@ -63,7 +74,8 @@ def on_weight(
     grid = "FP4" if decoding.codec == "fp4" else spec.dtype
     if grid in _FLOATS:
         return _on_grid(grid, bits, each, is_power, False, amount, by_draw)
-    return _on_grid("", bits, each, is_power, "zero" in parts, amount, by_draw)
+    has_zero = "zero" in parts and not is_symmetric
+    return _on_grid("", bits, each, is_power, has_zero, amount, by_draw)
 
 
 @lru_cache(maxsize=256)
@@ -72,21 +84,45 @@ def _on_grid(
 ) -> Forecast:
     """As `on_weight`, of groups of so many values; the grid is whole numbers where no dtype is."""
     cells: list[_Cell] = []
+    inwards = at_end = 0.0
     for number in range(_QUANTILES):
         # The largest of n values exceeds x with the probability that not all n are below it.
         chance = ((number + 0.5) / _QUANTILES) ** (1 / each)
         largest = _NORMAL.inv_cdf((1 + chance) / 2 if not has_zero else max(chance, 0.5 + 1e-9))
         if dtype:
-            scale = _FLOATS[dtype][2] / largest
+            mantissa, _, most = _FLOATS[dtype]
+            scale = most / largest
             if is_power:
                 # The exponent of the largest weight becomes that of the largest number.
-                exponents = math.floor(math.log2(_FLOATS[dtype][2])), math.floor(math.log2(largest))
+                exponents = math.floor(math.log2(most)), math.floor(math.log2(largest))
                 scale = 2.0 ** (exponents[0] - exponents[1])
             found = _float_cells(dtype, 1 / scale)
+            end, step = most / scale, 2.0 ** (math.floor(math.log2(most)) - mantissa) / scale
         else:
-            found = iter([_Cell(1.0, 2 * largest / (2**bits - 1))])
+            step = 2 * largest / (2**bits - 1)
+            found, end = iter([_Cell(1.0, step)]), largest
         cells += [_Cell(cell.share / _QUANTILES, cell.step) for cell in found]
-    return _foretold(tuple(cells), amount, by_draw)
+        share = _at_end(largest, end - step / 2, each, has_zero) / _QUANTILES
+        inwards, at_end = inwards + share * end, at_end + share
+    found_all = _foretold(tuple(cells), amount, by_draw)
+    if not by_draw:
+        return found_all
+    # Of what is at the end, half of the noise is lost: that which goes outwards.
+    lost = inwards * math.sqrt(2 / math.pi) / amount + at_end / 2 * found_all.growth
+    return found_all._replace(growth=found_all.growth - lost)
+
+
+def _at_end(largest: float, low: float, each: int, has_zero: bool) -> float:
+    """The share of values that are stored as the end of their grid, those from `low` on, in groups
+    of so many of which one is the `largest`."""
+    if largest < low:
+        return 0.0
+
+    def within(size: float) -> float:
+        return _NORMAL.cdf(size) if has_zero else 2 * _NORMAL.cdf(size) - 1
+
+    others = (each - 1) * (1 - within(low) / within(largest))
+    return (2 if has_zero else 1) * (1 + others) / each
 
 
 def _float_cells(dtype: str, scale: float) -> Iterator[_Cell]:
@@ -126,7 +162,8 @@ def _foretold(cells: tuple[_Cell, ...], amount: float, by_draw: bool) -> Forecas
                 * (size * size + rest * (1 - rest) * step * step)
                 * (amount * amount / mean_square)
             )
-    return Forecast(min(1.0, stay), math.sqrt(squares) / amount)
+    ratio = math.sqrt(squares) / amount
+    return Forecast(min(1.0, stay), ratio, ratio**2)
 
 
 def _squares(step: float, amount: float) -> float:

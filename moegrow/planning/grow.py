@@ -158,15 +158,17 @@ def _restore(plan: Plan, layout: Layout, compensation: Compensation) -> Plan:
     restored = Restored(layout, plan.storage)
     leaves = restored.leaves_quantised
     settings, growth = compensation.settings, plan.growth
+    experts = expert_modules(layout, growth)
     config = stored_config(
         grown_config(layout, growth, settings, is_quantised=leaves), plan.storage,
-        leaves_quantised=leaves, experts=expert_modules(layout, growth),
+        leaves_quantised=leaves, experts=experts,
     )  # fmt: skip
+    files = quant_files(layout, growth, leaves_quantised=leaves, experts=experts)
     step = restored.step()
     return replace(
         plan,
         steps=(*plan.steps, *([step] if step else [])),
         config=config,
-        files=tuple(sorted(quant_files(layout, leaves_quantised=leaves).items())),
+        files=tuple(sorted(files.items())),
         outputs=tuple(restored.outputs(plan.outputs)),
     )

@@ -44,6 +44,12 @@ class Restored:
         """Whether some weights stay as they are quantised."""
         return any(self._wanted(name) == "" for name in self._quantised.weights)
 
+    @cached_property
+    def left_out(self) -> frozenset[str]:
+        """Scales of activations, where no weight stays quantised: loaders know none of a model
+        that is not."""
+        return frozenset(() if self.leaves_quantised else self._quantised.beside)
+
     def outputs(self, outputs: Iterable[Output]) -> Iterator[Output]:
         """The outputs, those that are decoded and rounded in place of those that hold the parts."""
         tensors = self._layout.checkpoint.tensors
@@ -51,6 +57,8 @@ class Restored:
             source = output.pieces[0].source if output.pieces else ""
             dtype = self._wanted(source) if source else ""
             weight = self._quantised.weights.get(source)
+            if source in self.left_out:
+                continue
             if not dtype:
                 yield output
             elif weight is not None:
@@ -102,8 +110,12 @@ class Restored:
         return Output(name, dtype, shape, tuple(pieces))
 
     def _check(self) -> None:
-        wanted = {name for name in self._quantised.unknown if self._wanted(name)}
-        tensors = self._layout.checkpoint.tensors
+        tensors, places = self._layout.checkpoint.tensors, self._layout.places
+        wanted = {
+            name
+            for name in self._quantised.unknown
+            if self._wanted(name) and (name not in places or places[name].role not in FULL)
+        }
         problems = [f"{name} is stored as {tensors[name].dtype}" for name in sorted(wanted)]
         problems += [
             f"{name}: {weight.problem}"
@@ -127,7 +139,7 @@ class Restored:
         kept: Counter[str] = Counter()
         for name, spec in self._layout.checkpoint.tensors.items():
             dtype = self._wanted(name)
-            if not dtype or name in self._owners:
+            if not dtype or name in self._owners or name in self.left_out:
                 continue
             if name in self._quantised.weights:
                 decoded[self._quantised.weights[name].format, dtype] += 1
@@ -141,3 +153,5 @@ class Restored:
             yield f"{count} tensors of {old} are written as {dtype}"
         for old, count in sorted(kept.items()):
             yield f"{count} tensors stay {old}: they are finer than the others for a reason"
+        if self.left_out:
+            yield f"{len(self.left_out)} scales of activations are left out: no weight has any more"

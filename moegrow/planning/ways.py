@@ -9,8 +9,7 @@ from typing import NamedTuple
 from moegrow.config.quantconfig import quantised_in
 from moegrow.errors import MoegrowError
 from moegrow.families.layout import Layout
-from moegrow.formats.decoding import Decoding
-from moegrow.formats.formats import Quantised
+from moegrow.formats.formats import Quantised, Weight
 from moegrow.planning.check import FLOATS, check_noise
 from moegrow.planning.forecast import Forecast, on_floats, on_weight
 from moegrow.planning.grow import render
@@ -30,6 +29,15 @@ class Asked(NamedTuple):
     by_draw: bool
 
 
+class Way(NamedTuple):
+    """A way out: the option, bytes of the result, or None where it leads nowhere, and what it
+    does, or why it does not."""
+
+    option: str
+    nbytes: int | None
+    effect: str
+
+
 def check_ways(plan: Plan, layout: Layout) -> None:
     """Raise MoegrowError where noise is asked of what cannot take it.
 
@@ -40,17 +48,21 @@ def check_ways(plan: Plan, layout: Layout) -> None:
     if refused:
         lost = foretold(replace(plan, outputs=tuple(refused)), layout)
         asked, found = max(lost.items(), key=lambda item: item[0].amount)
-        raise MoegrowError("\n".join(_told(plan, layout, asked, found)), _HINT)
+        ways = [*_decoded(plan, layout, asked), _drawn(plan, layout, asked), _equal(plan)]
+        raise MoegrowError("\n".join(_told(asked, found, ways)), _hint(ways))
     for output in plan.outputs:
         if output.dtype not in FLOATS and any(piece.noise for piece in output.pieces):
             _check_decoded(output, quantised)
     check_noise(plan)
 
 
-_HINT = (
-    "add one of these, such as --rounding stochastic; the figures are foretold for normal weights,"
-    " from the format and its scales, and no weight was read"
-)
+def _hint(ways: list[Way]) -> str:
+    options = [way.option for way in ways if way.nbytes is not None]
+    best = "--rounding stochastic" if "--rounding stochastic" in options else options[0]
+    return (
+        f"add {'one of these, such as ' if options[1:] else ''}{best}; the figures are foretold for"
+        " normal weights, from the format and its scales, and no weight was read"
+    )
 
 
 def _is_quantised(plan: Plan) -> bool:
@@ -83,17 +95,16 @@ def _check_decoded(output: Output, quantised: Quantised) -> None:
         )
 
 
-def _told(plan: Plan, layout: Layout, asked: Asked, found: Forecast) -> Iterator[str]:
+def _told(asked: Asked, found: Forecast, ways: list[Way]) -> Iterator[str]:
     how = "mostly lost" if found.share_unchanged > SWALLOWED else "partly lost"
     yield (
         f"noise of {asked.amount:g} sigma on experts in {asked.stored} is {how} in rounding to"
         f" nearest: {_effect(found)}; instead:"
     )
-    rows = [*_decoded(plan, layout, asked), _drawn(plan, layout, asked), _equal(plan)]
-    width = max(len(option) for option, _, _ in rows)
-    sizes = max(len(bytes_) for _, bytes_, _ in rows)
-    for option, bytes_, effect in rows:
-        yield f"  {option:<{width}}  {bytes_:>{sizes}}  {effect}"
+    sizes = ["" if way.nbytes is None else size(way.nbytes) for way in ways]
+    width, most = max(len(way.option) for way in ways), max(map(len, sizes))
+    for way, told in zip(ways, sizes, strict=True):
+        yield f"  {way.option:<{width}}  {told:>{most}}  {way.effect}"
 
 
 def _effect(found: Forecast) -> str:
@@ -101,9 +112,6 @@ def _effect(found: Forecast) -> str:
         f"{100 * found.share_unchanged:.1f} % of the values stay as they are, and the noise"
         f" realised is {found.ratio:.2f} times that asked for"
     )
-
-
-Way = tuple[str, str, str]  # the option, bytes of the result, and what it does
 
 
 def _decoded(plan: Plan, layout: Layout, asked: Asked) -> Iterator[Way]:
@@ -121,9 +129,9 @@ def _decoded(plan: Plan, layout: Layout, asked: Asked) -> Iterator[Way]:
             problem = problem or error.message.splitlines()[0]
             continue
         what = "the experts" if storage.experts else "the whole model"
-        yield option, size(other.nbytes), f"{what} decoded: {_effect(found)}"
+        yield Way(option, other.nbytes, f"{what} decoded: {_effect(found)}")
         return
-    yield "--dtype bf16", "", f"not here: {problem}"
+    yield Way("--dtype bf16", None, f"not here: {problem}")
 
 
 def _drawn(plan: Plan, layout: Layout, asked: Asked) -> Way:
@@ -138,12 +146,14 @@ def _drawn(plan: Plan, layout: Layout, asked: Asked) -> Way:
     try:
         check_noise(other)
     except MoegrowError as error:
-        return "--rounding stochastic", "", f"not here: {error.message.splitlines()[0]}"
+        return Way("--rounding stochastic", None, f"not here: {error.message.splitlines()[0]}")
     found = foretold(other, layout)[asked._replace(by_draw=True)]
-    return "--rounding stochastic", size(other.nbytes), (
+    return Way(
+        "--rounding stochastic",
+        other.nbytes,
         f"format and scales kept, and the noise on average: {_effect(found)}, since rounding adds"
-        f" {_own(found) * asked.amount:.2g} sigma of its own"
-    )  # fmt: skip
+        f" {_own(found) * asked.amount:.2g} sigma of its own",
+    )
 
 
 def _by_draw(noises: tuple[Noise | None, ...]) -> tuple[Noise | None, ...]:
@@ -156,16 +166,19 @@ def _own(found: Forecast) -> float:
 
 
 def _equal(plan: Plan) -> Way:
-    return "--noise 0", size(plan.nbytes), (
-        "equal copies: 100 % of the values stay as they are, and there is no noise"
-    )  # fmt: skip
+    effect = "equal copies: 100 % of the values stay as they are, and there is no noise"
+    return Way("--noise 0", plan.nbytes, effect)
+
+
+# A tensor and the quantised weight that it is, or None for plain floats.
+_Kind = tuple[TensorSpec, Weight] | None
 
 
 def foretold(plan: Plan, layout: Layout) -> Mapping[Asked, Forecast]:
     """What will become of the noise that is relative to σ, for each way in which it is stored."""
     tensors = layout.checkpoint.tensors
     quantised = quantised_in(layout) if _is_quantised(plan) else Quantised()
-    kinds: dict[Asked, Counter[tuple[TensorSpec, Decoding] | None]] = {}
+    kinds: dict[Asked, Counter[_Kind]] = {}
     known: dict[tuple[object, ...], TensorSpec] = {}
     for output in plan.outputs:
         for piece in output.pieces:
@@ -180,9 +193,9 @@ def foretold(plan: Plan, layout: Layout) -> Mapping[Asked, Forecast]:
                 spec, settings = tensors[piece.source], weight.decoding.settings
                 parts = [tensors[name] for _, name in weight.decoding.companions]
                 shapes = [(part.dtype, part.shape) for part in parts]
-                key = (spec.dtype, spec.shape, settings, *shapes)
+                key = (spec.dtype, spec.shape, settings, weight.is_symmetric, *shapes)
                 first = known.setdefault(key, spec)
-                kind = first, quantised.weights[first.name].decoding
+                kind = first, quantised.weights[first.name]
             elif output.dtype not in FLOATS:
                 continue
             kinds.setdefault(asked, Counter())[kind] += 1
@@ -194,12 +207,14 @@ def foretold(plan: Plan, layout: Layout) -> Mapping[Asked, Forecast]:
     }  # fmt: skip
 
 
-def _of(
-    kind: tuple[TensorSpec, Decoding] | None, asked: Asked, tensors: Mapping[str, TensorSpec]
-) -> Forecast:
+def _of(kind: _Kind, asked: Asked, tensors: Mapping[str, TensorSpec]) -> Forecast:
     if kind is None:
         return on_floats(asked.stored, asked.amount, by_draw=asked.by_draw)
-    return on_weight(*kind, tensors, asked.amount, by_draw=asked.by_draw)
+    spec, weight = kind
+    return on_weight(
+        spec, weight.decoding, tensors, asked.amount,
+        by_draw=asked.by_draw, is_symmetric=weight.is_symmetric,
+    )  # fmt: skip
 
 
 def _mean(found: Iterator[tuple[Forecast, int]]) -> Forecast:
@@ -208,7 +223,8 @@ def _mean(found: Iterator[tuple[Forecast, int]]) -> Forecast:
     count = sum(number for _, number in each)
     share = math.fsum(one.share_unchanged * number for one, number in each) / count
     square = math.fsum(one.ratio**2 * number for one, number in each) / count
-    return Forecast(share, math.sqrt(square))
+    growth = math.fsum(one.growth * number for one, number in each) / count
+    return Forecast(share, math.sqrt(square), growth)
 
 
 def warnings(plan: Plan, layout: Layout) -> Iterator[str]:

@@ -38,9 +38,12 @@ PLAN = "moegrow-plan.jsonl"
 DIGESTS = "moegrow-digests.jsonl"
 OWN = (CARD, PLAN, DIGESTS)  # what a grown checkpoint has of its own, beside its weights
 
-# Files beside the config that speak of quantisation too, as ModelOpt, GPTQ's and AWQ's libraries
-# write them.
-QUANT_FILES = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
+# Files beside the config that speak of quantisation too, and the method of the library that writes
+# each: most of them do not name it.
+QUANT_FILES = {
+    "hf_quant_config.json": "modelopt", "quantize_config.json": "gptq", "quant_config.json": "awq",
+    "quantization_config.json": "auto-round",
+}  # fmt: skip
 
 # Bytes of a config and of an index, and tensors: far more than any model has.
 LARGEST_CONFIG, LARGEST_INDEX = 16 << 20, 100 << 20
