@@ -73,6 +73,9 @@ def main() -> NoReturn:
     # Nothing here is linear algebra, and the threads for it are busy while they wait for work.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Newer versions of Typer carry their own click: its base class is found by descent.
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who called, as by `>&-`
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         # Names come from strangers: what is no text is shown escaped and never stops a command.
         if isinstance(stream, io.TextIOWrapper):

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -206,6 +207,13 @@ def test_a_reader_that_has_had_enough_is_no_error(source):
     )  # fmt: skip
     assert done.stdout == '{"moegrow_'
     assert done.stderr == ""
+
+
+def test_standard_output_that_is_closed_is_no_error(source):
+    for arguments in (["norms", source], ["advise", source], ["norms", "--csv", source]):
+        command = shlex.join(map(str, [sys.executable, "-m", "moegrow", *arguments]))
+        done = subprocess.run(["sh", "-c", f"{command} >&-"], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_demo_grows_and_verifies(run, tmp_path):

@@ -26,8 +26,9 @@ numbers: noise | compiled | arithmetic compiled_codes | straight | conversion la
     lookup reading | changes | stream | values
 writing: card | shards | digests schedule | direct partial | targets | engine integrity resume |
     publishing space | parts verifier | uploader writer
-analysis: lineage | ribbons | layerwise | cuts | difference squares | logits | profiles |
-    inspecting | drawn plots | seams | advice page sketches
+analysis: lineage | ribbons | models weights | layerwise tokens | cuts | difference squares |
+    logits | profiles | inspecting labels | drawn plots | seams story | targets |
+    advice page sketches
 model
 commands: options progress spread | documents explain show | demo interrupted terminal | finishing
     | sharing | growing | advising looking picturing repeating reporting

@@ -1,6 +1,5 @@
 """Logits of a result are held against those of its source, and what differs is told."""
 
-import contextlib
 import json
 import os
 import subprocess
@@ -11,6 +10,7 @@ import pytest
 import tiny
 import torch
 from conftest import MOEGROW
+from quantised import FORMATS
 
 import moegrow
 from moegrow.analysis.logits import TOLERANCE
@@ -18,7 +18,6 @@ from moegrow.errors import MoegrowError
 from moegrow.source.checkpoint import CONFIG
 
 FAMILIES = ["qwen3_moe", "deepseek_v3", "gpt_oss", "llama4", "qwen3_next", "dbrx", "gemma4"]
-WORDS = ["the", "cat", "sat", "on", "a", "mat"]
 ROUTED = [name for name in FAMILIES if name != "llama4"]
 
 
@@ -137,80 +136,6 @@ def test_a_top_k_that_is_kept_is_a_reason_and_copies_compete(checkpoint, tmp_pat
     )
 
 
-def with_tokenizer(folder, words=WORDS):
-    """A tokenizer of words beside the weights, as transformers saves one."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    words = {word: number for number, word in enumerate(["[UNK]", *words])}
-    made = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=made, unk_token="[UNK]").save_pretrained(folder)
-
-
-def test_prompts_are_read_by_the_tokenizer_in_the_folder(run, checkpoint, tmp_path):
-    source = alter.copy(checkpoint(), tmp_path)
-    with_tokenizer(source)
-    grown = grow(source, tmp_path / "grown", ("width", {"noise": 0}))
-    done = run(
-        "verify", grown, "--logits", "--prompt", "the cat sat on the mat", "--prompt", "a cat",
-        "--json",
-    )  # fmt: skip
-    document = json.loads(done.stdout)
-    assert document["logits"]["tokens"] == 8
-    assert document["logits"]["ok"]
-    with pytest.raises(MoegrowError, match="makes no tokens of ''"):
-        moegrow.compare_logits(grown, prompts=[""])
-
-
-def test_padding_behind_a_short_prompt_changes_nothing(checkpoint, tmp_path):
-    source = alter.copy(checkpoint("qwen3_next"), tmp_path)
-    with_tokenizer(source)
-    grown = grow(source, tmp_path / "grown", ("width", {"noise": 0.05}))
-    long, short = "the cat sat on a mat and sat on", "the cat"
-    alone = moegrow.compare_logits(grown, prompts=[short])
-    both = moegrow.compare_logits(grown, prompts=[short, long])
-    other = moegrow.compare_logits(grown, prompts=[long])
-    assert alone.tokens + other.tokens == both.tokens
-    assert both.kl * both.tokens == pytest.approx(
-        alone.kl * alone.tokens + other.kl * other.tokens, rel=1e-3
-    )
-
-
-def test_code_of_a_tokenizer_is_not_run(checkpoint, tmp_path):
-    source = alter.copy(checkpoint(), tmp_path)
-    with_tokenizer(source)
-    (source / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
-    with alter.table(source / "tokenizer_config.json") as config:
-        config["auto_map"] = {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}
-        config["tokenizer_class"] = "Evil"
-    grown = grow(source, tmp_path / "grown", ("width", {}))
-    with contextlib.suppress(MoegrowError):
-        moegrow.compare_logits(grown, prompts=["a cat"])
-    assert (grown / "evil.py").exists()
-    assert not (tmp_path / "ran").exists()
-
-
-def test_a_folder_without_tokenizer_says_so(checkpoint, tmp_path):
-    grown = grow(checkpoint(), tmp_path / "grown", ("width", {}))
-    with pytest.raises(MoegrowError, match="makes no tokens of 'a cat'") as raised:
-        moegrow.compare_logits(grown, prompts=["a cat"])
-    assert raised.value.hint == "leave --prompt out to run random tokens"
-
-
-def test_a_tokenizer_of_another_vocabulary_is_refused(checkpoint, tmp_path):
-    source = alter.copy(checkpoint(), tmp_path)
-    with_tokenizer(source, [f"word{number}" for number in range(100)] + ["cat"])
-    grown = grow(source, tmp_path / "grown", ("width", {}))
-    with pytest.raises(MoegrowError, match=r"gives token 101, and .* says vocab_size 64"):
-        moegrow.compare_logits(grown, prompts=["cat"])
-
-
-def test_a_prompt_without_logits_is_wrong_usage(run, checkpoint, tmp_path):
-    grow(checkpoint(), tmp_path / "grown", ("width", {}))
-    assert "--prompt is for --logits" in run("verify", "grown", "--prompt", "a", code=2).stderr
-
-
 def test_a_source_that_is_gone_is_asked_for(checkpoint, tmp_path):
     source = alter.copy(checkpoint(), tmp_path)
     grown = grow(source, tmp_path / "grown", ("width", {"noise": 0}))
@@ -221,12 +146,53 @@ def test_a_source_that_is_gone_is_asked_for(checkpoint, tmp_path):
     assert moegrow.compare_logits(grown, tmp_path / "moved").ok
 
 
-def test_a_quantised_checkpoint_is_refused(checkpoint, tmp_path):
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_quantised_model_at_noise_0_has_the_logits_of_its_source(made, tmp_path, name):
+    steps = ("depth", {"new_layers": "identity"}), ("width", {"noise": 0})
+    found = moegrow.compare_logits(grow(made(name), tmp_path / "grown", *steps))
+    assert found.reasons == ()
+    assert found.ok
+    assert found.largest < 3e-4
+    assert found.together
+    assert all(layer.share == 1 for layer in found.together)
+
+
+def test_a_quantised_weight_changed_by_hand_is_found(made, tmp_path):
+    grown = grow(made("fp8 blocks"), tmp_path / "grown", ("width", {"noise": 0}))
+    with alter.weights(grown) as tensors:
+        tensors["model.layers.2.mlp.experts.9.up_proj.weight_scale_inv"] *= 2
+    found = moegrow.compare_logits(grown)
+    assert found.reasons == ()
+    assert not found.ok
+    assert found.parts_at == 2
+
+
+def test_weights_that_are_rounded_need_not_give_the_same_logits(checkpoint, made, tmp_path):
+    rounded = ("weights are rounded to another dtype",)
+    converted = grow(checkpoint(), tmp_path / "converted", ("convert", {"dtype": "bf16"}))
+    found = moegrow.compare_logits(converted)
+    assert (found.reasons, found.ok) == (rounded, True)
+    assert found.largest > TOLERANCE
+    wide = ("width", {"noise": 0, "experts_dtype": "bf16"})
+    assert moegrow.compare_logits(grow(made("gptq"), tmp_path / "a", wide)).reasons == rounded
+    drawn = ("width", {"noise": 0.01, "rounding": "stochastic"})
+    found = moegrow.compare_logits(grow(made("gptq"), tmp_path / "b", drawn))
+    assert found.reasons == ("copies of experts have noise",)
+    # What is decoded and stored as it was decoded is the same.
+    plain = ("convert", {"dtype": "fp32"})
+    found = moegrow.compare_logits(grow(made("gptq"), tmp_path / "c", plain))
+    assert (found.reasons, found.ok) == ((), True)
+
+
+def test_what_is_quantised_in_an_unknown_way_is_refused(checkpoint, tmp_path):
     source = alter.copy(checkpoint(), tmp_path)
     with alter.table(source / CONFIG) as config:
         config["quantization_config"] = {"quant_method": "fp8"}
-    with pytest.raises(MoegrowError, match="is quantised"):
+    with pytest.raises(
+        MoegrowError, match=r"is quantised by its config\.json, and no tensor"
+    ) as raised:
         moegrow.compare_logits(grow(source, tmp_path / "grown", ("depth", {})))
+    assert raised.value.hint == "verify it without --logits"
 
 
 @pytest.mark.parametrize("missing", ["torch", "transformers", "accelerate"])

@@ -10,11 +10,12 @@ import alter
 import pytest
 
 import moegrow
-from moegrow.analysis import page
+from moegrow.analysis import page, story
 from moegrow.source.checkpoint import CONFIG
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-EVIL = "<img src=x onerror=alert(1)>\"'&"
+EVIL = "<img src=x onerror=alert(1)>\"'&\x1b[31m"
+SHOWN = EVIL.replace("\x1b", r"\x1b")
 VOID = {"meta", "img", "br"}
 
 
@@ -58,7 +59,7 @@ def grown(checkpoint, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def text(grown):
-    return page.render(page.gather(grown, verified=moegrow.verify(grown)))
+    return page.render(story.gather(grown, verified=moegrow.verify(grown)))
 
 
 def test_a_page_tells_numbers_maps_noise_config_and_how_to_do_it_again(grown, text, checkpoint):
@@ -116,30 +117,61 @@ def test_whatever_a_checkpoint_is_called_is_text_on_the_page(checkpoint, tmp_pat
     source = source.rename(tmp_path / EVIL)
     folder = tmp_path / f"grown {EVIL}"
     moegrow.apply(moegrow.width(moegrow.depth(source), noise=0.5), folder)
-    text = page.render(page.gather(folder))
+    text = page.render(story.gather(folder))
     shown = Outline(text)
     assert "<img" not in text
     assert not shown.named("img")
-    assert f"grown {EVIL}" in shown.words
+    assert f"grown {SHOWN}" in shown.words
     assert json.dumps(f"{EVIL}3") in shown.text
+    assert "\x1b" not in text
 
 
 def test_the_same_checkpoint_gives_the_same_page(grown):
-    pages = [page.render(page.gather(grown)) for _ in range(2)]
+    pages = [page.render(story.gather(grown)) for _ in range(2)]
     assert pages[0] == pages[1]
     assert "foretold" in pages[0]
-    assert "a sample of" in page.render(page.gather(grown, sample=True))
+    assert "a sample of" in page.render(story.gather(grown, sample=True))
 
 
 def test_weights_without_norms_leave_the_rest_of_the_page(grown, monkeypatch):
     def refuse(*arguments, **named):
         raise moegrow.MoegrowError("the weights are quantised")
 
-    monkeypatch.setattr(page.profiles, "profile", refuse)
-    shown = Outline(page.render(page.gather(grown)))
+    monkeypatch.setattr(story.profiles, "profile", refuse)
+    shown = Outline(page.render(story.gather(grown)))
     assert "Not shown: the weights are quantised" in shown.words
     assert not shown.named("circle")
     assert shown.named("rect")
+
+
+def paged(source, folder, plan, **options):
+    """What the page says of a plan for a source, written to a folder."""
+    moegrow.apply(plan, folder)
+    return Outline(page.render(story.gather(folder, **options))).text
+
+
+def test_what_norms_leave_out_and_where_they_jump_is_said(checkpoint, tmp_path):
+    source = alter.copy(checkpoint(), tmp_path)
+    with alter.weights(source) as tensors:
+        tensors["model.layers.2.mlp.gate.weight"][0, :3] = float("nan")
+    plan = moegrow.depth(source, mode="stack")
+    said = paged(source, tmp_path / "grown", plan)
+    assert "qwen3_moe: 3 values are NaN or infinite and left out, in model.layers.2.mlp" in said
+    assert "grown: 6 values are NaN or infinite and left out, in model.layers.{2,6}.mlp" in said
+    assert "(between layers 3 and 4, from 3 and 0)" in said
+    assert "jumps by" not in paged(source, tmp_path / "level", moegrow.depth(source))
+
+
+def test_noise_on_equal_values_is_not_said_to_be_there(checkpoint, tmp_path):
+    source = alter.copy(checkpoint(), tmp_path)
+    with alter.weights(source) as tensors:
+        for tensor in tensors.values():
+            tensor.zero_()
+    folder = tmp_path / "grown"
+    moegrow.apply(moegrow.width(source), folder)
+    said = paged(source, tmp_path / "other", moegrow.width(source), verified=moegrow.verify(folder))
+    assert "None was realised: all values of what is copied are the same." in said
+    assert "foretold" not in said
 
 
 def browse(folder, script):

@@ -1,7 +1,9 @@
 """Pictures of norms: whole files of the kind that their name says, for everybody to read."""
 
+import shutil
 import struct
 import sys
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
@@ -42,8 +44,6 @@ def test_lines_differ_in_more_than_colour():
 
 
 def test_names_that_would_be_read_as_formulas_are_drawn_as_they_are(checkpoint, tmp_path):
-    from dataclasses import replace
-
     found = profiles.of(load(str(checkpoint())))
     odd = [replace(found, name=name) for name in ("$x_{", "_hidden", "a\\b^")]
     plots.draw(odd, tmp_path / "odd.png")
@@ -63,3 +63,30 @@ def test_without_matplotlib_the_hint_says_how_to_install_it(monkeypatch):
     with pytest.raises(MoegrowError) as error:
         plots.check()
     assert error.value.hint == "pip install 'moegrow[plot]'"
+
+
+def test_strangers_names_are_drawn_without_a_word_and_leave_a_whole_svg(run, checkpoint, tmp_path):
+    names = ["a\x1b[31m<b>&'$x$", "new\nline", "模型", "n" * 200]
+    for name in names:
+        shutil.copytree(checkpoint(), tmp_path / name)
+    done = run("norms", *names, "--plot", "odd.svg", "--csv")
+    assert done.stderr == "drawn: odd.svg\n"
+    assert b"\x1b" not in (tmp_path / "odd.svg").read_bytes()
+    ElementTree.parse(tmp_path / "odd.svg")
+
+
+def test_labels_are_short_enough_for_two_to_stand_beside_each_other(checkpoint):
+    found = profiles.of(load(str(checkpoint())))
+    given = [replace(found, name=name) for name in ("n" * 200, "模" * 40, "short")]
+    assert plots._named(given)[0].count("n") == plots.LONGEST - 1
+    assert max(map(len, plots._named(given))) == plots.LONGEST
+    assert plots._named(given)[1].startswith(r"\u6a21")
+
+
+def test_what_others_are_drawn_over_is_broad(checkpoint):
+    found = profiles.of(load(str(checkpoint())))
+    predicted = replace(found, is_predicted=True)
+    rows = ((found, found, found), (found, predicted, found, predicted), (predicted, found))
+    assert [[plots._is_below(row, number) for number in range(len(row))] for row in rows] == [
+        [True, False, False], [True, False, True, False], [True, False],
+    ]  # fmt: skip

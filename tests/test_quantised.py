@@ -170,14 +170,17 @@ def dequantised(source, name, folder):
     return folder
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_any_format_can_be_written_decoded(made, form, run, tmp_path, dtype):
     source = made(form)
     run("convert", "--dtype", dtype, source, "-o", "plain", "--verify")
     (tmp_path / "ref").mkdir()
     expected = tiny.tensors(dequantised(source, form, tmp_path / "ref"))
     found = tiny.tensors(tmp_path / "plain")
-    wanted = {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype]
+    wanted = DTYPES[dtype]
     assert found.keys() == expected.keys()
     for name, tensor in found.items():
         if name.endswith("e_score_correction_bias"):
@@ -186,7 +189,7 @@ def test_any_format_can_be_written_decoded(made, form, run, tmp_path, dtype):
             assert tiny.same_bytes(tensor, expected[name].to(wanted)), name
     config = config_of(tmp_path / "plain")
     assert "quantization_config" not in config
-    assert config["dtype"] == {"bf16": "bfloat16", "fp32": "float32"}[dtype]
+    assert config["dtype"] == str(wanted).removeprefix("torch.")
     if dtype == "fp32":
         reference = tiny.logits(tmp_path / "ref" / source.name)
         assert tiny.distance(reference, tiny.logits(tmp_path / "plain")) < 1e-5
@@ -288,14 +291,20 @@ def test_the_experts_alone_can_be_written_decoded(made, form, run, tmp_path):
 
 
 @pytest.mark.parametrize("family", ["ernie4_5_vl_moe", "gemma4", "qwen3_next", "deepseek_v4"])
-@pytest.mark.parametrize(("old", "new"), [("float32", "bf16"), ("bfloat16", "fp32")])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("float32", "bf16"), ("bfloat16", "fp32"), ("float32", "fp16"), ("bfloat16", "fp16"),
+        ("float16", "bf16"), ("float16", "fp32"),
+    ],
+)  # fmt: skip
 def test_plain_weights_are_rounded_as_torch_rounds_them(
     checkpoint, family, old, new, run, tmp_path
 ):
     source = checkpoint(family, dtype=getattr(torch, old))
     run("convert", "--dtype", new, source, "-o", "plain", "--verify")
     before, after = tiny.tensors(source), tiny.tensors(tmp_path / "plain")
-    wanted = {"bf16": torch.bfloat16, "fp32": torch.float32}[new]
+    wanted = DTYPES[new]
     changed = 0
     for name, tensor in before.items():
         is_same = tiny.same_bytes(after[name], tensor)

@@ -3,6 +3,7 @@
 import json
 
 import alter
+import hubserver
 import pytest
 
 
@@ -65,3 +66,17 @@ def test_a_source_that_has_moved_is_named(run, checkpoint, tmp_path):
     assert not (tmp_path / "report.html").exists()
     assert run("report", "wide", "--source", "moved").stdout == "report.html\n"
     assert "Before and after" in (tmp_path / "report.html").read_text()
+
+
+def test_of_a_source_that_is_far_away_a_sample_is_read(run, checkpoint, tmp_path, monkeypatch):
+    sizes = {"hidden_size": 128, "moe_intermediate_size": 128}
+    with hubserver.serving() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf-home"))
+        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+        hub.add("org/base", checkpoint(**sizes))
+        run("depth", "org/base", "-o", "grown", "-q")
+        run("report", "grown")
+    assert (
+        "Root mean square of the weights, by a sample of" in (tmp_path / "report.html").read_text()
+    )

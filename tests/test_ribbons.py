@@ -1,6 +1,7 @@
 """The drawing of a growth: a ribbon for each run, and text that can be read at half the size."""
 
 import re
+import shutil
 from itertools import pairwise
 from xml.etree import ElementTree
 
@@ -56,3 +57,11 @@ def test_a_name_from_a_stranger_is_escaped(checkpoint):
     root = ElementTree.fromstring(ribbons.drawing("<script>&", [axes(plan)[0]]))
     assert "<script>&" in {text.text for text in root.iter(f"{SVG}text")}
     assert len(runs(axes(plan)[0])) == 8
+
+
+def test_a_name_that_would_steer_a_terminal_leaves_a_whole_drawing(run, checkpoint, tmp_path):
+    source = shutil.copytree(checkpoint(), tmp_path / "a\x1b[31m<b>&\nb")
+    run("map", "--svg", "map.svg", stdin=run("depth", source, "--plan").stdout)
+    drawn = (tmp_path / "map.svg").read_text()
+    assert r"grown from a\x1b[31m&lt;b&gt;&amp;\nb" in drawn
+    ElementTree.fromstring(drawn)

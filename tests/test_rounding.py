@@ -1,11 +1,15 @@
 """What is said of noise after rounding, held against the files and against torch."""
 
+import subprocess
 from fractions import Fraction
 
+import alter
 import numpy as np
 import pytest
+import terminals
 import tiny
 import torch
+from conftest import MOEGROW
 
 import moegrow
 from moegrow.families.layout import read_layout
@@ -146,6 +150,37 @@ def test_a_person_is_warned_of_noise_that_will_be_lost_and_sees_that_it_was(
     assert float(ratio) < 0.6
     assert f"{EXPERT} " in run("verify", "--noise", tmp_path / "lost").stderr
     assert EXPERT not in run("verify", tmp_path / "lost").stderr
+    assert "the noise was mostly lost in all of these" in said
+    assert "--rounding stochastic keeps it" in said
+    kept = run("width", source, "--noise", "0.01", "-o", tmp_path / "kept").stderr
+    assert "lost" not in kept
+
+
+def test_a_log_has_names_of_any_length_and_so_has_a_narrow_terminal(checkpoint, tmp_path):
+    source = checkpoint("minimax_m3_vl", dtype=torch.bfloat16)
+    kind = "language_model.model.layers.*.block_sparse_moe.experts.*.w1.weight"
+    command = [*MOEGROW, "width", source, "-o"]
+    done = subprocess.run([*command, tmp_path / "a"], capture_output=True, text=True, check=True)
+    assert f"\n{kind} " in done.stderr
+    said = terminals.printed(*command, tmp_path / "b", columns=60, stream="stderr")
+    assert "realised" in said
+    assert "…" not in said
+
+
+def test_noise_that_is_not_there_is_said_to_be_none(run, checkpoint, tmp_path):
+    run("depth", checkpoint(), "-o", "deep", "-q")
+    assert "no noise: the plan asks for none" in run("verify", "deep", "--noise").stderr
+    source = alter.copy(checkpoint(), tmp_path)
+    with alter.weights(source) as tensors:
+        for tensor in tensors.values():
+            tensor.zero_()
+    run("width", source, "-o", "wide", "-q")
+    assert (
+        "no noise: all values of what was copied are the same"
+        in run("verify", "wide", "--noise").stderr
+    )
+    source.rename(tmp_path / "moved")
+    assert "no noise is shown: the source is gone" in run("verify", "wide", "--noise").stderr
 
 
 def test_noise_that_is_kept_is_no_reason_for_a_warning(checkpoint):

@@ -76,9 +76,28 @@ def test_the_jump_is_that_of_the_grown_model(run, rising, tmp_path):
     assert planned["largest"]["experts"]["size"] == pytest.approx(experts[9] - experts[10])
 
 
-def test_a_mode_that_the_config_cannot_express_is_refused_with_its_reason(run, checkpoint):
-    done = run("norms", checkpoint("deepseek_v3"), "--seams")
-    assert "--mode stack is refused: config.json can only say" in done.stdout
+def test_a_mode_that_the_config_cannot_express_is_shown_as_the_first_that_it_can(run, checkpoint):
+    found = json.loads(run("norms", checkpoint("deepseek_v3"), "--seams", "--json").stdout)
+    stack = found["profiles"][0]["seams"][1]
+    assert stack["options"] == "--mode stack --keep-first 1"
+    assert stack["layers"] == [0, 1, 2, 3, 1, 2, 3]
+    in_groups = checkpoint("jamba", num_hidden_layers=8)
+    found = json.loads(run("norms", in_groups, "--seams", "--json").stdout)
+    assert found["profiles"][0]["seams"][0]["options"] == "--mode interpose --group 4"
+
+
+def test_a_mode_that_the_config_cannot_express_at_all_is_refused_with_its_reason(run, checkpoint):
+    done = run("norms", checkpoint("jamba"), "--seams")
+    assert "--mode interpose is refused: config.json can only say" in done.stdout
+    assert "--mode stack: experts jump between" in done.stdout
+
+
+def test_copies_in_a_grown_model_do_not_make_its_usual_step_nothing(checkpoint, tmp_path):
+    source = checkpoint(num_hidden_layers=8)
+    moegrow.apply(moegrow.depth(str(source)), tmp_path / "grown")
+    before, after = (moegrow.norms(its).norms["experts"] for its in (source, tmp_path / "grown"))
+    assert seams.usual_step(after) == seams.usual_step(before) > 0
+    assert median(abs(b - a) for a, b in pairwise(after)) == 0
 
 
 def test_a_dry_run_says_in_a_line_how_far_norms_jump(run, rising, tmp_path):
@@ -114,6 +133,8 @@ def test_a_picture_of_seams_has_a_line_for_each_mode(rising):
     lines = seams.drawn([profile], [found])
     assert [line.name for line in lines][:3] == ["qwen3_moe", "--mode interpose", "--mode stack"]
     assert [line.layers for line in lines] == [10, 20, 20, 12, 16]
+    beside = seams.drawn([profile, profile], [found, found])
+    assert beside[1].name == "qwen3_moe --mode interpose"
     grown = moegrow.depth(str(rising), mode="stack")
     assert lines[2].norms["experts"] == pytest.approx(profiles.of(load(grown)).norms["experts"])
 

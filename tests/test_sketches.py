@@ -3,10 +3,15 @@
 import csv
 import io
 import os
+import shutil
 import subprocess
 import sys
 
-from moegrow.analysis import profiles, sketches
+import alter
+import terminals
+from conftest import MOEGROW
+
+from moegrow.analysis import profiles, seams, sketches
 from moegrow.planning.opened import load
 
 
@@ -53,3 +58,74 @@ def test_a_plan_that_is_piped_in_is_shown_as_what_it_will_make(run, checkpoint):
     plan = run("depth", checkpoint(), "--plan").stdout
     said = run("norms", stdin=plan).stdout
     assert said.startswith("qwen3_moe-depth2x: 8 layers, predicted from its plan")
+
+
+def test_csv_names_sources_apart_and_harmlessly(run, checkpoint, tmp_path):
+    places = [tmp_path / folder / "a\x1b[31m\nb" for folder in ("one", "two")]
+    for place in places:
+        shutil.copytree(checkpoint(), place)
+    said = run("norms", *places, "--csv").stdout
+    assert "\x1b" not in said
+    found = [row["source"] for row in csv.DictReader(io.StringIO(said))]
+    assert set(found) == {"one/a\\x1b[31m\\nb", "two/a\\x1b[31m\\nb"}
+    assert len(found) == 8
+    told = run("norms", *places).stdout
+    assert "one/a\\x1b[31m\\nb: 4 layers" in told
+    assert "\x1b" not in told
+
+
+def test_what_was_left_out_is_counted_in_values(run, checkpoint, tmp_path):
+    source = alter.copy(checkpoint(), tmp_path)
+    with alter.weights(source) as tensors:
+        tensors["model.layers.2.mlp.gate.weight"][0, :5] = float("nan")
+    said = run("norms", source).stdout
+    assert (
+        "left out: 5 values that are NaN or infinite, in model.layers.2.mlp.gate.weight\n" in said
+    )
+    with alter.weights(source) as tensors:
+        tensors["model.layers.1.mlp.gate.weight"][0, :5] = float("inf")
+    assert "in model.layers.{1-2}.mlp.gate.weight (2 tensors)\n" in run("norms", source).stdout
+
+
+def long_profile(layers):
+    norms = {"experts": tuple(range(layers)), "norms": (1.0,) * layers}
+    return profiles.Profile("a-model", "/a", "qwen3_moe", layers, norms, {}, False, 1, 1, 1, 1)
+
+
+def test_a_curve_of_many_layers_fits_into_a_terminal_and_says_that_it_was_made_to():
+    wide, narrow = (sketches.curves(long_profile(94), width) for width in (None, 60))
+    assert len(wide[0]) > 94
+    assert len(wide) == 2
+    assert max(map(len, narrow)) <= 60
+    drawn = narrow[0].split()[2]
+    assert list(drawn) == sorted(drawn)
+    (said,) = narrow[2:]
+    assert said == f"(a mark is the mean of {94 / len(drawn):.1f} layers)"
+
+
+def test_a_table_that_is_too_wide_goes_without_bars(checkpoint):
+    found = profiles.of(load(str(checkpoint("deepseek_v3"))))
+    wide, narrow = (sketches.table(found, width=width).splitlines() for width in (80, 60))
+    assert max(map(len, wide)) <= 80
+    assert max(map(len, narrow)) <= 60
+    assert any("█" * 16 in line for line in wide)
+    assert not any("█" * 16 in line for line in narrow)
+    assert [line.split()[0] for line in narrow[-4:]] == ["0", "1", "2", "3"]
+    assert sketches.table(found).splitlines() == wide
+
+
+def test_ways_side_by_side_fit_into_a_terminal(checkpoint):
+    opened = load(str(checkpoint("deepseek_v3")))
+    found = profiles.of(opened)
+    its = seams.ways(opened, found)
+    for width, columns in ((100, ["layers", "seams"]), (85, ["layers"]), (80, [])):
+        lines = sketches.ways_table(found, its, width=width).splitlines()
+        assert max(map(len, lines)) <= width
+        heads = next(line.split() for line in lines if line.split()[-2:] == ["router", "norms"])
+        assert heads[: -len(found.norms)] == columns
+
+
+def test_a_terminal_is_asked_for_its_width(checkpoint):
+    said = terminals.printed(*MOEGROW, "norms", checkpoint("deepseek_v3"), columns=60)
+    assert max(map(len, said.splitlines())) <= 60
+    assert "attention  router" in said

@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from itertools import pairwise
-from statistics import correlation, median
+from statistics import correlation
+from textwrap import wrap
 from typing import Any
 
 from moegrow.analysis.profiles import Profile
-from moegrow.errors import MoegrowError, UsageError, one_line
+from moegrow.analysis.seams import usual_step
+from moegrow.analysis.targets import Target, targets
+from moegrow.errors import UsageError, one_line
 from moegrow.families.family import lookup
 from moegrow.families.layout import Layout
 from moegrow.ground import tables
-from moegrow.planning import report, serving, verbs
+from moegrow.planning import report
 from moegrow.planning.opened import Opened
 from moegrow.planning.report import Numbers
-from moegrow.plans import Plan
-
-Steps = list[tuple[str, dict[str, Any]]]  # verbs with their options
 
 TOPICS = ("boundary", "mode", "edges", "profile", "width", "training", "watch")
 AUXILIARY = ("router_aux_loss_coef", "aux_loss_coef", "aux_loss_alpha", "moe_loss_weight")
@@ -38,21 +38,6 @@ class Sentence:
     says: str
     source: str
     limits: str = ""
-
-
-@dataclass(frozen=True)
-class Target:
-    """A size to grow to, by a command. Where that is `refused`, there are no numbers.
-
-    `tokens` cost the grown model as much to train on as the source has cost.
-    """
-
-    name: str
-    command: str
-    numbers: Numbers | None
-    tokens: int | None = None
-    warnings: tuple[str, ...] = ()
-    refused: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,31 +60,49 @@ class Advice:
     sentences: tuple[Sentence, ...]
 
     def __str__(self) -> str:
-        return "\n".join(self._lines())
+        return "\n".join(self.lines())
 
-    def _lines(self) -> Iterator[str]:
+    def lines(self, width: int | None = None) -> Iterator[str]:
+        """What is said, line by line, sentences broken where a terminal has so many columns."""
+        for text, indent in self._texts():
+            if width is None or "\n" in text:
+                yield from text.split("\n")
+            else:
+                yield from wrap(
+                    text, max(width, 40), subsequent_indent=indent, break_long_words=False,
+                    break_on_hyphens=False,
+                ) or [""]  # fmt: skip
+
+    def _texts(self) -> Iterator[tuple[str, str]]:
+        """Sentences and tables, each with what its further lines begin with."""
         now = self.numbers
         yield one_line(
             f"{self.family}: {now.layers} layers, {now.experts} experts, top-{now.top_k};"
             f" {report.count(now.parameters)} parameters, {report.count(now.active_parameters)}"
             " active"
-        )
-        yield ""
-        yield tables.text([*self._rows()])
+        ), "  "  # fmt: skip
+        yield "", ""
+        yield tables.text([*self._rows()]), ""
         for target in self.targets:
             if target.refused:
-                yield one_line(f"{target.name} is refused: {target.refused}")
+                yield one_line(f"{target.name} is refused: {target.refused}"), "  "
             for warning in target.warnings:
-                yield f"{target.name}: {warning}"
+                yield f"{target.name}: {warning}", "  "
+        yield "\nmade by", ""
+        for target in self.targets:
+            if target.numbers and target.command:
+                yield f"- {target.name}: {target.command}", "    "
+                if target.instead:
+                    yield one_line(f"  since {target.instead}"), "  "
         for topic in TOPICS:
             found = [sentence for sentence in self.sentences if sentence.topic == topic]
             if found:
-                yield f"\n{topic}"
+                yield f"\n{topic}", ""
             for sentence in found:
-                yield one_line(f"- {sentence.says}")
-                yield one_line(f"  [{sentence.source}]")
+                yield one_line(f"- {sentence.says}"), "  "
+                yield one_line(f"  [{sentence.source}]"), "   "
                 if sentence.limits:
-                    yield one_line(f"  but: {sentence.limits}")
+                    yield one_line(f"  but: {sentence.limits}"), "  "
 
     def _rows(self) -> Iterator[tuple[str, ...]]:
         yield (
@@ -146,10 +149,11 @@ def advise(opened: Opened, *, tokens: int | None = None, profile: Profile | None
         "boundary_tokens": report.count(20 * active), "tokens": report.count(tokens or 0),
         "sunk": _power(sunk or 0), "ratio": f"{ratio or 0:.3g}", "layers": now.layers,
         "experts": now.experts, "new_experts": 2 * now.experts, "top_k": now.top_k,
-        "new_top_k": 2 * now.top_k, **_spelled(layout), **(shape or {}),
+        "new_top_k": 2 * now.top_k, "nonfinite": sum(profile.nonfinite.values()) if profile else 0,
+        **_spelled(layout), **(shape or {}),
     }  # fmt: skip
-    if shape:
-        stands += ["profile", "steps" if shape["seam"] else "level"]
+    if profile is not None:
+        stands += _looked(profile, shape)
     return Advice(
         source=layout.checkpoint.location,
         family=layout.family.name,
@@ -159,24 +163,38 @@ def advise(opened: Opened, *, tokens: int | None = None, profile: Profile | None
         boundary_tokens=20 * active,
         sunk=sunk,
         ratio=ratio,
-        targets=tuple(_targets(opened, now, sunk, stack=ratio is not None and ratio < 1)),
-        sentences=tuple(_sentences({*stands, *_facts(opened)}, values)),
+        targets=tuple(targets(opened, now, sunk, stack=ratio is not None and ratio < 1)),
+        sentences=tuple(_sentences({*stands, *_facts(opened, now)}, values)),
     )
+
+
+def _looked(profile: Profile, shape: Mapping[str, Any] | None) -> Iterator[str]:
+    """What the norms of a checkpoint say of it, in the words that evidence.toml uses."""
+    yield "looked at"
+    if profile.nonfinite:
+        yield "nonfinite"
+    if shape:
+        yield "profile"
+        if shape["seam"]:
+            yield "steps"
+        if shape["copies"]:
+            yield "copies"
 
 
 def shape_of(profile: Profile) -> Mapping[str, Any] | None:
     """What a profile of experts' norms looks like, as text; None where it has fewer than 3 layers.
 
     `rank` is Spearman's correlation of layer and norm without a tenth of the layers at either end;
-    `seam` is the step from the last layer to the first ÷ the median step between neighbours, or ""
-    where neighbours are equal.
+    `seam` is the step from the last layer to the first ÷ the usual step between neighbours, or ""
+    where all are equal, and `copies` whether most neighbours are.
     """
     norms = [norm for norm in profile.norms.get("experts", ()) if norm is not None]
     if len(norms) < 3:
         return None
     edge = len(norms) // 10
     inner = norms[edge : len(norms) - edge]
-    usual = median(abs(b - a) for a, b in pairwise(norms))
+    usual = usual_step(tuple(norms))
+    equal = sum(a == b for a, b in pairwise(norms))
     rank = 0.0
     if len(set(inner)) > 1:
         ranks = [sum((a < b) + (a == b) / 2 for a in inner) for b in inner]
@@ -185,6 +203,7 @@ def shape_of(profile: Profile) -> Mapping[str, Any] | None:
         "first": f"{norms[0]:.4g}", "middle": f"{norms[len(norms) // 2]:.4g}",
         "last": f"{norms[-1]:.4g}", "rank": f"{rank:+.2f}",
         "seam": f"{abs(norms[0] - norms[-1]) / usual:.2g}" if usual else "",
+        "copies": 2 * equal >= len(norms) - 1,
     }  # fmt: skip
 
 
@@ -197,10 +216,12 @@ def _power(number: int) -> str:
     return f"{number:.3g}"
 
 
-def _facts(opened: Opened) -> Iterator[str]:
+def _facts(opened: Opened, now: Numbers) -> Iterator[str]:
     """What holds of a checkpoint, in the words that evidence.toml uses."""
     layout = opened.layout
     dtypes = {spec.dtype for spec in layout.checkpoint.tensors.values()}
+    if now.layers > 4:
+        yield "has a middle"
     yield "refuses width" if layout.family.router.refuses_width else "widens"
     if _spelled(layout)["auxiliary"]:
         yield "auxiliary loss"
@@ -231,42 +252,6 @@ def _spelled(layout: Layout) -> Mapping[str, Any]:
         "auxiliary": found,
         "auxiliary_halved": f"{found / 2:g}",
     }
-
-
-def _targets(opened: Opened, now: Numbers, sunk: int | None, *, stack: bool) -> Iterator[Target]:
-    """What the recipes make of the checkpoint: deeper, wider, both, and wider at the same cost."""
-    yield Target("as it is", "", now, _tokens(sunk, now))
-    mode = "stack" if stack else "interpose"
-    deep: dict[str, Any] = {"mode": mode}
-    both = f"moegrow depth --mode {mode} --plan | moegrow width --experts 2x --noise 0.01"
-    kinds: list[tuple[str, str, Steps]] = [
-        ("depth 2x", f"moegrow depth --mode {mode}", [("depth", deep)]),
-        ("width 2x", "moegrow width --experts 2x --noise 0.01", [("width", {})]),
-        ("both 2x", both, [("depth", deep), ("width", {})]),
-        ("upcycling", "moegrow width --preset upcycling", [("width", {"preset": "upcycling"})]),
-    ]
-    for name, command, steps in kinds:
-        try:
-            plan = _grown(opened, steps)
-        except MoegrowError as error:
-            yield Target(name, command, None, refused=error.message)
-            continue
-        after = report.grown_numbers(plan, opened.layout)
-        yield Target(
-            name, command, after, _tokens(sunk, after), tuple(serving.warnings(now, after))
-        )
-
-
-def _grown(opened: Opened, steps: Steps) -> Plan:
-    for verb, options in steps:
-        plan = verbs.depth(opened, **options) if verb == "depth" else verbs.width(opened, **options)
-        opened = opened._replace(plan=plan)
-    return opened.plan
-
-
-def _tokens(sunk: int | None, numbers: Numbers) -> int | None:
-    """On how many tokens a model trains at the cost of `sunk` FLOPs."""
-    return None if sunk is None else sunk // (6 * numbers.active_parameters)
 
 
 def _sentences(facts: set[str], values: Mapping[str, Any]) -> Iterator[Sentence]:

@@ -5,6 +5,7 @@ from html import escape
 from itertools import pairwise
 
 from moegrow.analysis.profiles import Norms
+from moegrow.errors import printable
 from moegrow.maps import NULL, Map, repeats
 
 CELL, GAP = 44, 6  # in units of the picture
@@ -16,16 +17,18 @@ _DASHES = ("", "7 4")
 def tag(name: str, text: object = "", **attributes: object) -> str:
     """An element with its text escaped; `class_` and the like lose their underscores.
 
+    What no document may hold, such as the escape of terminals, is spelled out.
+
     >>> tag("b", "<i>", class_="x")
     '<b class="x">&lt;i&gt;</b>'
     """
-    return raw(name, escape(str(text)), **attributes)
+    return raw(name, escape(printable(str(text))), **attributes)
 
 
 def raw(name: str, inner: str, **attributes: object) -> str:
     """An element around what is markup already."""
     written = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"'
+        f' {key.rstrip("_").replace("_", "-")}="{escape(printable(str(value)))}"'
         for key, value in attributes.items()
     )
     return f"<{name}{written}>{inner}</{name}>"

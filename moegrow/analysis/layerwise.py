@@ -1,39 +1,24 @@
 """Run a checkpoint through transformers with the weights of one layer in memory at a time."""
 
-import os
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from moegrow.analysis.models import build, library, reason
+from moegrow.analysis.weights import Progress, Weights, check_weights
 from moegrow.errors import MoegrowError, raise_all
 from moegrow.families.layout import Layout
-from moegrow.source.checkpoint import Checkpoint
+from moegrow.numbers.reading import Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch import Tensor
-
-INSTALL = "pip install 'moegrow[logits]'"
-
-# What a config may say of how a model is run. Some of it names code that would be fetched, and none
-# of it may differ between the two models that are compared.
-NOT_TAKEN = (
-    "auto_map", "dtype", "torch_dtype", "transformers_weights", "custom_generate",
-    "attn_implementation", "_attn_implementation", "_attn_implementation_internal",
-    "experts_implementation", "_experts_implementation", "_experts_implementation_internal",
-)  # fmt: skip
-FLOATS = ("F64", "F32", "F16", "BF16")
-NUMBERS = (*FLOATS, "I64", "I32", "BOOL")
-
-Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -52,32 +37,6 @@ class Outcome:
     alive: int
 
 
-def library() -> Any:
-    """torch and what is used of transformers and accelerate, imported when it is first needed.
-
-    Raises MoegrowError, with what to type, where they are not installed.
-    """
-    # Kernels would be fetched from the Hub where their loader is installed.
-    os.environ.setdefault("USE_HUB_KERNELS", "0")
-    try:
-        torch, transformers = import_module("torch"), import_module("transformers")
-        accelerate, safetensors = import_module("accelerate"), import_module("safetensors")
-        conversions = import_module("transformers.conversion_mapping")
-        loading = import_module("transformers.core_model_loading")
-        modeling = import_module("transformers.modeling_utils")
-        found = SimpleNamespace(
-            torch=torch, transformers=transformers, safe_open=safetensors.safe_open,
-            init_empty_weights=accelerate.init_empty_weights, loading=loading,
-            conversions=conversions.get_model_conversion_mapping,
-            LoadStateDictConfig=modeling.LoadStateDictConfig,
-        )  # fmt: skip
-    except (ImportError, AttributeError) as error:
-        raise MoegrowError(f"--logits needs more libraries: {error}", INSTALL) from None
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    return found
-
-
 def run_layers(
     layout: Layout, tokens: Sequence[Sequence[int]], progress: Progress = lambda count: None
 ) -> Outcome:
@@ -88,11 +47,12 @@ def run_layers(
     MoegrowError where transformers cannot build the model, or does not find its weights.
     """
     checkpoint = layout.checkpoint
-    _check_readable(checkpoint, layout)
+    _check_readable(layout)
     lib = library()
-    with warnings.catch_warnings(), lib.torch.no_grad():
+    with warnings.catch_warnings(), lib.torch.no_grad(), Source(checkpoint) as source:
         warnings.simplefilter("ignore")
-        model = _Model(lib, layout, _build(lib, checkpoint), progress)
+        weights = Weights(lib, layout, source)
+        model = _Model(lib, layout, build(lib, checkpoint), weights, progress)
         with model.watched():
             try:
                 found = model.module(input_ids=lib.torch.tensor(tokens), use_cache=False).logits
@@ -101,7 +61,7 @@ def run_layers(
             except Exception as error:
                 # The model's own code runs on a stranger's config, and may fail in any way.
                 raise MoegrowError(
-                    f"transformers cannot run {checkpoint.name}: {_reason(error)}"
+                    f"transformers cannot run {checkpoint.name}: {reason(error)}"
                 ) from error
     if not bool(lib.torch.isfinite(found).all()):
         raise MoegrowError(
@@ -111,70 +71,21 @@ def run_layers(
     return Outcome(found.float(), tuple(model.states), model.chosen, model.alive)
 
 
-def _check_readable(checkpoint: Checkpoint, layout: Layout) -> None:
-    """Refuse what is far away, quantised, or loaded by transformers otherwise than it is stored."""
+def _check_readable(layout: Layout) -> None:
+    """Refuse what is far away, or loaded by transformers otherwise than it is stored."""
+    checkpoint = layout.checkpoint
     if not Path(checkpoint.location).exists():
         raise MoegrowError(
             f"--logits reads weights layer by layer, and {checkpoint.location} is far away",
             "download it, and name its folder with --source",
         )
-    odd = sorted({spec.dtype for spec in checkpoint.tensors.values()} - set(NUMBERS))
-    if odd or "quantization_config" in {**checkpoint.config, **layout.config}:
-        raise MoegrowError(
-            f"{checkpoint.name} is quantised{f' ({odd[0]})' if odd else ''}, and --logits runs"
-            f" models of {', '.join(FLOATS)} alone",
-            "dequantise it first, or verify it without --logits",
-        )
+    check_weights(layout)
     if layout.family.router.kind == "skip":
         raise MoegrowError(
             f"--logits cannot run {layout.family.name}: transformers sets a bias of its routers"
             " anew when it loads them",
             "verify it without --logits",
         )
-
-
-def _build(lib: Any, checkpoint: Checkpoint) -> Any:
-    """The model by the checkpoint's config, with weights that have shapes and no contents."""
-    auto = lib.transformers
-    try:
-        config = auto.AutoConfig.for_model(**_plain(checkpoint.config))
-        kinds = (auto.AutoModelForCausalLM, auto.AutoModelForImageTextToText)
-        kind = next((kind for kind in kinds if type(config) in kind._model_mapping), None)
-        if kind is None:
-            raise MoegrowError(
-                f"--logits cannot run {checkpoint.name}: transformers"
-                f" {auto.__version__} has no causal language model of type {config.model_type}"
-            )
-        # Buffers are computed from the config and not all stored, so they are real from the start.
-        with lib.init_empty_weights(include_buffers=False):
-            model = kind.from_config(
-                config, dtype=lib.torch.float32, attn_implementation="eager",
-                experts_implementation="eager", trust_remote_code=False,
-            )  # fmt: skip
-    except MoegrowError:
-        raise
-    except Exception as error:
-        raise MoegrowError(
-            f"transformers {auto.__version__} cannot build {checkpoint.name}: {_reason(error)}"
-        ) from error
-    return model.eval()
-
-
-def _plain(value: Any) -> Any:
-    """A config without what is NOT_TAKEN, at any depth, and with infinities as numbers."""
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if not isinstance(value, Mapping):
-        return value
-    if value.keys() == {"__float__"}:  # how transformers writes what JSON has no word for
-        return float(value["__float__"])
-    return {key: _plain(inner) for key, inner in value.items() if key not in NOT_TAKEN}
-
-
-def _reason(error: Exception) -> str:
-    """The first line of what a library complains of, which may be long."""
-    first, *_ = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {first[:300]}".rstrip(": ")
 
 
 @dataclass
@@ -184,6 +95,7 @@ class _Model:
     lib: Any
     layout: Layout
     module: Any
+    weights: Weights
     progress: Progress
     states: list["Tensor"] = field(default_factory=list)
     chosen: dict[int, "Tensor"] = field(default_factory=dict)
@@ -210,16 +122,7 @@ class _Model:
 
     def load(self, layer: int | None) -> None:
         """Fill a layer, or what is outside of all, with its weights in float32."""
-        opened = {}
-        tensors = {}
-        folder = Path(self.layout.checkpoint.origin.location)
-        for name in self.names[layer]:
-            spec = self.layout.checkpoint.tensors[name]
-            # Opened anew for each layer: what is mapped into memory stays there until it is closed.
-            if spec.file not in opened:
-                opened[spec.file] = self.lib.safe_open(folder / spec.file, "pt")
-            tensors[name] = opened[spec.file].get_slice(name)
-            self.progress(spec.stop - spec.start)
+        tensors = self.weights.taken(self.names[layer], self.progress)
         found, _ = self.lib.loading.convert_and_load_state_dict_in_model(
             self.module,
             tensors,
@@ -282,14 +185,14 @@ class _Model:
                 self.chosen.setdefault(number, value.detach().reshape(-1, value.shape[-1]).clone())
 
     def _targets(self) -> dict[str, str]:
-        """Where in the model each tensor of the checkpoint ends up, by its name there."""
+        """Where in the model each weight of the checkpoint ends up, by its plain name there."""
         loading, module = self.lib.loading, self.module
         conversions = self.lib.conversions(module)
         renamings = [one for one in conversions if isinstance(one, loading.WeightRenaming)]
         converters = [one for one in conversions if isinstance(one, loading.WeightConverter)]
         known, prefix = module.state_dict(), module.base_model_prefix
         targets = {}
-        for name in self.layout.checkpoint.tensors:
+        for name in self.weights.stored:
             new, _ = loading.rename_source_key(name, renamings, converters, prefix, known)
             if new not in known and name in known:
                 new, _ = loading.rename_source_key(name, [], [], prefix, known)
@@ -306,8 +209,9 @@ class _Model:
         found: Counter[str] = Counter(
             name
             for name in lists
-            for tensor, place in self.layout.places.items()
-            if targets[tensor].startswith(f"{name}.{place.layer}.")
+            for tensor, stored in self.weights.stored.items()
+            if (place := self.layout.places.get(stored))
+            and targets[tensor].startswith(f"{name}.{place.layer}.")
         )
         if not found:
             raise MoegrowError(

@@ -4,20 +4,23 @@ import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from moegrow.analysis import layerwise
-from moegrow.analysis.layerwise import Outcome, Progress
+from moegrow.analysis.layerwise import Outcome
+from moegrow.analysis.models import library
+from moegrow.analysis.tokens import drawn, tokenized
+from moegrow.analysis.weights import Progress
 from moegrow.errors import MoegrowError
-from moegrow.families.family import lookup
 from moegrow.families.layout import Layout, read_layout
+from moegrow.formats.decoding import EXACT
 from moegrow.ground.strangers import exists_inside
 from moegrow.maps import NULL
 from moegrow.planning.check import check_source
 from moegrow.planning.compensation import compensate
 from moegrow.planning.opened import EDITED
 from moegrow.planning.planfile import read_plan
-from moegrow.plans import Plan
+from moegrow.plans import Output, Plan
 from moegrow.source.checkpoint import PLAN, open_checkpoint, user_path
 
 if TYPE_CHECKING:
@@ -26,8 +29,6 @@ if TYPE_CHECKING:
 # In units of the deviation of the source's logits. Sums over more terms are rounded otherwise; the
 # families that amplify that most stay below 3e-4 in the tests.
 TOLERANCE = 1e-3
-RANDOM = "leave --prompt out to run random tokens"
-SEQUENCES, LENGTH = 4, 32  # of random tokens
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def compare_logits(
     `grown` says, or where `source` says. `progress` is called with the bytes of weights that were
     read. Raises MoegrowError where the source is not here, or a model cannot be run.
     """
-    layerwise.library()
+    library()
     folder = user_path(grown)
     if not exists_inside(folder, PLAN):
         raise MoegrowError(
@@ -143,7 +144,7 @@ def compare(
 ) -> Compared:
     """As `compare_logits`, of checkpoints that are open."""
     reasons = why_another(plan, source)
-    sequences = _tokenized(grown, prompts) if prompts else _random(source)
+    sequences = tokenized(grown, prompts) if prompts else drawn(source)
     longest = max(map(len, sequences))
     # What stands behind a text changes nothing in it: every token sees only those before it.
     padded = [[*tokens, *(tokens[:1] * (longest - len(tokens)))] for tokens in sequences]
@@ -186,66 +187,15 @@ def why_another(plan: Plan, layout: Layout) -> tuple[str, ...]:
     noises = {noise for noise in (*growth.weight_noise, *growth.router_noise) if noise}
     if any(noise.amount for noise in noises):
         reasons.append("copies of experts have noise")
+    if any(_is_rounded(output) for output in plan.outputs):
+        reasons.append("weights are rounded to another dtype")
     return (*reasons, *compensate(layout, growth).losses)
 
 
-def _random(layout: Layout) -> list[list[int]]:
-    """Tokens drawn from the vocabulary, always the same, without those that mean images or ends."""
-    import torch
-
-    size = lookup(layout.config, "vocab_size")
-    if type(size) is not int or size < 1:
-        raise MoegrowError(
-            f"config.json says vocab_size {size!r}, so no tokens can be drawn",
-            "give texts with --prompt",
-        )
-    special = {number for config in (layout.checkpoint.config, layout.config)
-               for number in _special(config)}  # fmt: skip
-    usable = torch.tensor([number for number in range(size) if number not in special] or [0])
-    drawn = torch.randint(
-        len(usable), (SEQUENCES, LENGTH), generator=torch.Generator().manual_seed(0)
-    )
-    found: list[list[int]] = usable[drawn].tolist()
-    return found
-
-
-def _special(config: Mapping[str, Any]) -> set[int]:
-    found: set[int] = set()
-    for key, value in config.items():
-        if key.endswith(("_token_id", "_token_index", "_token_ids")):
-            numbers = value if isinstance(value, list) else [value]
-            found.update(number for number in numbers if type(number) is int)
-    return found
-
-
-def _tokenized(layout: Layout, prompts: Sequence[str]) -> list[list[int]]:
-    """The prompts as tokens, by the tokenizer that lies beside the weights."""
-    transformers, folder = layerwise.library().transformers, layout.checkpoint.location
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True
-        )
-        found = [[int(number) for number in tokenizer(text)["input_ids"]] for text in prompts]
-    except Exception as error:  # a stranger's tokenizer fails in any way it likes
-        reason = str(error).strip().partition("\n")[0][:300]
-        raise MoegrowError(
-            f"{layout.checkpoint.name} has no tokenizer that transformers can use: {reason}",
-            RANDOM,
-        ) from error
-    for text, tokens in zip(prompts, found, strict=True):
-        if not tokens:  # where there is no tokenizer, transformers makes an empty one
-            raise MoegrowError(
-                f"the tokenizer of {layout.checkpoint.name} makes no tokens of {text!r}", RANDOM
-            )
-    rows = lookup(layout.config, "vocab_size")
-    most = max(map(max, found))
-    if isinstance(rows, int) and most >= rows:
-        raise MoegrowError(
-            f"the tokenizer of {layout.checkpoint.name} gives token {most}, and config.json says"
-            f" vocab_size {rows}",
-            RANDOM,
-        )
-    return found
+def _is_rounded(output: Output) -> bool:
+    """Whether numbers that are decoded do not all fit into what they are written as."""
+    is_decoded = any(piece.decoding not in (None, EXACT) for piece in output.pieces)
+    return is_decoded and output.dtype in ("BF16", "F16")
 
 
 def _divergence(a: "Tensor", b: "Tensor") -> float:

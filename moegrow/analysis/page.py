@@ -1,29 +1,20 @@
 """The page that tells what was done to a checkpoint: one file of HTML that loads nothing."""
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.resources import files
-from pathlib import Path
 
 from moegrow import __version__
-from moegrow.analysis import profiles
+from moegrow.analysis import seams
 from moegrow.analysis.difference import config_changes
 from moegrow.analysis.drawn import MOST, curves, raw, squares, tag
 from moegrow.analysis.profiles import Profile
-from moegrow.errors import MoegrowError
+from moegrow.analysis.story import Story
 from moegrow.families.family import lookup
-from moegrow.families.layout import Layout, read_layout
-from moegrow.ground import jsontext
-from moegrow.ground.strangers import exists_inside
+from moegrow.ground import jsontext, tables
 from moegrow.planning import report, serving, ways
-from moegrow.planning.check import check_source
-from moegrow.planning.planfile import read_plan
 from moegrow.planning.realised import Realised
-from moegrow.plans import Plan
 from moegrow.recipes.recipe import Recipe, to_toml
-from moegrow.source.checkpoint import PLAN, open_checkpoint, user_path
-from moegrow.writing.verifier import Verified
+from moegrow.source.checkpoint import PLAN
 
 COLUMNS = 12  # of squares: as many as a phone can show so that their numbers are read
 LONGEST = 400  # characters of a value of the config
@@ -32,63 +23,6 @@ _TITLES = {
     "experts": "routed experts", "shared": "shared experts", "dense": "dense MLP",
     "attention": "attention", "router": "router", "norms": "weights of norms",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Story:
-    """What a page is made of: a plan, its source and its result, with their profiles.
-
-    `unread` says why there are no profiles, where there are none. `verified` is None where the
-    result was not verified.
-    """
-
-    folder: Path
-    plan: Plan
-    source: Layout
-    grown: Layout
-    before: Profile | None
-    after: Profile | None
-    unread: str
-    verified: Verified | None
-
-
-def gather(
-    grown: str | os.PathLike[str],
-    source: str | os.PathLike[str] | None = None,
-    *,
-    sample: bool = False,
-    verified: Verified | None = None,
-) -> Story:
-    """What there is to tell of the checkpoint in the folder `grown`.
-
-    The source is where the plan says, or where `source` says. All weights are read for the norms,
-    or with `sample` a little of each layer. Raises MoegrowError where `grown` is no folder of
-    moegrow's, or the source is another than the plan's.
-    """
-    folder = user_path(grown)
-    if not exists_inside(folder, PLAN):
-        raise MoegrowError(
-            f"{folder} holds no {PLAN}", "report takes a folder that moegrow has written"
-        )
-    plan = read_plan(folder / PLAN)
-    place = plan.source.folder
-    if source is None and place is not None and not place.exists():
-        raise MoegrowError(
-            f"report shows the source too, and {plan.source.path} is gone",
-            "--source names another place that has it",
-        )
-    old = open_checkpoint(plan.source.location if source is None else source)
-    check_source(plan, old)
-    layout = read_layout(old, family_text=plan.family_text)
-    result = read_layout(open_checkpoint(folder), family_text=plan.family_text)
-    before = after = None
-    unread = ""
-    try:
-        before = profiles.profile(layout, sample=sample)
-        after = profiles.profile(result, sample=sample)
-    except MoegrowError as error:
-        unread = error.message
-    return Story(folder.absolute(), plan, layout, result, before, after, unread, verified)
 
 
 def render(story: Story) -> str:
@@ -166,16 +100,38 @@ def _profiles(story: Story) -> Iterator[str]:
             " may be those of the sample"
         )
     yield tag("p", f"Root mean square of the weights, by {read}.", class_="soft")
+    yield from _list((*_left_out(before), *_left_out(after), *_jump(story, before)))
     yield raw(
         "p",
         raw("span", raw("span", "", class_="key s0") + tag("span", f"source: {before.name}"))
-        + raw("span", raw("span", "", class_="key s1") + tag("span", f"result: {after.name}")),
+        + raw(
+            "span", raw("span", "", class_="key s1") + tag("span", f"result (dashed): {after.name}")
+        ),
         class_="legend",
     )
     for group in after.norms:
         series = {"source": before.norms.get(group, ()), "result": after.norms[group]}
         if drawn := curves(series, what=_TITLES[group]):
             yield tag("h3", _TITLES[group]) + drawn
+
+
+def _left_out(profile: Profile) -> Iterator[str]:
+    if count := sum(profile.nonfinite.values()):
+        named = ", ".join(name for name, _ in tables.groups(sorted(profile.nonfinite)))
+        verb = "value is" if count == 1 else "values are"
+        yield f"{profile.name}: {count} {verb} NaN or infinite and left out, in {named}."
+
+
+def _jump(story: Story, before: Profile) -> Iterator[str]:
+    """How far the norms of the first group jump where layers meet that were no neighbours."""
+    found = seams.way(before, story.plan.growth.layers, "")
+    group = next(iter(before.norms), "")
+    jump = found.largest.get(group)
+    if jump and jump.size and jump.times is not None:
+        yield (
+            f"Where layers meet that were no neighbours, the norm of {_TITLES[group]} jumps by up"
+            f" to {jump.times:.1f} times the usual step (between {seams.told(jump)})."
+        )
 
 
 def _noise(story: Story) -> Iterator[str]:
@@ -190,6 +146,9 @@ def _noise(story: Story) -> Iterator[str]:
         f"{', rounded up or down by a draw' if noise.is_rounded_by_draw else ''}"
         for noise in asked
     )
+    if story.verified is not None and story.verified.drawn and not story.verified.realised:
+        yield tag("p", "None was realised: all values of what is copied are the same.")
+        return
     heads = ("tensors", "values", "unchanged", "realised ÷ asked")
     if story.verified is not None and story.verified.realised:
         yield tag("p", "After rounding, as it was drawn again to verify the result:")
@@ -235,8 +194,8 @@ def _storage(story: Story) -> Iterator[str]:
     rows = [(dtype, report.size(count), f"{count}") for dtype, count in shares.items()]
     yield tag(
         "p",
-        f"{len(new.tensors)} tensors in {len(new.files)} files of weights,"
-        f" {report.size(new.nbytes)}; made of {len(old.tensors)} tensors,"
+        f"{len(new.tensors)} tensors in {len(new.files)} file{'s' * (len(new.files) != 1)} of"
+        f" weights, {report.size(new.nbytes)}; made of {len(old.tensors)} tensors,"
         f" {report.size(old.nbytes)}.",
     )
     yield _table(("stored as", "size", "bytes"), rows, right=True)

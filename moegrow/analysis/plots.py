@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from moegrow.analysis.labels import labels, shortened
 from moegrow.analysis.profiles import Profile
 from moegrow.errors import MoegrowError
 from moegrow.ground.durable import durable
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FORMATS = (".png", ".svg")
+LONGEST = 44  # characters of a label: two stand beside each other below the panels
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; marks and dashes say the same.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -54,6 +56,7 @@ def draw(profiles: Sequence[Profile], target: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+    names = _named(profiles)
     groups = [group for group in _TITLES if any(group in profile.norms for profile in profiles)]
     below = -(-(len(groups) - 1) // 2)
     with mpl.rc_context({**mpl.rcParamsDefault, **_SETTINGS}):
@@ -67,9 +70,9 @@ def draw(profiles: Sequence[Profile], target: Path) -> None:
             row, column = divmod(number + 1, 2)
             place = grid[row, :] if is_wide or is_alone else grid[row, column]
             axes = figure.add_subplot(place)
-            _panel(axes, profiles, group)
+            _panel(axes, profiles, names, group)
         legend = figure.axes[0].get_legend_handles_labels() if figure.axes else ([], [])
-        figure.suptitle(_title(profiles), x=0.01, ha="left", fontsize=14, fontweight="bold")
+        figure.suptitle(_title(names), x=0.01, ha="left", fontsize=14, fontweight="bold")
         if len(profiles) > 1:
             figure.legend(
                 *legend, loc="outside lower left", ncols=2, frameon=False, handlelength=3.5
@@ -89,37 +92,49 @@ def draw(profiles: Sequence[Profile], target: Path) -> None:
         file.write(image.getvalue())
 
 
-def _title(profiles: Sequence[Profile]) -> str:
-    if len(profiles) == 1:
-        return f"{_label(profiles[0])}: norms layer by layer"
+def _title(names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return f"{names[0]}: norms layer by layer"
     return "norms layer by layer"
 
 
-def _label(profile: Profile) -> str:
-    notes = ["predicted"] * profile.is_predicted + ["sample"] * profile.is_sample
-    text = f"{profile.name} ({', '.join(notes)})" if notes else profile.name
-    # A dollar would begin a formula, and what begins with _ is left out of legends.
-    return "source " * text.startswith("_") + text.replace("$", r"\$")
+def _named(profiles: Sequence[Profile]) -> list[str]:
+    """What each profile is called, in characters that the font has."""
+    from matplotlib.font_manager import findfont, get_font
+
+    known = get_font(findfont("DejaVu Sans")).get_charmap()
+    found = []
+    for label, profile in zip(labels(profiles), profiles, strict=True):
+        drawable = "".join(
+            mark if ord(mark) in known else mark.encode("unicode_escape").decode() for mark in label
+        )
+        shown = shortened(drawable, LONGEST)
+        notes = ["predicted"] * profile.is_predicted + ["sample"] * profile.is_sample
+        text = f"{shown} ({', '.join(notes)})" if notes else shown
+        # A dollar would begin a formula, and what begins with _ is left out of legends.
+        found.append("source " * text.startswith("_") + text.replace("$", r"\$"))
+    return found
 
 
-def _panel(axes: "Axes", profiles: Sequence[Profile], group: str) -> None:
+def _panel(axes: "Axes", profiles: Sequence[Profile], names: Sequence[str], group: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
     for number, profile in enumerate(profiles):
+        is_below = len(profiles) > 1 and _is_below(profiles, number)
         norms = profile.norms.get(group, ())
         points = [(layer, norm) for layer, norm in enumerate(norms) if norm is not None]
         axes.plot(
             [layer for layer, _ in points],
             [norm for _, norm in points],
-            label=_label(profile),
+            label=names[number],
             color=_COLOURS[number % len(_COLOURS)],
             marker=_MARKS[number % len(_MARKS)],
             linestyle=_DASHES[number % len(_DASHES)],
             markersize=5,
             markevery=max(1, len(points) // 40),
             # What the others begin as shows under them.
-            linewidth=5 if not number and len(profiles) > 1 else 1.8,
-            alpha=0.45 if not number and len(profiles) > 1 else 1,
+            linewidth=5 if is_below else 1.8,
+            alpha=0.45 if is_below else 1,
         )
     axes.set_title(_TITLES[group], loc="left")
     axes.set_xlabel("layer")
@@ -128,3 +143,11 @@ def _panel(axes: "Axes", profiles: Sequence[Profile], group: str) -> None:
     layers = max(profile.layers for profile in profiles)
     axes.set_xlim(-0.02 * layers - 0.2, (layers - 1) * 1.02 + 0.2)
     axes.margins(y=0.12)
+
+
+def _is_below(profiles: Sequence[Profile], number: int) -> bool:
+    """Whether others are drawn over a profile: the first, and each that predictions follow."""
+    following = profiles[number + 1 : number + 2]
+    return not number or (
+        not profiles[number].is_predicted and any(its.is_predicted for its in following)
+    )

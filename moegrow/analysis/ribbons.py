@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from html import escape
 
 from moegrow.analysis.lineage import Axis, Stretch, runs
+from moegrow.errors import one_line
 
 WIDTH, MARGIN = 720, 40
 _BAR, _GAP = 22, 110  # heights: of a bar, and of what lies between two
@@ -45,7 +46,7 @@ def drawing(name: str, grown: list[Axis]) -> str:
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}"'
         f' height="{height}" role="img">',
-        f"<title>{escape(name)}</title>",
+        f"<title>{escape(one_line(name))}</title>",
         f"<desc>{escape(says)}.</desc>",
         f"<style>\n{_STYLE}\n</style>",
         f"<defs>\n{_PATTERNS}\n</defs>",
@@ -129,4 +130,4 @@ def _ticks(count: int, left: float, unit: float, y: float) -> Iterator[str]:
 
 
 def _text(x: float, y: float, words: object, kind: str = "label") -> str:
-    return f'<text class="{kind}" x="{x:.1f}" y="{y:g}">{escape(str(words))}</text>'
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:g}">{escape(one_line(str(words)))}</text>'

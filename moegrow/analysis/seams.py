@@ -1,6 +1,6 @@
 """Where layers meet that were no neighbours: how far their norms jump, for each way to deepen."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import median
@@ -21,7 +21,7 @@ class Jump(NamedTuple):
     """The difference of norms at a seam.
 
     It is between the new layers `new`, which are made from the old ones `old`. `usual` is the
-    usual step in the source: the median of the differences between neighbours.
+    usual step in the source: the median of the differences between neighbours that differ.
     """
 
     new: tuple[int, int]
@@ -70,8 +70,14 @@ def jumps(norms: Norms, layer_map: Map) -> Iterator[Jump]:
 
 
 def usual_step(norms: Norms) -> float:
-    """The median of the differences between neighbours, 0 where there are none."""
-    steps = [abs(b - a) for a, b in pairwise(norm for norm in norms if norm is not None)]
+    """The median of the differences between neighbours, 0 where there are none.
+
+    Neighbours that are equal are passed over: in a model that was grown, they are copies.
+
+    >>> usual_step((1.0, 1.0, 2.0, 2.0, None, 4.0, 4.0))
+    1.5
+    """
+    steps = [abs(b - a) for a, b in pairwise(norm for norm in norms if norm is not None) if a != b]
     return median(steps) if steps else 0.0
 
 
@@ -91,29 +97,71 @@ def way(profile: Profile, layer_map: Map, options: str) -> Way:
 def ways(opened: Opened, profile: Profile) -> list[Way]:
     """What there is to compare: a plan's own layers, or the modes side by side for a source.
 
-    `profile` is that of the checkpoint; each mode has the options that are common for it.
+    `profile` is that of the checkpoint. Each mode has the options that are common for it, or where
+    the config cannot say what they make, the first like them with which it can.
     """
     if opened.plan.growth.layers != tuple(range(opened.layout.layers)):
         return [way(profile, opened.plan.growth.layers, "as planned")]
     found = []
-    for options in _common(len(opened.plan.growth.layers)):
-        text = " ".join(f"--{key} {value}" for key, value in options.items())
-        try:
-            layers = verbs.depth(opened, **options).growth.layers
-        except MoegrowError as error:
-            found.append(Way(text, (), 0, {}, error.message))
+    for alike in (*deep_options(opened.layout), *_others(opened.layout.layers)):
+        options, plan, refused = first_taken(opened, alike)
+        text = spelled(options)
+        if plan is None:
+            found.append(Way(text, (), 0, {}, refused))
         else:
-            found.append(way(profile, layers, text))
+            found.append(way(profile, plan.growth.layers, text))
     return found
 
 
-def _common(layers: int) -> Iterator[dict[str, Any]]:
-    """The modes with the options of the methods that they come from, for so many layers."""
-    yield {"mode": "interpose"}
-    yield {"mode": "stack"}
-    yield {"mode": "expand", "every": min(4, layers)}
+Options = dict[str, Any]
+
+
+def first_taken(opened: Opened, alike: Iterable[Options]) -> tuple[Options, Plan | None, str]:
+    """The first of some options of depth that the model takes, with its plan.
+
+    Where it takes none, the first options and no plan. Last, why the first are refused, if so.
+    """
+    first: tuple[Options, str] | None = None
+    for options in alike:
+        try:
+            plan = verbs.depth(opened, **options)
+        except MoegrowError as error:
+            first = first or (options, error.message)
+        else:
+            return options, plan, first[1] if first else ""
+    if first is None:
+        raise ValueError("no options were given")
+    return first[0], None, first[1]
+
+
+def spelled(options: Options) -> str:
+    """Options as they are typed.
+
+    >>> spelled({"mode": "stack", "keep_first": 1})
+    '--mode stack --keep-first 1'
+    """
+    return " ".join(f"--{key.replace('_', '-')} {value}" for key, value in options.items())
+
+
+def deep_options(layout: Layout) -> tuple[list[Options], list[Options]]:
+    """The options that interpose, and those that stack, the plain ones first.
+
+    What follows is for configs that can only say how many layers come first, or that layers of a
+    kind stand at regular distances.
+    """
+    in_groups = [size for size in range(2, layout.layers) if not layout.layers % size]
+    first = min(layout.moe_layers, default=0)
+    return (
+        [{"mode": "interpose"}, *({"mode": "interpose", "group": size} for size in in_groups)],
+        [{"mode": "stack"}, *([{"mode": "stack", "keep_first": first}] if first else [])],
+    )
+
+
+def _others(layers: int) -> Iterator[list[Options]]:
+    """The other modes, with the options of the methods that they come from."""
+    yield [{"mode": "expand", "every": min(4, layers)}]
     # SOLAR dropped 8 of 32.
-    yield {"mode": "overlap", "drop": max(1, layers // 4)}
+    yield [{"mode": "overlap", "drop": max(1, layers // 4)}]
 
 
 def mapped(profile: Profile, layer_map: Map, name: str) -> Profile:
@@ -129,7 +177,15 @@ def drawn(old: Sequence[Profile], found: Sequence[Sequence[Way]]) -> list[Profil
         for source, its in zip(old, found, strict=True)
         for profile in (
             source,
-            *(mapped(source, way.layers, way.options) for way in its if not way.refused),
+            *(
+                mapped(
+                    source,
+                    way.layers,
+                    f"{source.name} {way.options}" if len(old) > 1 else way.options,
+                )
+                for way in its
+                if not way.refused
+            ),
         )
     ]
 

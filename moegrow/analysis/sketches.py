@@ -3,7 +3,10 @@
 import csv
 import io
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from textwrap import wrap
 
+from moegrow.analysis.labels import labels
 from moegrow.analysis.profiles import Norms, Profile
 from moegrow.analysis.seams import Way, told
 from moegrow.errors import one_line
@@ -16,26 +19,34 @@ _HEIGHTS = "▁▂▃▄▅▆▇█"
 _BAR = 16  # columns of the longest bar
 
 
-def table(profile: Profile, *, plain: bool = False) -> str:
+def table(
+    profile: Profile, *, label: str = "", plain: bool = False, width: int | None = None
+) -> str:
     """A profile as a table with a row a layer, and above it one curve for each group.
 
-    Bars and curves go from the smallest value of a group to its largest. `plain`: where only
-    ASCII can be shown; then there are no curves, and bars are made of #.
+    Bars and curves go from the smallest value of a group to its largest. `label` is what it is
+    called. `plain`: where only ASCII can be shown; then there are no curves, and bars are made of
+    #. `width`: the columns of a terminal; what is wider is made to fit, as far as it can be.
     """
-    lines = [one_line(sentence) for sentence in sentences(profile)]
     groups = list(profile.norms)
-    if not plain:
-        lines += ["", *curves(profile)]
     first = profile.norms[groups[0]] if groups else ()
     cells = [["layer", groups[0] if groups else "", "", *groups[1:]]]
     for layer in range(profile.layers):
         others = [cell(profile.norms[group][layer]) for group in groups[1:]]
         drawn = bar(first, layer, plain=plain).ljust(_BAR) if first else ""
         cells.append([str(layer), cell(first[layer]) if first else "", drawn, *others])
-    return "\n".join([*lines, "", _columns(cells)])
+    fitting = _narrowed(cells, (2,), width)
+    return "\n".join([*_head(profile, label, plain=plain, width=width), "", _columns(fitting)])
 
 
-def ways_table(profile: Profile, ways: Sequence[Way], *, plain: bool = False) -> str:
+def ways_table(
+    profile: Profile,
+    ways: Sequence[Way],
+    *,
+    label: str = "",
+    plain: bool = False,
+    width: int | None = None,
+) -> str:
     """The ways to deepen a model side by side: the largest jump of each group, in usual steps."""
     groups = [group for group in profile.norms if any(group in way.largest for way in ways)]
     cells = [["", "layers", "seams", *groups]]
@@ -44,27 +55,82 @@ def ways_table(profile: Profile, ways: Sequence[Way], *, plain: bool = False) ->
             largest = [way.largest.get(group) for group in groups]
             sizes = ["-" if it is None or it.times is None else f"{it.times:.1f}" for it in largest]
             cells.append([way.options, str(len(way.layers)), str(way.seams), *sizes])
-    lines = [
-        *map(one_line, sentences(profile)), *([] if plain else ["", *curves(profile)]), "",
-        "largest jump at a seam, in usual steps between neighbours:",
-        tables.text(cells),
-    ]  # fmt: skip
+    told_of = []
     for way in ways:
         if way.refused:
-            lines.append(one_line(f"{way.options} is refused: {way.refused}"))
+            told_of.append(f"{way.options} is refused: {' '.join(way.refused.split())}")
         elif (jump := way.largest.get(groups[0]) if groups else None) and jump.size:
-            lines.append(f"{way.options}: {groups[0]} jump between {told(jump)}")
-    return "\n".join(lines)
+            told_of.append(f"{way.options}: {groups[0]} jump between {told(jump)}")
+    return "\n".join([
+        *_head(profile, label, plain=plain, width=width), "",
+        *_wrapped("largest jump at a seam, in usual steps between neighbours:", width),
+        tables.text(_narrowed(cells, (2, 1), width)),
+        *(line for sentence in told_of for line in _wrapped(one_line(sentence), width)),
+    ])  # fmt: skip
 
 
-def curves(profile: Profile) -> list[str]:
-    """One curve for each group of a profile, between its smallest and its largest norm."""
-    rows = [
-        (group, number(min(known)), curve(norms), number(max(known)))
+def _head(profile: Profile, label: str, *, plain: bool, width: int | None) -> list[str]:
+    """What stands above a table: sentences, and curves where they can be shown."""
+    lines = [
+        line
+        for sentence in sentences(profile, label)
+        for line in _wrapped(one_line(sentence), width)
+    ]
+    return lines if plain else [*lines, "", *curves(profile, width)]
+
+
+def curves(profile: Profile, width: int | None = None) -> list[str]:
+    """One curve for each group of a profile, between its smallest and its largest norm.
+
+    Where the layers are more than fit into `width` columns, a mark stands for several of them.
+    """
+    ends = [
+        (group, number(min(known)), number(max(known)), norms)
         for group, norms in profile.norms.items()
         if (known := present(norms))
     ]
-    return tables.text(rows).split("\n") if rows else []
+    if not ends:
+        return []
+    beside = sum(max(map(len, column)) for column in zip(*(end[:3] for end in ends), strict=True))
+    most = profile.layers if width is None else max(8, width - beside - 6)
+    rows = [(group, low, curve(squeezed(norms, most)), high) for group, low, high, norms in ends]
+    lines = tables.text(rows).split("\n")
+    if profile.layers > most:
+        lines += _wrapped(f"(a mark is the mean of {profile.layers / most:.1f} layers)", width)
+    return lines
+
+
+def squeezed(norms: Norms, most: int) -> Norms:
+    """At most so many norms in the place of all, each the mean of a stretch of layers.
+
+    >>> squeezed((1.0, 2.0, None, 4.0, None, None), 3)
+    (1.5, 4.0, None)
+    """
+    if len(norms) <= most:
+        return norms
+    edges = [len(norms) * place // most for place in range(most + 1)]
+    stretches = [present(norms[begin:end]) for begin, end in pairwise(edges)]
+    return tuple(sum(known) / len(known) if known else None for known in stretches)
+
+
+def _wrapped(sentence: str, width: int | None) -> list[str]:
+    """A sentence in lines of so many columns, broken between words."""
+    if width is None:
+        return [sentence]
+    return wrap(
+        sentence, max(width, 40), subsequent_indent="  ", break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
+
+
+def _narrowed(cells: list[list[str]], spare: Sequence[int], width: int | None) -> list[list[str]]:
+    """A table without those columns that can be spared, one after the other, until it fits."""
+    for column in spare:
+        widths = [max(map(len, its)) for its in zip(*cells, strict=True)]
+        if width is None or sum(widths) + 2 * (len(widths) - 1) <= width:
+            break
+        cells = [[*row[:column], *row[column + 1 :]] for row in cells]
+    return cells
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> str:
@@ -76,10 +142,11 @@ def _columns(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def sentences(profile: Profile) -> Iterator[str]:
+def sentences(profile: Profile, label: str = "") -> Iterator[str]:
     """What a profile is of, and what should be known before it is believed."""
     what = "predicted from its plan, " if profile.is_predicted else ""
-    yield f"{profile.name}: {profile.layers} layers, {what}norm = root mean square of the weights"
+    layers = f"{profile.layers} layer{'s' * (profile.layers != 1)}"
+    yield f"{label or profile.name}: {layers}, {what}norm = root mean square of the weights"
     if profile.is_sample:
         yield (
             f"a sample: {report.count(profile.values)} of {report.count(profile.of)} weights"
@@ -87,7 +154,10 @@ def sentences(profile: Profile) -> Iterator[str]:
         )
     if profile.nonfinite:
         count = sum(profile.nonfinite.values())
-        named = ", ".join(f"{name} ({n})" for name, n in tables.groups(sorted(profile.nonfinite)))
+        named = ", ".join(
+            f"{name} ({n} tensors)" if n > 1 else name
+            for name, n in tables.groups(sorted(profile.nonfinite))
+        )
         yield f"left out: {count} value{'s' * (count != 1)} that are NaN or infinite, in {named}"
 
 
@@ -121,14 +191,12 @@ def bar(norms: Norms, layer: int, *, plain: bool = False) -> str:
 def comma_separated(profiles: Sequence[Profile]) -> Iterator[str]:
     """Lines of CSV: a heading, and a row for each layer of each profile."""
     yield _line(["source", "layer", *GROUPS])
-    for profile in profiles:
+    for label, profile in zip(labels(profiles), profiles, strict=True):
         for layer in range(profile.layers):
             norms = [
                 profile.norms[group][layer] if group in profile.norms else None for group in GROUPS
             ]
-            yield _line(
-                [profile.name, layer, *("" if norm is None else repr(norm) for norm in norms)]
-            )
+            yield _line([label, layer, *("" if norm is None else repr(norm) for norm in norms)])
 
 
 def _line(cells: Sequence[object]) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from moegrow.commands.options import JsonOption, QuietOption, Reading, Source
-from moegrow.commands.terminal import print_json, print_lines, read_source
+from moegrow.commands.terminal import columns, print_json, print_lines, read_source
 from moegrow.source.origin import Access
 
 
@@ -44,4 +44,4 @@ def advise(
     if as_json:
         print_json(documents.advice(found))
         return
-    print_lines(str(found).split("\n"))
+    print_lines(found.lines(columns()))

@@ -150,6 +150,8 @@ def verify_result(
         show.verified(found, str(folder))
     if noise:
         show.noise(found.realised)
+        if not found.realised and found.ok:
+            show.no_noise(found)
     return documents.verification(found, folder, time.perf_counter() - began)
 
 

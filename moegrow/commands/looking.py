@@ -80,9 +80,9 @@ def verify(
     if prompt and not logits:
         raise UsageError("--prompt is for --logits", "add --logits")
     if logits:
-        from moegrow.analysis import layerwise
+        from moegrow.analysis import models
 
-        layerwise.library()  # missing libraries are told before anything is compared
+        models.library()  # missing libraries are told before anything is compared
     folder = read_source(grown)
     if not isinstance(folder, str):
         raise UsageError("verify takes the folder of a grown checkpoint, not a plan")

@@ -7,7 +7,15 @@ import typer
 
 from moegrow.commands.options import JsonOption, QuietOption, Reading, ThreadsOption
 from moegrow.commands.progress import phase
-from moegrow.commands.terminal import check_target, print_json, print_lines, read_source
+from moegrow.commands.terminal import (
+    check_outside,
+    check_target,
+    columns,
+    print_json,
+    print_lines,
+    read_source,
+    writing,
+)
 from moegrow.errors import MoegrowError, UsageError
 from moegrow.source.checkpoint import PLAN, user_path
 from moegrow.source.origin import Access
@@ -50,6 +58,7 @@ def norms(
     if as_csv and seams:
         raise UsageError("--csv prints norms alone, so --seams does not go with it", "use --json")
     from moegrow.analysis import plots, profiles, sketches, squares
+    from moegrow.analysis.labels import labels
     from moegrow.analysis.seams import drawn, ways
 
     target = None if plot is None else user_path(plot)
@@ -57,6 +66,9 @@ def norms(
         check_target(target, "--plot", plots.FORMATS)
         plots.check()
     opened = _opened(sources, reading)
+    if target is not None:
+        for its in opened:
+            check_outside(target, its.plan.source.folder, "--plot")
     shown, old = [], []
     for its in opened:
         size = squares.reading_bytes(its.layout, sample=sample)
@@ -70,7 +82,8 @@ def norms(
         shown = old
     if target is not None:
         lines = drawn(old, found) if found else shown
-        plots.draw(lines, target)
+        with writing(target, "--plot"):
+            plots.draw(lines, target)
         if not quiet:
             print(f"drawn: {target}", file=sys.stderr)
     if as_json:
@@ -81,12 +94,18 @@ def norms(
     if as_csv:
         print_lines(sketches.comma_separated(shown))
         return
-    plain = not _shows(sketches.curve((0.0, 1.0)))
+    plain, width = not _shows(sketches.curve((0.0, 1.0))), columns()
+    names = labels(shown)
     if found is None:
-        told = [sketches.table(it, plain=plain) for it in shown]
+        told = [
+            sketches.table(it, label=name, plain=plain, width=width)
+            for it, name in zip(shown, names, strict=True)
+        ]
     else:
-        together = zip(old, found, strict=True)
-        told = [sketches.ways_table(it, its, plain=plain) for it, its in together]
+        told = [
+            sketches.ways_table(it, its, label=name, plain=plain, width=width)
+            for it, its, name in zip(old, found, names, strict=True)
+        ]
     print_lines("\n\n".join(told).split("\n"))
 
 
@@ -113,11 +132,16 @@ def map_(
     target = None if svg is None else user_path(svg)
     if target is not None:
         check_target(target, "--svg", (".svg",))
-    plan = _plan(read_source(source))
+    read = read_source(source)
+    plan = _plan(read)
+    if target is not None:
+        check_outside(target, plan.source.folder, "--svg")
+        if isinstance(read, str) and (place := user_path(read)).is_dir():
+            check_outside(target, place, "--svg")
     axes = lineage.axes(plan)
     if target is not None:
         grown = [axis for axis in axes if not axis.is_same] or list(axes)
-        with durable(target) as file:
+        with writing(target, "--svg"), durable(target) as file:
             file.write(ribbons.drawing(f"grown from {plan.source.name}", grown).encode())
         if not quiet:
             print(f"drawn: {target}", file=sys.stderr)

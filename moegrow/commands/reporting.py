@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from moegrow.commands.options import JsonOption, QuietOption
-from moegrow.commands.terminal import print_json, read_source
+from moegrow.commands.terminal import check_outside, print_json, read_source
 from moegrow.errors import MoegrowError, UsageError
 
 
@@ -34,7 +34,7 @@ def report(
 ) -> None:
     """Draw up a page about a grown checkpoint: one file of HTML that loads nothing."""
     import moegrow
-    from moegrow.analysis import page
+    from moegrow.analysis import page, story
     from moegrow.commands import show
     from moegrow.commands.progress import phase
     from moegrow.ground.durable import durable
@@ -45,7 +45,7 @@ def report(
         raise UsageError("report takes the folder of a grown checkpoint, not a plan")
     target = user_path(output)
     _check_target(target, force=force)
-    _check_outside(target, user_path(folder))
+    check_outside(target, user_path(folder), "-o")
     verified = None
     if verify:
         size = sum(file.stat().st_size for file in user_path(folder).glob("*.safetensors"))
@@ -54,10 +54,9 @@ def report(
         if not verified.ok:
             show.verified(verified, folder)
     with phase("reading norms", quiet=quiet):
-        story = page.gather(folder, source, sample=sample, verified=verified)
-    if here := story.plan.source.folder:
-        _check_outside(target, here)
-    text = page.render(story).encode("utf-8", "backslashreplace")
+        told = story.gather(folder, source, sample=sample, verified=verified)
+    check_outside(target, told.plan.source.folder, "-o")
+    text = page.render(told).encode("utf-8", "backslashreplace")
     with durable(target) as file:
         file.write(text)
     ok = None if verified is None else verified.ok
@@ -76,12 +75,3 @@ def _check_target(target: Path, *, force: bool) -> None:
         raise MoegrowError(f"{target} {what}", "give the name of a file with -o")
     if target.exists() and not force:
         raise MoegrowError(f"{target} exists already", "use --force, or another -o")
-
-
-def _check_outside(target: Path, folder: Path) -> None:
-    """Refuse to write into a checkpoint."""
-    if target.absolute().parent.resolve().is_relative_to(folder.resolve()):
-        raise MoegrowError(
-            f"{target} is in the checkpoint {folder.name}, into which nothing is written",
-            "give another place with -o",
-        )

@@ -25,7 +25,9 @@ from moegrow.writing.writer import Written
 
 
 def _person() -> Console:
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    # What no terminal shows has no width: tables in a log keep the names that tell rows apart.
+    width = None if sys.stderr.isatty() else 1000
+    return Console(stderr=True, highlight=False, soft_wrap=True, width=width)
 
 
 def summary(plan: Plan, layout: Layout, target: Path) -> None:
@@ -142,14 +144,32 @@ def noise(found: dict[str, Realised]) -> None:
     if not found:
         return
     table = Table(box=None, pad_edge=False)
-    table.add_column("noise after rounding")
+    table.add_column("noise after rounding", overflow="fold")
     table.add_column("unchanged", justify="right")
     table.add_column("realised ÷ asked", justify="right")
     for kind, realised in sorted(found.items()):
         style = "yellow" if realised.is_swallowed else ""
         unchanged = f"{100 * realised.share_unchanged:.1f} %"
         table.add_row(Text(printable(kind)), unchanged, f"{realised.ratio:.2f}", style=style)
-    _person().print(table)
+    person = _person()
+    person.print(table)
+    if lost := sum(realised.is_swallowed for realised in found.values()):
+        rows = "in all of these" if lost == len(found) else f"in {lost} of these {len(found)}"
+        person.print(
+            f"the noise was mostly lost {rows}: their dtype has no numbers so close to each other;"
+            " --rounding stochastic keeps it on average",
+            style="yellow",
+        )
+
+
+def no_noise(found: Verified) -> None:
+    """Why there is nothing to show of noise."""
+    told = "no noise: the plan asks for none"
+    if found.gone:
+        told = "no noise is shown: the source is gone, so it cannot be drawn again"
+    elif found.drawn:
+        told = "no noise: all values of what was copied are the same"
+    say(quiet=False)(told)
 
 
 def say(*, quiet: bool) -> Callable[[str], None]:

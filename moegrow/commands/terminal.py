@@ -4,8 +4,10 @@ import json
 import os
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,11 @@ def print_lines(lines: Iterable[str]) -> None:
     except BrokenPipeError:
         # Python would complain about the closed pipe once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def columns() -> int | None:
+    """How many columns standard output shows; None where it is no terminal, and nothing is cut."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def read_source(source: str | None) -> Any:
@@ -83,6 +90,26 @@ def check_target(target: Path, option: str, endings: Sequence[str]) -> None:
         raise MoegrowError(f"{option} {target} is in no folder that exists", "make it first")
     if target.is_dir():
         raise MoegrowError(f"{option} {target} is a folder", "give the name of a file")
+    if not os.access(target.absolute().parent, os.W_OK):
+        raise MoegrowError(f"{option} {target} cannot be written", "give a place that can be")
+
+
+def check_outside(target: Path, folder: Path | None, option: str) -> None:
+    """Raise MoegrowError where a file would be written into the folder of a checkpoint."""
+    if folder and target.absolute().parent.resolve().is_relative_to(folder.resolve()):
+        raise MoegrowError(
+            f"{target} is in the checkpoint {folder.name}, into which nothing is written",
+            f"give another place with {option}",
+        )
+
+
+@contextmanager
+def writing(target: Path, option: str) -> Iterator[None]:
+    """What the system has against a file is told of it, not of the one that becomes it."""
+    try:
+        yield
+    except OSError as error:
+        raise MoegrowError(f"{option} {target} cannot be written: {error.strerror}") from None
 
 
 def print_json(document: Any) -> None:
