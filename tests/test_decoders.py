@@ -9,7 +9,8 @@ from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from moegrow.errors import MoegrowError
-from moegrow.formats.decoders import decoded, numbers
+from moegrow.formats.codes import numbers
+from moegrow.formats.decoders import decoded
 from moegrow.formats.finding import find_quantised
 from moegrow.numbers.arithmetic import Scratch
 from moegrow.numbers.conversion import Conversion

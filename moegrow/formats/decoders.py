@@ -7,13 +7,7 @@ import numpy as np
 
 from moegrow.formats import blocks, columns
 from moegrow.formats.blocks import Matrix, Rows
-from moegrow.formats.blocks import groups_of as groups_of
-from moegrow.formats.blocks import pairs_of as pairs_of
-from moegrow.formats.codes import Bytes as Bytes
-from moegrow.formats.codes import Floats
-from moegrow.formats.codes import Read as Read
-from moegrow.formats.codes import companion as companion
-from moegrow.formats.codes import numbers as numbers
+from moegrow.formats.codes import Floats, Read, numbers
 from moegrow.formats.decoding import Decoding, decoded_shape
 from moegrow.source.header import TensorSpec, nbytes
 

@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from moegrow.formats import decoders
+from moegrow.formats import codes
 from moegrow.formats.decoding import AS_IT_IS, Decoding
 from moegrow.numbers.arithmetic import Bytes, Scratch
 from moegrow.numbers.conversion import Conversion
@@ -23,7 +23,7 @@ def looked_up(name: str, stored: Bytes, old: str, new: str) -> Bytes:
     """What `Conversion.stored` makes of the numbers of a tensor, and raises of them."""
     found = np.take(_table(old, new), stored.view("<u2"), mode="wrap")
     if new == "F16" and (found & SIZE).max(initial=0) >= INFINITY:
-        numbers = decoders.numbers(stored, old).view(np.uint8)
+        numbers = codes.numbers(stored, old).view(np.uint8)
         return Conversion(name, "F32", new, Scratch()).stored(numbers)
     return found.view(np.uint8)
 
@@ -31,8 +31,8 @@ def looked_up(name: str, stored: Bytes, old: str, new: str) -> Bytes:
 @cache
 def _table(old: str, new: str) -> npt.NDArray[np.uint16]:
     """What each number becomes, by its code; too large ones become infinite."""
-    codes = np.arange(1 << 16, dtype="<u2")
-    numbers = decoders.numbers(codes.view(np.uint8), old)
+    every = np.arange(1 << 16, dtype="<u2")
+    numbers = codes.numbers(every.view(np.uint8), old)
     if new == "F16":
         with np.errstate(over="ignore", invalid="ignore"):
             return numbers.astype("<f2").view("<u2")

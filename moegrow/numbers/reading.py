@@ -9,6 +9,7 @@ import numpy as np
 
 from moegrow.errors import MoegrowError
 from moegrow.formats import decoders, encoders
+from moegrow.formats.codes import Read
 from moegrow.formats.decoding import Decoding, decoded_rows
 from moegrow.ground.ranges import read_all
 from moegrow.numbers import straight
@@ -116,7 +117,7 @@ class Source:
             for at in range(0, block.size, size):
                 yield block[at : at + size]
 
-    def decoded(self, piece: Piece, read: decoders.Read | None = None) -> Iterator[Bytes]:
+    def decoded(self, piece: Piece, read: Read | None = None) -> Iterator[Bytes]:
         """The numbers of a piece that is decoded, as bytes of float32, or float64 if they are that.
 
         Each block is valid until the next is asked for. `read` is what reads bytes of tensors.
@@ -128,7 +129,7 @@ class Source:
             yield block.view(np.uint8)
 
     def remade(
-        self, piece: Piece, decoding: Decoding, read: decoders.Read, making: encoders.Making
+        self, piece: Piece, decoding: Decoding, read: Read, making: encoders.Making
     ) -> Iterator[Bytes]:
         """The bytes of a piece whose decoded numbers become others, on the grid they were on."""
         rows = piece.start, piece.stop
@@ -141,7 +142,7 @@ class Source:
         rows = piece.start, piece.stop
         return decoded_rows(tensors[piece.source], decoding, tensors, rows)
 
-    def reading(self, piece: Piece) -> decoders.Read:
+    def reading(self, piece: Piece) -> Read:
         """What reads bytes of tensors; from far away those of the piece are fetched once."""
         spec = self._checkpoint.tensors[piece.source]
         if self.file(spec.file) is not None:

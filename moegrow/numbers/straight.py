@@ -7,8 +7,8 @@ from types import ModuleType
 import numpy as np
 import numpy.typing as npt
 
-from moegrow.formats import decoders
-from moegrow.formats.decoders import Bytes, Read
+from moegrow.formats.blocks import groups_of, pairs_of
+from moegrow.formats.codes import Bytes, Read, companion, numbers
 from moegrow.formats.decoding import Decoding, Tensors, block_of, decoded_shape
 from moegrow.numbers.arithmetic import Scratch
 from moegrow.source.header import TensorSpec
@@ -67,11 +67,9 @@ def _in_blocks(
     tall, wide = block_of(shape, scale.shape, decoding)
     grid = -(-height // tall), -(-columns // wide)
     one, room = math.prod(scale.shape) == 1, _Room()
-    values = decoders.numbers(np.arange(256, dtype=np.uint8), spec.dtype)
+    values = numbers(np.arange(256, dtype=np.uint8), spec.dtype)
     for number, low, high in _matrices(shape, rows):
-        scales = decoders.companion(scale, read, 0 if one else number, math.prod(grid)).reshape(
-            grid
-        )
+        scales = companion(scale, read, 0 if one else number, math.prod(grid)).reshape(grid)
         base = number * height * columns
         for first, stop in _bands(low, high, columns):
             codes = read(spec, base + first * columns, base + stop * columns)
@@ -86,9 +84,9 @@ def _in_groups(
 ) -> Iterator[Bytes]:  # fmt: skip
     is_turned = bool(decoding.setting("transposed"))
     height, columns = (shape[-1], shape[-2]) if is_turned else shape[-2:]
-    line, pairs, room = columns // 2, decoders.pairs_of(decoding), _Room()
+    line, pairs, room = columns // 2, pairs_of(decoding), _Room()
     for number, low, high in _matrices(shape, rows):
-        scales, zeros = decoders.groups_of(spec, parts, decoding, shape, read, number)
+        scales, zeros = groups_of(spec, parts, decoding, shape, read, number)
         zeros = np.zeros_like(scales) if zeros is None else zeros
         base = number * height * line
         if not is_turned:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moegrow.formats import decoders, exactly
+from moegrow.formats import codes, exactly
 from moegrow.formats.decoding import EXACT
 from moegrow.formats.grids import Floats, Levels
 from moegrow.numbers import lookup, rounding
@@ -219,7 +219,7 @@ def _joined(source: Source, output: Output, scratch: Scratch) -> Iterator[Bytes]
             rows = block.reshape(-1, row)[:, piece.start * inner : piece.stop * inner]
             rows = np.ascontiguousarray(rows)
             if is_decoded:
-                found = decoders.numbers(rows.ravel(), stored).view(np.uint8)
+                found = codes.numbers(rows.ravel(), stored).view(np.uint8)
                 rows = found.reshape(len(rows), -1)
             yield rows
 
