@@ -210,9 +210,8 @@ def test_nan_and_infinity_are_left_out_and_said(run, checkpoint, tmp_path):
     ]  # fmt: skip
     each = [rms([tensor[tensor.isfinite()]]) for tensor in others]
     assert found.norms["experts"][1] == pytest.approx(sum(each) / len(each), rel=1e-9)
-    assert f"left out: 3 values that are NaN or infinite, in {EXPERT} (1)" in (
-        run("norms", source).stdout
-    )
+    told = run("norms", source).stdout.splitlines()
+    assert f"left out: 3 values that are NaN or infinite, in {EXPERT}" in told
 
 
 def test_a_layer_without_one_finite_value_has_no_norm(checkpoint, tmp_path):
