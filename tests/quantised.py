@@ -2,6 +2,7 @@
 
 compressed-tensors compresses its own formats, transformers' conversion its blocks of fp8; what
 ModelOpt, GPTQ and AWQ write is laid out here as they document it, from the same values.
+test_autoround.py has GPTQ and AWQ as a library saves them.
 """
 
 import json
