@@ -19,20 +19,12 @@ DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16}
 EVERY = torch.arange(-(2**15), 2**15, dtype=torch.int16)
 
 
-def test_every_bfloat16_number_that_float16_can_hold_is_that_of_torch():
-    numbers = EVERY.view(torch.bfloat16)
+@pytest.mark.parametrize(("old", "new"), [("BF16", "F16"), ("F16", "BF16")])
+def test_every_number_that_the_other_dtype_can_hold_is_that_of_torch(old, new):
+    numbers = EVERY.view(DTYPES[old])
     numbers = numbers[(numbers.abs() < 65520) | ~numbers.isfinite()]
-    found = torch.from_numpy(looked_up("a", bytes_of(numbers), "BF16", "F16")).view(torch.float16)
-    expected = numbers.to(torch.float16)
-    is_number = ~numbers.isnan()
-    assert torch.equal(found.view(torch.int16)[is_number], expected.view(torch.int16)[is_number])
-    assert found[~is_number].isnan().all()
-
-
-def test_every_float16_number_is_that_of_torch_in_bfloat16():
-    numbers = EVERY.view(torch.float16)
-    found = torch.from_numpy(looked_up("a", bytes_of(numbers), "F16", "BF16")).view(torch.bfloat16)
-    expected = numbers.to(torch.bfloat16)
+    found = torch.from_numpy(looked_up("a", bytes_of(numbers), old, new)).view(DTYPES[new])
+    expected = numbers.to(DTYPES[new])
     is_number = ~numbers.isnan()
     assert torch.equal(found.view(torch.int16)[is_number], expected.view(torch.int16)[is_number])
     assert found[~is_number].isnan().all()
