@@ -72,7 +72,6 @@ def main() -> NoReturn:
     gc.set_threshold(10_000_000, 100, 100)
     # Nothing here is linear algebra, and the threads for it are busy while they wait for work.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    # Newer versions of Typer carry their own click: its base class is found by descent.
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by who called, as by `>&-`
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
@@ -80,6 +79,7 @@ def main() -> NoReturn:
         # Names come from strangers: what is no text is shown escaped and never stops a command.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace" if stream is sys.stdin else "backslashreplace")
+    # Newer versions of Typer carry their own click: its base class is found by descent.
     click_error: type[Exception]
     click_error = typer.BadParameter.__mro__[2]
     try:
