@@ -9,7 +9,6 @@ from functools import cache
 from importlib.resources import files
 from itertools import pairwise
 from statistics import correlation
-from textwrap import wrap
 from typing import Any
 
 from moegrow.analysis.profiles import Profile
@@ -65,13 +64,10 @@ class Advice:
     def lines(self, width: int | None = None) -> Iterator[str]:
         """What is said, line by line, sentences broken where a terminal has so many columns."""
         for text, indent in self._texts():
-            if width is None or "\n" in text:
+            if "\n" in text:
                 yield from text.split("\n")
             else:
-                yield from wrap(
-                    text, max(width, 40), subsequent_indent=indent, break_long_words=False,
-                    break_on_hyphens=False,
-                ) or [""]  # fmt: skip
+                yield from tables.wrapped(text, width, indent)
 
     def _texts(self) -> Iterator[tuple[str, str]]:
         """Sentences and tables, each with what its further lines begin with."""

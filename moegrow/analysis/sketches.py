@@ -4,7 +4,6 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from textwrap import wrap
 
 from moegrow.analysis.labels import labels
 from moegrow.analysis.profiles import Norms, Profile
@@ -63,9 +62,9 @@ def ways_table(
             told_of.append(f"{way.options}: {groups[0]} jump between {told(jump)}")
     return "\n".join([
         *_head(profile, label, plain=plain, width=width), "",
-        *_wrapped("largest jump at a seam, in usual steps between neighbours:", width),
+        *tables.wrapped("largest jump at a seam, in usual steps between neighbours:", width),
         tables.text(_narrowed(cells, (2, 1), width)),
-        *(line for sentence in told_of for line in _wrapped(one_line(sentence), width)),
+        *(line for sentence in told_of for line in tables.wrapped(one_line(sentence), width)),
     ])  # fmt: skip
 
 
@@ -74,7 +73,7 @@ def _head(profile: Profile, label: str, *, plain: bool, width: int | None) -> li
     lines = [
         line
         for sentence in sentences(profile, label)
-        for line in _wrapped(one_line(sentence), width)
+        for line in tables.wrapped(one_line(sentence), width)
     ]
     return lines if plain else [*lines, "", *curves(profile, width)]
 
@@ -96,7 +95,9 @@ def curves(profile: Profile, width: int | None = None) -> list[str]:
     rows = [(group, low, curve(squeezed(norms, most)), high) for group, low, high, norms in ends]
     lines = tables.text(rows).split("\n")
     if profile.layers > most:
-        lines += _wrapped(f"(a mark is the mean of {profile.layers / most:.1f} layers)", width)
+        lines += tables.wrapped(
+            f"(a mark is the mean of {profile.layers / most:.1f} layers)", width
+        )
     return lines
 
 
@@ -111,16 +112,6 @@ def squeezed(norms: Norms, most: int) -> Norms:
     edges = [len(norms) * place // most for place in range(most + 1)]
     stretches = [present(norms[begin:end]) for begin, end in pairwise(edges)]
     return tuple(sum(known) / len(known) if known else None for known in stretches)
-
-
-def _wrapped(sentence: str, width: int | None) -> list[str]:
-    """A sentence in lines of so many columns, broken between words."""
-    if width is None:
-        return [sentence]
-    return wrap(
-        sentence, max(width, 40), subsequent_indent="  ", break_long_words=False,
-        break_on_hyphens=False,
-    )  # fmt: skip
 
 
 def _narrowed(cells: list[list[str]], spare: Sequence[int], width: int | None) -> list[list[str]]:

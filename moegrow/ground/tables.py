@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from html import escape
 from itertools import zip_longest
+from textwrap import wrap
 
 from moegrow import maps
 
@@ -40,6 +41,20 @@ def html(rows: Rows, sentences: Sequence[str] = (), *, heading: bool = False) ->
         lines.append(f"<tr><th>{escape(first)}</th>{cells}</tr>")
     below = "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
     return f"<table>{''.join(lines)}</table>{below}"
+
+
+def wrapped(sentence: str, width: int | None, indent: str = "  ") -> list[str]:
+    """A sentence in lines of so many columns, broken between words; whole where there is no width.
+
+    `indent` is what all lines but the first begin with. No line has to have fewer than 40 columns.
+    """
+    if width is None:
+        return [sentence]
+    lines = wrap(
+        sentence, max(width, 40), subsequent_indent=indent, break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
+    return lines or [""]
 
 
 def groups(names: Iterable[str]) -> list[tuple[str, int]]:
