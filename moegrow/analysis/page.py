@@ -11,7 +11,8 @@ from moegrow.analysis.profiles import Profile
 from moegrow.analysis.story import Story
 from moegrow.families.family import lookup
 from moegrow.ground import jsontext, tables
-from moegrow.planning import report, serving, ways
+from moegrow.planning import report, ways
+from moegrow.planning.notices import notices
 from moegrow.planning.realised import Realised
 from moegrow.recipes.recipe import Recipe, to_toml
 from moegrow.source.checkpoint import PLAN
@@ -63,7 +64,7 @@ def _numbers(story: Story) -> Iterator[str]:
     before, after = report.numbers(story.source), report.numbers(story.grown)
     yield tag("h2", "Before and after")
     yield _table(("", "before", "after"), report.comparison(before, after), right=True)
-    yield from _list(serving.warnings(before, after))
+    yield from _list(map(str, notices(story.plan, story.source)))
 
 
 def _maps(story: Story) -> Iterator[str]:

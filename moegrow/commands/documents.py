@@ -10,7 +10,8 @@ from moegrow.analysis.logits import TOLERANCE, Compared
 from moegrow.analysis.profiles import Profile
 from moegrow.analysis.seams import Jump, Planned, Way
 from moegrow.families.layout import Layout
-from moegrow.planning import report, serving, ways
+from moegrow.planning import report
+from moegrow.planning.notices import notices
 from moegrow.planning.realised import Realised
 from moegrow.plans import Plan
 from moegrow.writing.engine import Moved
@@ -32,6 +33,7 @@ def growth(
 ) -> Document:
     """What a command that grows did, or would do where nothing was written."""
     before, after = report.numbers(layout), report.grown_numbers(plan, layout)
+    told = notices(plan, layout)
     return {
         "path": str(target.absolute()),
         "source": layout.checkpoint.location,
@@ -39,7 +41,8 @@ def growth(
         "before": before.table(),
         "after": after.table(),
         "steps": list(plan.steps),
-        "warnings": [*serving.warnings(before, after), *ways.warnings(plan, layout)],
+        "warnings": [notice.text for notice in told if notice.is_warning],
+        "notes": [notice.text for notice in told if not notice.is_warning],
         "part": str(written.part) if written and written.part else None,
         "published": bool(written and written.is_published),
         "missing": list(written.missing) if written else None,

@@ -14,7 +14,8 @@ from moegrow.analysis.logits import TOLERANCE, Compared
 from moegrow.errors import one_line, printable
 from moegrow.families.layout import Layout
 from moegrow.ground.tables import groups
-from moegrow.planning import report, serving, ways
+from moegrow.planning import report
+from moegrow.planning.notices import notices
 from moegrow.planning.realised import Realised
 from moegrow.plans import Plan
 from moegrow.writing.partial import Partial
@@ -46,10 +47,9 @@ def summary(plan: Plan, layout: Layout, target: Path) -> None:
             style = "yellow" if "not preserved" in sentence else ""
             told = one_line(f"{step['axis']}: {sentence}")
             person.print(told, style=style, markup=False)
-    for warning in serving.warnings(before, after):
-        person.print(f"serving: {warning}", style="yellow", markup=False)
-    for warning in ways.warnings(plan, layout):
-        person.print(f"width: {warning}", style="yellow", markup=False)
+    for notice in notices(plan, layout):
+        style = "yellow" if notice.is_warning else ""
+        person.print(one_line(str(notice)), style=style, markup=False)
     if not plan.steps:
         person.print("nothing changes: the result is a copy")
     _where(layout, target)
