@@ -16,7 +16,7 @@ ground: jsontext ranges strangers waiting | durable tables
 source: header metadata origin refusals | fetch fingerprints listing | hub stores | checkpoint
 formats: codes decoding grids schemes | blocks exactly formats | columns finding | decoders |
     encoders
-families: family | catalogue places | perlayer | dense | layout
+families: family | catalogue places | perlayer settings structure | blocks dense | layout
 recipes: recipe | cookbook
 plans
 config: indexers | modulenames | quantconfig | storedconfig | config
