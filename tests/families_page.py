@@ -61,6 +61,21 @@ def group(model_type: str) -> int:
     return 4 if model_type == "jamba" else 1
 
 
+def addressed(model_type: str) -> int:
+    """How many of the tiny model's first layers another part of it addresses by number."""
+    first = find_family(model_type).depth.addressed
+    config = json.loads((tiny.CONFIGS / f"{model_type}.json").read_text())
+    return first.count(config) if first else 0
+
+
+def identity(source: Path) -> moegrow.Plan:
+    """The plan of a checkpoint with layers that begin as the identity."""
+    kept = addressed(source.name)
+    return moegrow.depth(
+        source, group=group(source.name), keep_first=kept or None, new_layers="identity"
+    )
+
+
 def page(build: Callable[[str], Path]) -> str:
     """The text of docs/families.md; `build` makes the tiny checkpoint of a type."""
     measured = json.loads(MEASURED.read_text())
@@ -108,8 +123,9 @@ def _depth(source: Path) -> str:
     if size > 1:
         cells.append(f"only by groups (here `--group {size}`), for its rules are periodic")
     cells += list(plan.steps[0]["says"][1:])
-    why = layout.family.depth.identity_is_not
-    cells.append(f"no identity layers: {why}" if why else "identity layers")
+    why, kept = layout.family.depth.identity_is_not, addressed(source.name)
+    told = f"identity layers with `--keep-first {kept}`" if kept else "identity layers"
+    cells.append(f"no identity layers: {why}" if why else told)
     return "; ".join(cells)
 
 
@@ -120,7 +136,7 @@ def measure(name: str, folder: Path) -> dict[str, str]:
     found = {}
     for key, grow in (
         ("width", lambda: moegrow.width(source, experts=factor(name), noise=0)),
-        ("identity", lambda: moegrow.depth(source, group=group(name), new_layers="identity")),
+        ("identity", lambda: identity(source)),
     ):
         try:
             moegrow.apply(grow(), folder / key)

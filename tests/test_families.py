@@ -36,6 +36,12 @@ def depth_flags(model_type):
     return ["--group", "4"] if model_type == "jamba" else []
 
 
+def identity_flags(model_type):
+    """What keeps the layers in place that another part of the model addresses by number."""
+    addressed = find_family(model_type).depth.addressed
+    return ["--keep-first", "2"] if addressed else depth_flags(model_type)
+
+
 def factors(model_type):
     """By how much experts are copied here."""
     return ["4x", "9x"] if model_type == "doge" else ["2x", "3x"]
@@ -79,7 +85,7 @@ def test_depth_equals_a_model_interposed_in_memory(source, run, tmp_path, times)
 def test_identity_depth_keeps_the_logits_or_is_refused(source, run, tmp_path):
     refused = source.name in NO_IDENTITY
     done = run(
-        "depth", "--new-layers", "identity", *depth_flags(source.name), source, "-o", "grown",
+        "depth", "--new-layers", "identity", *identity_flags(source.name), source, "-o", "grown",
         code=1 if refused else 0,
     )  # fmt: skip
     if refused:
@@ -121,7 +127,7 @@ def test_width_in_interleaved_order_keeps_the_logits_or_is_refused(source, run, 
 
 def test_both_in_one_pass_keep_the_logits_and_commute(source, run, tmp_path):
     kind = "copy" if source.name in NO_IDENTITY else "identity"
-    deeper = ("depth", "--new-layers", kind, *depth_flags(source.name))
+    deeper = ("depth", "--new-layers", kind, *identity_flags(source.name))
     wider = ("width", "--experts", factors(source.name)[0], "--noise", "0")
     plan = run(*deeper, source, "--plan").stdout
     if source.name in NO_WIDTH:

@@ -20,16 +20,16 @@ families: family | catalogue places | perlayer settings structure | blocks dense
 recipes: recipe | cookbook
 plans
 config: indexers | modulenames | quantconfig | storedconfig | config
-planning: planlines realised | check forecast modes planfile | factors regridded report storage |
-    serving | compensation | experts presets steps | outputs | grow | opened ways |
+planning: planlines realised | addressed check forecast modes planfile | factors regridded
+    report storage | serving | compensation | experts presets steps | outputs | grow | opened ways |
     notices verbs
 numbers: noise | compiled | arithmetic compiled_codes | straight | conversion lanes rounding |
     lookup reading | changes | stream | values
 writing: card | shards | digests schedule | direct partial | targets | engine integrity resume |
     publishing space | parts verifier | uploader writer
-analysis: lineage | ribbons | models weights | layerwise tokens | cuts | difference squares |
-    logits | profiles | inspecting labels | drawn plots | seams story | targets |
-    advice page sketches
+analysis: lineage | ribbons | models weights | images | layerwise tokens | batch cuts |
+    difference squares | logits | profiles | inspecting labels | drawn plots | seams story |
+    targets | advice page sketches
 model
 commands: options progress spread | documents explain show | demo interrupted terminal | finishing
     | sharing | growing | advising looking picturing repeating reporting

@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from moegrow.analysis.images import Image, drawn_image
 from moegrow.analysis.models import build, library, reason
 from moegrow.analysis.weights import Progress, Weights, check_weights
 from moegrow.errors import MoegrowError, raise_all
@@ -38,13 +40,17 @@ class Outcome:
 
 
 def run_layers(
-    layout: Layout, tokens: Sequence[Sequence[int]], progress: Progress = lambda count: None
+    layout: Layout,
+    tokens: Sequence[Sequence[int]],
+    progress: Progress = lambda count: None,
+    arguments: Mapping[str, Any] = MappingProxyType({}),
 ) -> Outcome:
     """What the model of a checkpoint in a folder here computes for sequences of equal length.
 
     The weights outside the layers stay in memory; those of each layer are read when it is its turn,
-    and let go of behind it. `progress` is called with the bytes that were read. Raises
-    MoegrowError where transformers cannot build the model, or does not find its weights.
+    and let go of behind it. `progress` is called with the bytes that were read, and the model with
+    `arguments` beside the tokens. Raises MoegrowError where transformers cannot build the model,
+    or does not find its weights.
     """
     checkpoint = layout.checkpoint
     _check_readable(layout)
@@ -55,7 +61,9 @@ def run_layers(
         model = _Model(lib, layout, build(lib, checkpoint), weights, progress)
         with model.watched():
             try:
-                found = model.module(input_ids=lib.torch.tensor(tokens), use_cache=False).logits
+                found = model.module(
+                    input_ids=lib.torch.tensor(tokens), use_cache=False, **arguments
+                ).logits
             except (MoegrowError, OSError, MemoryError):
                 raise
             except Exception as error:
@@ -69,6 +77,22 @@ def run_layers(
             f"moegrow inspect --values {checkpoint.location} shows NaN and infinity in its weights",
         )
     return Outcome(found.float(), tuple(model.states), model.chosen, model.alive)
+
+
+def image_for(layout: Layout, text: Sequence[int]) -> Image | None:
+    """An image in the middle of a text, made for the model of a checkpoint in a folder here.
+
+    None where the model takes none. Raises MoegrowError as `run_layers` does.
+    """
+    if not isinstance(layout.checkpoint.config.get("vision_config"), Mapping):
+        return None
+    _check_readable(layout)
+    lib = library()
+    with warnings.catch_warnings(), lib.torch.no_grad(), Source(layout.checkpoint) as source:
+        warnings.simplefilter("ignore")
+        weights = Weights(lib, layout, source)
+        model = _Model(lib, layout, build(lib, layout.checkpoint), weights, lambda count: None)
+        return drawn_image(lib, model.module, text)
 
 
 def _check_readable(layout: Layout) -> None:
@@ -159,7 +183,8 @@ class _Model:
         """Layers take their weights when they are called, and say what they compute."""
         handles = []
         for number, layer in enumerate(self.layers):
-            handles.append(layer.register_forward_pre_hook(partial(self._enter, number)))
+            hook = partial(self._enter, number)
+            handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
             handles.append(layer.register_forward_hook(self._leave))
             for name, part in layer.named_modules():
                 if name.rpartition(".")[2] == "experts":
@@ -169,8 +194,12 @@ class _Model:
         for handle in handles:
             handle.remove()
 
-    def _enter(self, number: int, layer: Any, given: Any) -> None:
+    def _enter(self, number: int, layer: Any, given: Any, named: Mapping[str, Any]) -> None:
         self.load(number)
+        if number and self.layout.family.depth.addressed:
+            # What another part adds behind a layer belongs to what that layer hands on.
+            state = given[0] if given else named["hidden_states"]
+            self.states[-1] = state.detach().clone()
 
     def _leave(self, layer: Any, given: Any, result: Any) -> None:
         state = result if self.lib.torch.is_tensor(result) else result[0]

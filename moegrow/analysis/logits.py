@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from moegrow.analysis import layerwise
+from moegrow.analysis.batch import batch_for, run_source
 from moegrow.analysis.layerwise import Outcome
 from moegrow.analysis.models import library
-from moegrow.analysis.tokens import drawn, tokenized
 from moegrow.analysis.weights import Progress
 from moegrow.errors import MoegrowError
 from moegrow.families.layout import Layout, read_layout
@@ -60,7 +60,8 @@ class Compared:
     `agree` the share of tokens behind which both have the same most likely one. `reasons` say why
     the logits need not be the same; where there are none, they must be, within TOLERANCE.
     `together` is None where the model does not show which experts it chooses. `alive` are the
-    most bytes of weights held at once, of the source and of the result.
+    most bytes of weights held at once, of the source and of the result. `images` counts the images
+    among the tokens, and `no_image` says why there is none although the model takes images.
     """
 
     tokens: int
@@ -73,6 +74,8 @@ class Compared:
     layers: tuple[Parting, ...]
     together: tuple[Together, ...] | None
     alive: tuple[int, int]
+    images: int = 0
+    no_image: str = ""
 
     @property
     def ok(self) -> bool:
@@ -100,9 +103,10 @@ def compare_logits(
     """Run the checkpoint in the folder `grown`, and its source, and compare what they compute.
 
     Both run on the CPU, one layer in memory at a time, in float32. They see the prompts, by the
-    tokenizer in `grown`, or random tokens, always the same. The source is where the plan in
-    `grown` says, or where `source` says. `progress` is called with the bytes of weights that were
-    read. Raises MoegrowError where the source is not here, or a model cannot be run.
+    tokenizer in `grown`, or random tokens, always the same, and a drawn image where the model takes
+    images. The source is where the plan in `grown` says, or where `source` says. `progress` is
+    called with the bytes of weights that were read. Raises MoegrowError where the source is not
+    here, or a model cannot be run.
     """
     library()
     folder = user_path(grown)
@@ -144,19 +148,12 @@ def compare(
 ) -> Compared:
     """As `compare_logits`, of checkpoints that are open."""
     reasons = why_another(plan, source)
-    sequences = tokenized(grown, prompts) if prompts else drawn(source)
-    longest = max(map(len, sequences))
-    # What stands behind a text changes nothing in it: every token sees only those before it.
-    padded = [[*tokens, *(tokens[:1] * (longest - len(tokens)))] for tokens in sequences]
-    before = layerwise.run_layers(source, padded, progress)
-    after = layerwise.run_layers(grown, padded, progress)
+    batch, before = run_source(batch_for(source, grown, prompts), source, progress)
+    after = layerwise.run_layers(grown, batch.padded, progress, batch.arguments)
     if before.logits.shape != after.logits.shape:
         old, new = list(before.logits.shape), list(after.logits.shape)
         raise MoegrowError(f"the source has logits of shape {old}, and the result of {new}")
-    import torch
-
-    lengths = torch.tensor([len(tokens) for tokens in sequences])
-    counts = torch.arange(longest)[None, :] < lengths[:, None]
+    counts = batch.counts
     a, b = before.logits[counts], after.logits[counts]
     deviation = float(a.std()) or 1.0
     differences = (a - b).abs() / deviation
@@ -171,6 +168,8 @@ def compare(
         layers=_partings(plan, before, after, counts),
         together=_together(plan, after.chosen, counts),
         alive=(before.alive, after.alive),
+        images=int(batch.image is not None),
+        no_image=batch.no_image,
     )
 
 

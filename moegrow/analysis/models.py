@@ -57,8 +57,7 @@ def build(lib: Any, checkpoint: Checkpoint) -> Any:
     auto = lib.transformers
     try:
         config = auto.AutoConfig.for_model(**_plain(checkpoint.config))
-        kinds = (auto.AutoModelForCausalLM, auto.AutoModelForImageTextToText)
-        kind = next((kind for kind in kinds if type(config) in kind._model_mapping), None)
+        kind = _kind(auto, config, checkpoint)
         if kind is None:
             raise MoegrowError(
                 f"--logits cannot run {checkpoint.name}: transformers"
@@ -77,6 +76,18 @@ def build(lib: Any, checkpoint: Checkpoint) -> Any:
             f"transformers {auto.__version__} cannot build {checkpoint.name}: {reason(error)}"
         ) from error
     return model.eval()
+
+
+def _kind(auto: Any, config: Any, checkpoint: Checkpoint) -> Any:
+    """The auto class that builds a model of the config: of several, the one of the checkpoint's own
+    class, else the one that takes images; None where there is none."""
+    known = (auto.AutoModelForImageTextToText, auto.AutoModelForCausalLM)
+    kinds = [kind for kind in known if type(config) in kind._model_mapping]
+    named = checkpoint.config.get("architectures")
+    for kind in kinds:
+        if isinstance(named, list) and kind._model_mapping[type(config)].__name__ in named:
+            return kind
+    return kinds[0] if kinds else None
 
 
 def _plain(value: Any) -> Any:

@@ -22,14 +22,19 @@ def drawn(layout: Layout) -> list[list[int]]:
             f"config.json says vocab_size {size!r}, so no tokens can be drawn",
             "give texts with --prompt",
         )
-    special = {number for config in (layout.checkpoint.config, layout.config)
-               for number in _special(config)}  # fmt: skip
+    special = special_tokens(layout)
     usable = torch.tensor([number for number in range(size) if number not in special] or [0])
     drawn = torch.randint(
         len(usable), (SEQUENCES, LENGTH), generator=torch.Generator().manual_seed(0)
     )
     found: list[list[int]] = usable[drawn].tolist()
     return found
+
+
+def special_tokens(layout: Layout) -> set[int]:
+    """The tokens that stand for images, ends and the like, as the config names them."""
+    configs = layout.checkpoint.config, layout.config
+    return {number for config in configs for number in _special(config)}
 
 
 def _special(config: Mapping[str, Any]) -> set[int]:

@@ -150,6 +150,8 @@ def compared(found: Compared, seconds: float) -> Document:
         "together": None
         if found.together is None
         else [{"layer": layer.layer, "share": layer.share} for layer in found.together],
+        "images": found.images,
+        "no_image": found.no_image or None,
         "alive": list(found.alive),
         "seconds": seconds,
     }

@@ -206,6 +206,11 @@ def compared(found: Compared) -> None:
         f" {100 * found.agree:.1f} % of them{parted}"
     )
     person.print(told, style="yellow" if is_another else "", markup=False)
+    if found.images:
+        person.print("an image, drawn for this model, is among them")
+    if found.no_image:
+        text = f"no image was tried, though the model takes images: {one_line(found.no_image)}"
+        person.print(text, style="yellow", markup=False)
     if is_another or not found.ok:
         _layers(found, person)
     if found.together:

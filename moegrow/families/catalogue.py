@@ -15,6 +15,7 @@ from moegrow.families.family import (
     ConfigKeys,
     Depth,
     Family,
+    FirstLayers,
     Groups,
     Names,
     PerLayer,
@@ -130,7 +131,7 @@ _TABLES: Mapping[str, type] = {
     "tensors": Tensors, "config": ConfigKeys, "router": Router, "depth": Depth, "groups": Groups,
     "shared_indexer": SharedIndexer, "rule": Rule, "scores": Setting, "normalised": Setting,
     "exponent": Setting, "scaling": Setting, "every": Setting, "start": Setting, "before": Setting,
-    "offset": Setting,
+    "offset": Setting, "addressed": FirstLayers,
 }  # fmt: skip
 
 

@@ -211,18 +211,48 @@ class SharedIndexer:
 
 
 @dataclass(frozen=True)
+class FirstLayers:
+    """The first layers of a model, where another part of it addresses them by number.
+
+    `key`, a path from the root of the config, is a list with an entry for each of these layers;
+    `default` is their number where the key is absent from a table that is there. `why` says what
+    the other part does with them.
+    """
+
+    key: str
+    why: str
+    default: int = 0
+
+    def count(self, config: Config) -> int:
+        """How many layers are addressed; 0 where the config has no such part."""
+        table = lookup(config, self.key.rpartition(".")[0]) if "." in self.key else config
+        if not isinstance(table, Mapping):
+            return 0
+        value = lookup(config, self.key)
+        if value is None:
+            return self.default
+        if not isinstance(value, list):
+            raise MoegrowError(f"config.json: {self.key} is {value!r}, not a list")
+        return len(value)
+
+
+@dataclass(frozen=True)
 class Depth:
     """What repeating layers needs beyond renaming their tensors.
 
     identity_is_not: why a layer whose outputs are zero is not the identity. copies_first: a
     config key that, when it is not 0, makes identity copies come before their original.
-    needs: a layer with the tensor on the left must have the one on the right.
+    needs: a layer with the tensor on the left must have the one on the right. fixed: a layer with
+    the tensor on the left cannot get another number, for the reason on the right. addressed: the
+    first layers, where another part of the model addresses them by number.
     """
 
     identity_is_not: str = ""
     copies_first: str = ""
     shared_indexer: SharedIndexer | None = None
     needs: Mapping[str, str] = field(default_factory=dict)
+    fixed: Mapping[str, str] = field(default_factory=dict)
+    addressed: FirstLayers | None = None
 
 
 @dataclass(frozen=True)

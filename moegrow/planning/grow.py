@@ -10,6 +10,7 @@ from moegrow.families.family import lookup
 from moegrow.families.layout import Layout
 from moegrow.maps import Map, repeats
 from moegrow.planning import factors
+from moegrow.planning.addressed import check_identity
 from moegrow.planning.compensation import Compensation, compensate
 from moegrow.planning.outputs import check_count, outputs
 from moegrow.planning.regridded import regridded
@@ -49,6 +50,8 @@ def deepen(plan: Plan, layout: Layout, layer_map: Map, *, identity: bool = False
     """
     silent = _silent(layout, layer_map) if identity else (False,) * len(layer_map)
     _check_needs(layout)
+    if identity:
+        check_identity(layout, layer_map)
     return render(plan, layout, plan.growth.deepen(layer_map, silent=silent))
 
 
