@@ -20,8 +20,9 @@ families: family | catalogue places | perlayer settings structure | blocks dense
 recipes: recipe | cookbook
 plans
 config: indexers | modulenames | quantconfig | storedconfig | config
-planning: planlines realised | addressed check forecast modes planfile | factors regridded
-    report storage | serving | compensation | experts presets steps | outputs | grow | opened ways |
+planning: planlines realised serving | addressed check forecast modes planfile | factors
+    regridded report servinglayers storage | compensation | experts presets steps | outputs | grow |
+    opened ways |
     notices verbs
 numbers: noise | compiled | arithmetic compiled_codes | straight | conversion lanes rounding |
     lookup reading | changes | stream | values

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from moegrow.analysis.seams import deep_options, first_taken, spelled
 from moegrow.errors import MoegrowError
-from moegrow.planning import report, serving, verbs
+from moegrow.families.layout import Layout
+from moegrow.planning import report, serving, servinglayers, verbs
 from moegrow.planning.opened import Opened
 from moegrow.planning.report import Numbers
 from moegrow.plans import Plan
@@ -66,7 +67,7 @@ def targets(opened: Opened, now: Numbers, sunk: int | None, *, stack: bool) -> I
             continue
         after = report.grown_numbers(made.plan, opened.layout)
         yield Target(
-            name, made.command, after, on_tokens(sunk, after), tuple(serving.warnings(now, after)),
+            name, made.command, after, on_tokens(sunk, after), _served(made.plan, opened.layout),
             instead="" if name == "both 2x" else made.problem,
         )  # fmt: skip
 
@@ -79,7 +80,15 @@ def on_tokens(sunk: int | None, numbers: Numbers) -> int | None:
 def _deepened(opened: Opened, *, stack: bool) -> _Made:
     ways = deep_options(opened.layout)
     options, plan, problem = first_taken(opened, chain(*(reversed(ways) if stack else ways)))
+    if plan and (found := servinglayers.suiting(plan, opened.layout)):
+        problem = next(servinglayers.warnings(plan, opened.layout))
+        options = {key: value for key, value in found[0].items() if key not in ("grow", "times")}
+        plan = verbs.depth(opened, **options)
     return _Made(f"moegrow depth {spelled(options)}", plan, _brief(problem))
+
+
+def _served(plan: Plan, layout: Layout) -> tuple[str, ...]:
+    return (*serving.warnings(plan, layout), *servinglayers.warnings(plan, layout))
 
 
 def _widened(opened: Opened, options: Options, ways: tuple[Options, ...] = _DECODED) -> _Made:

@@ -71,6 +71,12 @@ def read_family(text: str, model_type: str) -> Family:
         raise MoegrowError("the family file nests too deeply to be read") from None
 
 
+def read_rule(table: Mapping[str, Any]) -> Rule:
+    """The rule that a table spells out as in a family file; raises MoegrowError as that does."""
+    rule: Rule = _build(Rule, table, "rule")
+    return rule
+
+
 def _read(text: str, model_type: str) -> Family:
     try:
         table = tomllib.loads(text)

@@ -57,16 +57,18 @@ class Rule:
     """The per-layer list that a model derives when its config has none.
 
     A layer is a `hit`, else a `miss`, when it is the one `at` its place of every `every` (the last
-    of them unless given), among the `first` so many, the `last` of all, not below the number
-    under the config's key `below`, or when `moe` is true and it has experts. The rule applies
-    only where the config's `when` is true. `every` counts from layer `start` on; the layers
-    before that are counted apart, with the last of every `before` as hits.
+    of them unless given), among the `rest` behind the last whole `every`, among the `first` so
+    many, the `last` of all, not below the number under the config's key `below`, or when `moe` is
+    true and it has experts. The rule applies only where the config's `when` is true. `every`
+    counts from layer `start` on; the layers before that are counted apart, with the last of every
+    `before` as hits.
     """
 
     every: int | Setting = 0
     at: int = -1
     start: int | Setting = 0
     before: int | Setting = 0
+    rest: bool = False
     first: int = 0
     last: bool = False
     below: str = ""

@@ -34,7 +34,7 @@ def entries(model: Old, key: str, form: PerLayer) -> Any:
     """What the config has under a key of the form "list", or its rule says in its place."""
     old = lookup(model.config, key)
     if (old is None or old == []) and not (form.unless and lookup(model.config, form.unless)):
-        return _from_rule(form.rule, model)
+        return from_rule(form.rule, model)
     return old
 
 
@@ -66,7 +66,7 @@ def dense_numbered(model: Old, key: str, form: PerLayer) -> frozenset[int]:
     """The layers that the config makes dense by a key of the form "dense_numbers"."""
     old = lookup(model.config, key)
     if old is None:
-        old = _marked(_from_rule(form.rule, model))
+        old = _marked(from_rule(form.rule, model))
     _check_numbers(old, key)
     meant = set(old)
     step = number(model.config, form.step, 1)
@@ -114,7 +114,7 @@ def _numbers(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
     told = lookup(model.config, key)
     old = listed(told, key)
     if old is None:
-        marks = _from_rule(form.rule, model)
+        marks = from_rule(form.rule, model)
         if marks is None:
             return {}
         old = [layer + form.base for layer, mark in enumerate(marks) if mark]
@@ -286,7 +286,7 @@ _FORMS: Mapping[str, Form] = {
 }
 
 
-def _from_rule(rule: Rule | None, model: Old) -> list[Any] | None:
+def from_rule(rule: Rule | None, model: Old) -> list[Any] | None:
     """The list that the model derives itself, or None where no rule applies."""
     if rule is None or (rule.when and not lookup(model.config, rule.when)):
         return None
@@ -307,6 +307,7 @@ def _from_rule(rule: Rule | None, model: Old) -> list[Any] | None:
             return bool(before > 0 and (layer + 1) % before == 0)
         return (
             (every > 0 and (layer - start) % every == rule.at % every)
+            or (rule.rest and every > 0 and layer >= model.layers // every * every)
             or layer < rule.first
             or (rule.last and layer == model.layers - 1)
             or (below is not None and layer >= below)

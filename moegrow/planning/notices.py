@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from moegrow.families.layout import Layout
-from moegrow.planning import addressed, report, serving, ways
+from moegrow.planning import addressed, serving, servinglayers, ways
 from moegrow.plans import Plan
 
 About = Literal["source", "depth", "width", "serving"]
@@ -34,8 +34,9 @@ def notices(plan: Plan, layout: Layout) -> tuple[Notice, ...]:
 
 
 def _notices(plan: Plan, layout: Layout) -> Iterator[Notice]:
-    before, after = report.numbers(layout), report.grown_numbers(plan, layout)
-    for text in serving.warnings(before, after):
+    for text in serving.warnings(plan, layout):
+        yield Notice("serving", text)
+    for text in servinglayers.warnings(plan, layout):
         yield Notice("serving", text)
     for text in addressed.warnings(plan, layout):
         yield Notice("depth", text)

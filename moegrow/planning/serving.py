@@ -1,31 +1,170 @@
-"""What common serving engines accept: worth knowing when a plan is made, never a reason to refuse.
+"""What serving engines accept and compute, as facts with version and source (serving.toml).
 
-The limits are those seen in the engines' own sources and issues in 2026 (docs/method.md).
+They are worth knowing when a plan is made, and never a reason to refuse it.
 """
 
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from typing import Any
 
-from moegrow.planning.report import Numbers
-
-VLLM_EXPERTS = {1 << power for power in range(10)} | {192, 320, 384, 448, 576}
-LLAMA_CPP_EXPERTS = 512
-LLAMA_CPP_LAYERS = 512
-TENSORRT_EXPERTS = 512
-TENSORRT_TOP_K = 8
+from moegrow.families.catalogue import read_rule
+from moegrow.families.family import Config, Names, Rule, lookup
+from moegrow.families.layout import Layout
+from moegrow.ground import jsontext
+from moegrow.plans import Plan
 
 
-def warnings(before: Numbers, after: Numbers) -> Iterator[str]:
-    """A sentence for each engine that accepts the model before and not the one after."""
-    if before.experts in VLLM_EXPERTS and after.experts not in VLLM_EXPERTS:
-        yield (
-            f"fused kernels of vLLM take powers of two up to 512 experts, and 192, 320, 384, 448"
-            f" and 576; not {after.experts}"
-        )
-    for engine, what, most, old, new in (
-        ("llama.cpp takes", "experts", LLAMA_CPP_EXPERTS, before.experts, after.experts),
-        ("llama.cpp takes", "layers", LLAMA_CPP_LAYERS, before.layers, after.layers),
-        ("older TensorRT-LLM takes", "experts", TENSORRT_EXPERTS, before.experts, after.experts),
-        ("older TensorRT-LLM fuses", "top-k", TENSORRT_TOP_K, before.top_k, after.top_k),
-    ):
-        if old <= most < new:
-            yield f"{engine} at most {most} {what}, not {new}"
+@dataclass(frozen=True, kw_only=True)
+class Limit:
+    """A number up to which an engine takes a model, or takes it at full speed.
+
+    `of` is what is counted: "experts", "layers", "top_k" or "groups". What fits is at most `most`
+    or one of `among`. It concerns the model `types`, or all; checkpoints of the quantisation
+    `method`, or all; and with `grouped` only routers that pick groups of experts.
+    """
+
+    engine: str
+    of: str
+    says: str
+    source: str
+    most: int = 0
+    among: tuple[int, ...] = ()
+    types: Names = ()
+    method: str = ""
+    grouped: bool = False
+
+    def fits(self, count: int) -> bool:
+        """Whether a model with so many is taken."""
+        return count in self.among if self.among else count <= self.most
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recognised:
+    """Models that an engine tells from others by a number that growth changes.
+
+    Those with one of `values`, and what `where` has in their config, are taken for `what`.
+    """
+
+    engine: str
+    types: Names
+    of: str
+    values: tuple[int, ...]
+    what: str
+    loads: bool
+    source: str
+    where: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kinds:
+    """Kinds of layers that engines compute from a layer's number, in models of some `types`.
+
+    `what` they compute by the `rule`, or, where it is None, by how many layers come before the
+    first with experts. `ignores` are the keys that say it layer by layer and are not read; with
+    `unless` that key is read where it is there. Where a model with other kinds does not load,
+    `loads` is false.
+    """
+
+    engines: Names
+    types: Names
+    what: str
+    ignores: Names
+    loads: bool
+    source: str
+    rule: Rule | None
+    unless: str = ""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that is known of serving engines, and when they were looked at."""
+
+    looked_at: str
+    engines: Mapping[str, str]
+    limits: tuple[Limit, ...]
+    recognised: tuple[Recognised, ...]
+    kinds: tuple[Kinds, ...]
+
+
+@cache
+def facts() -> Facts:
+    """The facts of serving.toml."""
+    text = files("moegrow.planning").joinpath("serving.toml").read_text("utf-8")
+    table = tomllib.loads(text)
+    return Facts(
+        table["looked_at"],
+        table["engines"],
+        tuple(Limit(**_frozen(entry)) for entry in table["limits"]),
+        tuple(Recognised(**_frozen(entry)) for entry in table["recognised"]),
+        tuple(map(_kinds, table["kinds"])),
+    )
+
+
+def _frozen(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+
+
+def _kinds(entry: Mapping[str, Any]) -> Kinds:
+    values = _frozen(entry)
+    rule = values.pop("rule", None)
+    if values.pop("leading", False) == (rule is not None):
+        raise ValueError(f"kinds of {entry['types']} need a rule or leading")
+    return Kinds(rule=rule and read_rule(rule), **values)
+
+
+def warnings(plan: Plan, layout: Layout) -> Iterator[str]:
+    """A sentence for each engine that takes the source and not, or not as well, the result."""
+    growth, config = plan.growth, jsontext.loads(plan.config, "config.json", infinities=True)
+    method = lookup(config, "quantization_config.quant_method")
+    old = {
+        "experts": layout.experts, "layers": layout.layers, "top_k": layout.top_k,
+        "groups": _groups(layout.config, layout),
+    }  # fmt: skip
+    new = {
+        "experts": len(growth.experts), "layers": len(growth.layers), "top_k": growth.top_k,
+        "groups": _groups(language_model(config, layout), layout),
+    }  # fmt: skip
+    for limit in facts().limits:
+        before, now = old[limit.of], new[limit.of]
+        if _concerns(limit, layout, method, new) and limit.fits(before) and not limit.fits(now):
+            said = limit.says.format(most=limit.most, old=before, new=now)
+            yield f"{limit.engine} {said}"
+    for known in facts().recognised:
+        if layout.family.name not in known.types or not _is_where(known.where, layout.config):
+            continue
+        was, is_ = old[known.of] in known.values, new[known.of] in known.values
+        if was != is_:
+            numbers = " or ".join(map(str, known.values))
+            yield (
+                f"{known.engine} takes models of {numbers} {known.of} and no others for"
+                f" {known.what}: the source has {old[known.of]} and the result {new[known.of]},"
+                f" so {'something else is computed there' if known.loads else 'it does not load'}"
+            )
+
+
+def _groups(config: Config, layout: Layout) -> int:
+    groups = layout.family.router.groups
+    count = lookup(config, groups.count) if groups else None
+    return count if type(count) is int else 1
+
+
+def language_model(config: Config, layout: Layout) -> Config:
+    """What a whole config says of the language model, where its source says it."""
+    found = lookup(config, ".".join(layout.nested)) if layout.nested else config
+    return found if isinstance(found, Mapping) else {}
+
+
+def _concerns(limit: Limit, layout: Layout, method: Any, new: Mapping[str, int]) -> bool:
+    """Whether a limit is about models of this type, stored so and routed so."""
+    if limit.types and layout.family.name not in limit.types:
+        return False
+    if limit.grouped and new["groups"] < 2:
+        return False
+    return not limit.method or method == limit.method
+
+
+def _is_where(where: Mapping[str, Any], config: Config) -> bool:
+    return all(lookup(config, key) == value for key, value in where.items())
