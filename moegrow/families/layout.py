@@ -14,6 +14,7 @@ from moegrow.families.dense import dense_problems
 from moegrow.families.family import Config, Family, lookup, number
 from moegrow.families.perlayer import Old
 from moegrow.families.places import Place, locator, stray_expert
+from moegrow.source import foreign
 from moegrow.source.checkpoint import Checkpoint
 from moegrow.source.header import TensorSpec
 
@@ -79,6 +80,18 @@ def read_layout(checkpoint: Checkpoint, *, family_text: str = "") -> Layout:
     Raises MoegrowError where a tensor of a MoE block is not classified, an expert is missing
     from 0..E-1, or the config disagrees with the tensors; it names all that is wrong.
     """
+    try:
+        return _layout(checkpoint, family_text)
+    except MoegrowError:
+        found = None if family_text else foreign.of_tensors(checkpoint.tensors)
+        if found is None:
+            raise
+        raise MoegrowError(
+            f"{checkpoint.name} holds {found.what}", found.hint.format(place=checkpoint.location)
+        ) from None
+
+
+def _layout(checkpoint: Checkpoint, family_text: str) -> Layout:
     name = model_type(checkpoint.config)
     family = read_family(family_text, name) if family_text else find_family(name)
     nested, config = _text_config(checkpoint.config, family)
