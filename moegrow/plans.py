@@ -170,12 +170,14 @@ class Growth:
 class Source:
     """The checkpoint a plan reads from, and how to tell that it is still the same.
 
-    `path` is its folder, or the address of one far away, pinned to what it held.
+    `path` is its folder, or the address of one far away, pinned to what it held, and `named` the
+    weight file or the index in it by which it was opened, or "" for the whole.
     """
 
     path: str
     config_digest: str
     files: tuple[SourceFile, ...]
+    named: str = ""
 
     @property
     def name(self) -> str:
@@ -190,6 +192,8 @@ class Source:
     @property
     def location(self) -> str:
         """What to open: the folder, or its one weight file where others may lie beside it."""
+        if self.named:
+            return f"{self.path}/{self.named}"
         if len(self.files) != 1:
             return self.path
         folder = self.folder

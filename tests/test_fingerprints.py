@@ -8,7 +8,7 @@ import pytest
 
 from moegrow.source.checkpoint import open_checkpoint
 from moegrow.source.fingerprints import WHOLE, SourceFile, digest, is_same, read_header
-from moegrow.source.origin import LocalFolder
+from moegrow.source.folder import LocalFolder
 
 
 @dataclass(frozen=True)

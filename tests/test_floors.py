@@ -13,7 +13,8 @@ import moegrow
 FLOORS = """
 errors | maps
 ground: jsontext ranges strangers waiting | durable tables
-source: header metadata origin refusals | fetch fingerprints listing | hub stores | checkpoint
+source: header metadata origin refusals | fetch fingerprints folder foreign listing |
+    hub index sidefiles stores | locating weightfiles | checkpoint
 formats: codes decoding grids schemes | blocks exactly formats | columns finding | decoders |
     encoders
 families: family | catalogue places | perlayer settings structure | blocks dense | layout
@@ -22,8 +23,7 @@ plans
 config: indexers | modulenames | quantconfig | storedconfig | config
 planning: planlines realised serving | addressed check forecast modes planfile | factors
     regridded report servinglayers storage | compensation | experts presets steps | outputs | grow |
-    opened ways |
-    notices verbs
+    leftbehind opened ways | notices verbs
 numbers: noise | compiled | arithmetic compiled_codes | straight | conversion lanes rounding |
     lookup reading | changes | stream | values
 writing: card | shards | digests schedule | direct partial | targets | engine integrity resume |

@@ -13,6 +13,7 @@ from moegrow.families.family import Config, Setting, lookup, number
 from moegrow.families.layout import Layout, present, promised_predictions
 from moegrow.ground import jsontext
 from moegrow.plans import Growth
+from moegrow.source.weightfiles import NAMED_IN_CONFIG
 
 
 def grown_config(
@@ -58,7 +59,11 @@ def grown_config(
     }
     if is_quantised:
         new |= QuantConfig(layout).grown(growth)
-    return jsontext.replace(layout.checkpoint.config_text, new)
+    text = layout.checkpoint.config_text
+    if NAMED_IN_CONFIG in layout.checkpoint.config:
+        # The weights are written under the names that are taken where this says nothing.
+        text = jsontext.remove(text, (NAMED_IN_CONFIG,))
+    return jsontext.replace(text, new)
 
 
 def _paths(layout: Layout, key: str) -> list[jsontext.Path]:

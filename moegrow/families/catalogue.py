@@ -37,14 +37,21 @@ def find_family(model_type: str) -> Family:
     if found is None:
         raise MoegrowError(
             f"the model type {model_type!r} is not known",
-            choose(
-                model_type,
-                known_types(),
-                "describe it in a file of your own and give it with --family FILE.toml"
-                f" (docs/adding-a-family.md); known: {', '.join(known_types())}",
-            ),
+            _spelled_like(model_type)
+            + "describe it in a file of your own and give it with --family FILE.toml"
+            f" (docs/adding-a-family.md); known: {', '.join(known_types())}",
         )
     return read_family(found[1], model_type)
+
+
+def _spelled_like(model_type: str) -> str:
+    """The known type that differs from another in case and marks alone, as a question.
+
+    Types whose names are merely alike are other models: mistral is not mixtral.
+    """
+    letters = re.sub(r"[\W_]", "", model_type.lower())
+    alike = (name for name in known_types() if name.replace("_", "") == letters)
+    return next((f"did you mean {name}? " for name in alike), "")
 
 
 def home(model_type: str) -> str:

@@ -16,6 +16,7 @@ from moegrow.families.structure import Layout as Layout
 from moegrow.families.structure import Tensor as Tensor
 from moegrow.families.structure import is_of_all as is_of_all
 from moegrow.families.structure import parameters as parameters
+from moegrow.source import foreign
 from moegrow.source.checkpoint import Checkpoint
 
 
@@ -27,6 +28,18 @@ def read_layout(checkpoint: Checkpoint, *, family_text: str = "") -> Layout:
     Raises MoegrowError where a tensor of a MoE block is not classified, an expert is missing
     from 0..E-1, or the config disagrees with the tensors; it names all that is wrong.
     """
+    try:
+        return _layout(checkpoint, family_text)
+    except MoegrowError:
+        found = None if family_text else foreign.of_tensors(checkpoint.tensors)
+        if found is None:
+            raise
+        raise MoegrowError(
+            f"{checkpoint.name} holds {found.what}", found.hint.format(place=checkpoint.location)
+        ) from None
+
+
+def _layout(checkpoint: Checkpoint, family_text: str) -> Layout:
     name = model_type(checkpoint.config)
     family = read_family(family_text, name) if family_text else find_family(name)
     nested, config = text_config(checkpoint.config, family)

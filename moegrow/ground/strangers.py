@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path, PurePath
+from shlex import quote
 from typing import BinaryIO, TextIO
 
 from moegrow.errors import MoegrowError
@@ -24,12 +25,13 @@ class _LinkError(Exception):
     """Something on the way to a file is a link."""
 
 
-def open_inside(folder: Path, name: str) -> int:
+def open_inside(folder: Path, name: str, links_to: tuple[Path, ...] | None = None) -> int:
     """The file `name` in `folder`, opened for reading, as a descriptor; the caller closes it.
 
-    Links are followed within the folder alone, and from a snapshot of the Hub's cache into the
-    blobs of the same repository. Raises MoegrowError for one that leads elsewhere, for a name
-    that does, and for anything but a plain file.
+    Links are followed within the folder alone, from a snapshot of the Hub's cache into the blobs
+    of the same repository, and into the folders `links_to` where a user may name some. Raises
+    MoegrowError for one that leads elsewhere, for a name that does, and for anything but a plain
+    file.
     """
     path = folder / name
     if not name or "\0" in name or PurePath(name).is_absolute() or ".." in PurePath(name).parts:
@@ -38,7 +40,7 @@ def open_inside(folder: Path, name: str) -> int:
         try:
             return _open(folder.resolve(), PurePath(name).parts)
         except _LinkError:
-            target, root = _followed(folder, path)
+            target, root = _followed(folder, path, links_to)
             return _open(root, target.relative_to(root).parts)
     except _LinkError:
         raise MoegrowError(f"{path} was exchanged for a link just now") from None
@@ -49,9 +51,11 @@ def open_inside(folder: Path, name: str) -> int:
 
 
 @contextmanager
-def opened(folder: Path, name: str) -> Iterator[BufferedReader]:
+def opened(
+    folder: Path, name: str, links_to: tuple[Path, ...] | None = None
+) -> Iterator[BufferedReader]:
     """The file `name` in `folder`, opened as `open_inside` does, closed at the end."""
-    with os.fdopen(open_inside(folder, name), "rb") as file:
+    with os.fdopen(open_inside(folder, name, links_to), "rb") as file:
         yield file
 
 
@@ -125,18 +129,18 @@ def _open(root: Path, parts: tuple[str, ...]) -> int:
     return at
 
 
-def _followed(folder: Path, path: Path) -> tuple[Path, Path]:
+def _followed(folder: Path, path: Path, links_to: tuple[Path, ...] | None) -> tuple[Path, Path]:
     """Where a link leads, and the allowed folder in which that lies."""
     target = path.resolve()
-    for root in _allowed(folder.resolve()):
+    for root in (*_allowed(folder.resolve()), *(links_to or ())):
         if target.is_relative_to(root) and target != root:
             if not os.path.lexists(target):
                 raise MoegrowError(f"{path} is a link to {target}, which does not exist")
             return target, root
-    raise MoegrowError(
-        f"{path} is a link that leads out of the checkpoint, to {target}",
-        "replace the link by the file itself",
-    )
+    hint = "replace the link by the file itself"
+    if links_to is not None:
+        hint = f"if its links may lead there: --links-to {quote(str(target.parent))}; or {hint}"
+    raise MoegrowError(f"{path} is a link that leads out of the checkpoint, to {target}", hint)
 
 
 def _allowed(folder: Path) -> Iterator[Path]:

@@ -26,7 +26,9 @@ def outline(layout: Layout, family_text: str = "") -> Plan:
     """
     nothing = Growth.none(layers=layout.layers, experts=layout.experts, top_k=layout.top_k)
     checkpoint = layout.checkpoint
-    source = Source(checkpoint.location, checkpoint.config_digest, checkpoint.files)
+    source = Source(
+        checkpoint.location, checkpoint.config_digest, checkpoint.files, checkpoint.named
+    )
     return Plan(
         source, layout.family.name, nothing, (), checkpoint.config_text, (),
         family_text=family_text,

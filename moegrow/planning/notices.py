@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 from moegrow.families.layout import Layout
 from moegrow.planning import addressed, serving, servinglayers, ways
+from moegrow.planning import leftbehind, report, serving, ways
 from moegrow.plans import Plan
 
 About = Literal["source", "depth", "width", "serving"]
@@ -35,6 +36,12 @@ def notices(plan: Plan, layout: Layout) -> tuple[Notice, ...]:
 
 def _notices(plan: Plan, layout: Layout) -> Iterator[Notice]:
     for text in serving.warnings(plan, layout):
+    for text in leftbehind.warnings(layout.checkpoint):
+        yield Notice("source", text)
+    for text in leftbehind.facts(layout.checkpoint):
+        yield Notice("source", text, is_warning=False)
+    before, after = report.numbers(layout), report.grown_numbers(plan, layout)
+    for text in serving.warnings(before, after):
         yield Notice("serving", text)
     for text in servinglayers.warnings(plan, layout):
         yield Notice("serving", text)

@@ -28,9 +28,10 @@ from moegrow.plans import (
     Storage,
 )
 from moegrow.recipes.recipe import MOST_STEPS, Step, read_step
-from moegrow.source.checkpoint import CONFIG, INDEX, MOST_TENSORS, QUANT_FILES, SourceFile
+from moegrow.source.checkpoint import CONFIG, MOST_TENSORS, QUANT_FILES, SourceFile
 from moegrow.source.header import BITS
-from moegrow.source.origin import MOST_FILES, scheme
+from moegrow.source.listing import safe
+from moegrow.source.origin import MOST_FILES, names_weights, scheme
 
 # Characters of a plan and of one of its lines: a million tensors of some hundred each, and a
 # header with the config.
@@ -164,7 +165,7 @@ def _malformed(number: int, error: Exception) -> MoegrowError:
 
 def is_plan(path: Path) -> bool:
     """Whether a file begins as a plan does; nothing is parsed."""
-    if not path.is_file() or path.suffix == ".safetensors" or path.name in (CONFIG, INDEX):
+    if not path.is_file() or path.name == CONFIG or names_weights(path.name):
         return False
     with path.open("rb") as file:
         return file.read(1) == b"{"
@@ -213,14 +214,17 @@ def _source(table: dict[str, Any]) -> Source:
     path = _text(table["path"])
     if not scheme(path) and not Path(path).is_absolute():
         raise ValueError(f"the path of the source, {path!r}, is not absolute")
-    return Source(path, _text(table["config_digest"]), files)
+    named = _text(table.get("named", ""))
+    if named and not (names_weights(named) and safe(named)):
+        raise ValueError(f"{named!r} is not the name of a weight file or of an index")
+    return Source(path, _text(table["config_digest"]), files, named)
 
 
 def _file_name(name: Any) -> str:
-    """The name of a file in the source's own folder; any other could lead out of it."""
-    if _text(name) != Path(name).name or name == ".." or not name.endswith(".safetensors"):
+    """The name of a file in the source's folder; any other could lead out of it."""
+    if not _text(name).endswith(".safetensors"):
         raise ValueError(f"{name!r} is not the name of a weight file")
-    return str(name)
+    return safe(name)
 
 
 def _storage(table: dict[str, Any]) -> Storage:

@@ -20,6 +20,7 @@ def to_lines(plan: Plan) -> Iterator[str]:
                 "path": plan.source.path,
                 "config_digest": plan.source.config_digest,
                 "files": [file.__dict__ for file in plan.source.files],
+                **({"named": plan.source.named} if plan.source.named else {}),
             },
             "family": plan.family,
             **({"family_text": plan.family_text} if plan.family_text else {}),

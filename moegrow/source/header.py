@@ -111,8 +111,10 @@ def header_of(file_name: str, size: int, read: Callable[[int, int], bytes]) -> H
     if "\\u" in text:
         _check_text(table, file_name)
     metadata = table.pop("__metadata__", {})
-    if not isinstance(metadata, dict):
-        raise MoegrowError(f"{file_name}: __metadata__ is not a table")
+    if not isinstance(metadata, dict) or not all(
+        isinstance(value, str) for value in metadata.values()
+    ):
+        raise MoegrowError(f"{file_name}: __metadata__ is not a table of texts")
     data = 8 + length
     tensors = tuple(_spec(name, entry, file_name, data) for name, entry in table.items())
     _check_layout(tensors, file_name, data, size)

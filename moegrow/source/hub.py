@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from moegrow.errors import MoegrowError, OutOfReachError, UsageError, printable
 from moegrow.source.listing import Entry, Listed, safe
-from moegrow.source.origin import CARD, CONFIG, INDEX, Access, read_here
+from moegrow.source.origin import CARD, CONFIG, INDEX, Access, names_weights, read_here
 from moegrow.source.refusals import TOKENS, explained
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class Repository(Listed):
 
 
 def find(text: str, access: Access) -> tuple[Repository, str]:
-    """The repository that a text means, at one commit, and the one weight file if it names one.
+    """The repository that a text means, at one commit, and the weight file or index that it names.
 
     Raises MoegrowError where there is none that may be read.
     """
@@ -164,7 +164,7 @@ def find(text: str, access: Access) -> tuple[Repository, str]:
         else:
             commit, files, fetcher = _listed_files(name, revision, token)
     only = ""
-    if inside.endswith(".safetensors"):
+    if names_weights(inside):
         inside, _, only = inside.rpartition("/")
     repository = Repository(
         name, commit, inside, files, token=token, fetcher=fetcher, revision=revision

@@ -5,7 +5,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from moegrow.errors import MoegrowError
-from moegrow.source.origin import CONFIG, check_count
+from moegrow.source.origin import check_count
 
 CONNECTIONS = 8  # at a time, unless --threads says otherwise
 
@@ -43,17 +43,27 @@ class Listed:
     def top(self) -> list[str]:
         return sorted(name for name in self._files if "/" not in name)
 
+    def folders(self) -> list[str]:
+        return sorted({name.partition("/")[0] for name in self._files if "/" in name})
+
     def walk(self, is_left: Callable[[str], bool]) -> Iterator[str]:
-        others = {folder for folder in map(_folder, self._files) if self.has(f"{folder}/{CONFIG}")}
+        left: dict[str, bool] = {}
+
+        def stays(name: str) -> bool:
+            """Whether a name is left out; of a folder that is asked once."""
+            if name not in left:
+                left[name] = is_left(name)
+            return left[name]
+
         count = 0
         for name in sorted(self._files):
             parts = name.split("/")
-            folders = {"/".join(parts[:depth]) for depth in range(1, len(parts))}
-            if folders & others or any(part.startswith(".") for part in parts):
+            if any(part.startswith(".") for part in parts):
                 continue
-            if not any(map(is_left, (*folders, name))):
+            folders = ["/".join(parts[:depth]) for depth in range(1, len(parts))]
+            if not any(map(stays, folders)) and not is_left(name):
                 count += 1
-                check_count(self.location, count, len(folders))
+                check_count(self.location, count, depth=len(folders))
                 yield name
 
     def below(self, name: str) -> list[str]:

@@ -9,22 +9,30 @@ from typing import Protocol
 
 from moegrow.errors import MoegrowError
 from moegrow.ground.ranges import read_all
-from moegrow.ground.strangers import exists_inside, open_inside, opened
 
 CONFIG, INDEX, CARD = "config.json", "model.safetensors.index.json", "README.md"
 BLOCK = 8 << 20  # bytes of a file read at a time
-MOST_FILES = 10_000  # far more than any model has
+# Weight files, and files that come along with them: far more than any model has.
+MOST_FILES, MOST_SIDE_FILES = 10_000, 100_000
+MOST_ENTRIES = 500_000  # names that are looked at, whatever becomes of them
 DEEPEST = 32  # folders within folders
 
+# An index, also of a variant: model.safetensors.index.fp16.json.
+_INDEX = re.compile(r".+\.safetensors\.index(?:\.[\w-]+)?\.json", re.ASCII | re.IGNORECASE)
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*)://.*", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Access:
-    """With what a source far away is opened: a token, which is never shown, and a revision."""
+    """With what a source is opened.
+
+    `token`, which is never shown, and `revision` are for one on the Hub; `links_to` are folders
+    into which the links of a local folder may lead.
+    """
 
     token: str | None = field(default=None, repr=False)
     revision: str | None = None
+    links_to: tuple[Path, ...] = ()
 
 
 ANYONE = Access()
@@ -50,10 +58,13 @@ class Origin(Protocol):
         """Whether there is anything under a name."""
 
     def top(self) -> list[str]:
-        """The names that lie in no folder, sorted."""
+        """The names of files that lie in no folder, sorted; here those of folders too."""
+
+    def folders(self) -> list[str]:
+        """The names of the folders that lie in no other, sorted."""
 
     def walk(self, is_left: Callable[[str], bool]) -> Iterator[str]:
-        """Every file, but for hidden ones and those of other checkpoints in folders of this.
+        """Every file, but for hidden ones.
 
         Files and folders for whose names `is_left` says so are left out. Raises MoegrowError
         where there are more than any checkpoint has.
@@ -90,104 +101,22 @@ class Origin(Protocol):
         """
 
 
-@dataclass(frozen=True)
-class LocalFolder:
-    """A folder on this machine."""
+def check_count(location: str, found: int, *, depth: int, looked: int = 0) -> None:
+    """Raise MoegrowError where there are more files, or deeper folders, than in any checkpoint.
 
-    folder: Path
-    threads: None = None
-
-    @property
-    def location(self) -> str:
-        return str(self.folder)
-
-    @property
-    def name(self) -> str:
-        return self.folder.name
-
-    def has(self, name: str) -> bool:
-        return exists_inside(self.folder, name)
-
-    def top(self) -> list[str]:
-        return sorted(entry.name for entry in self.folder.iterdir())
-
-    def walk(self, is_left: Callable[[str], bool]) -> Iterator[str]:
-        waiting, count = [Path()], 0
-        while waiting:
-            place = waiting.pop()
-            for entry in self._entries(place):
-                name = str(place / entry.name)
-                if entry.name.startswith(".") or is_left(name):
-                    continue
-                if exists_inside(self.folder / name, CONFIG):
-                    # Another checkpoint in a folder of this one, as training runs leave them.
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(place / entry.name)
-                else:
-                    yield name
-                count += 1
-                check_count(self.location, count, len(place.parts))
-
-    def _entries(self, place: Path) -> list[os.DirEntry[str]]:
-        """What a folder below this one holds, in alphabetical order."""
-        try:
-            with os.scandir(self.folder / place) as entries:
-                return sorted(entries, key=lambda entry: entry.name)
-        except OSError as error:
-            path = self.folder / place
-            raise MoegrowError(f"{path} cannot be read: {error.strerror}") from None
-
-    def below(self, name: str) -> list[str]:
-        # What is given may be the folder of a repository in the Hub's cache.
-        found = (*self.folder.glob(f"*/{name}"), *self.folder.glob(f"snapshots/*/{name}"))
-        return [str(path.parent) for path in sorted(found)]
-
-    def check(self, name: str) -> None:
-        """Refuse anything but a plain file, and links that lead out of the checkpoint.
-
-        A tokenizer file that links to a private key must not end up in a published model. The
-        one exception is a snapshot of the Hub cache, whose files are links into the `blobs`
-        folder of the same repository.
-        """
-        os.close(self.open(name))
-
-    def size(self, name: str) -> int:
-        with opened(self.folder, name) as file:
-            return os.fstat(file.fileno()).st_size
-
-    def open(self, name: str) -> int:
-        return open_inside(self.folder, name)
-
-    def sha256(self, name: str) -> str | None:
-        return None
-
-    def version(self, name: str) -> int:
-        with opened(self.folder, name) as file:
-            return os.fstat(file.fileno()).st_mtime_ns
-
-    def refresh(self) -> None:
-        """Every question is asked of the folder as it is."""
-
-    def read_into(self, name: str, start: int, view: memoryview) -> None:
-        try:
-            with opened(self.folder, name) as file:
-                file.seek(start)
-                count = file.readinto(view)
-        except OSError as error:
-            path = str(self.folder / name)
-            raise OSError(error.errno, error.strerror, path) from error
-        if count < len(view):
-            raise EOFError(start + count)
-
-
-def check_count(location: str, count: int, depth: int) -> None:
-    """Raise MoegrowError where there are more files, or deeper folders, than in any checkpoint."""
-    if count > MOST_FILES or depth > DEEPEST:
+    `found` are the files that come along, `looked` all names that were looked at.
+    """
+    if depth > DEEPEST:
         raise MoegrowError(
-            f"{location} holds more than {MOST_FILES} files, or folders more than {DEEPEST} deep",
+            f"{location} holds folders more than {DEEPEST} deep",
             "give the folder of one checkpoint",
         )
+    for count, most in ((found, MOST_SIDE_FILES), (looked, MOST_ENTRIES)):
+        if count > most:
+            raise MoegrowError(
+                f"{location} holds more than {most} files beside its weights",
+                "give the folder of one checkpoint, or move what is no part of it elsewhere",
+            )
 
 
 def read_here(descriptor: int, start: int, view: memoryview) -> None:
@@ -222,11 +151,34 @@ def read_whole(origin: Origin, name: str, most: int) -> bytes:
     return read_range(origin, name, 0, size)
 
 
+def read_text(origin: Origin, name: str, most: int) -> str:
+    """The text of a small file; raises MoegrowError where it is larger, or no UTF-8."""
+    origin.check(name)
+    try:
+        return read_whole(origin, name, most).decode("utf-8")
+    except UnicodeDecodeError:
+        raise MoegrowError(f"{name} of {origin.location} is not UTF-8 text") from None
+
+
 def contents(origin: Origin, name: str) -> Iterator[bytes]:
     """All bytes of a file, a few at a time."""
     size = origin.size(name)
     for start in range(0, size, BLOCK):
         yield read_range(origin, name, start, min(size, start + BLOCK))
+
+
+def is_index(name: str) -> bool:
+    """Whether a file's name is that of an index of safetensors files.
+
+    >>> is_index("model.safetensors.index.fp16.json"), is_index("config.json")
+    (True, False)
+    """
+    return _INDEX.fullmatch(name) is not None
+
+
+def names_weights(name: str) -> bool:
+    """Whether a name in a source is that of a weight file or of an index, not of a folder."""
+    return name.endswith(".safetensors") or is_index(name)
 
 
 def scheme(location: str) -> str:

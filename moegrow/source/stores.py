@@ -8,7 +8,7 @@ from typing import Any
 from moegrow.errors import MoegrowError, UsageError
 from moegrow.ground.waiting import wait
 from moegrow.source.listing import Entry, Listed, safe
-from moegrow.source.origin import Access, scheme, short_name
+from moegrow.source.origin import Access, names_weights, scheme, short_name
 
 # The driver of each kind of address, and the extra of moegrow that brings it along.
 DRIVERS = {
@@ -76,7 +76,7 @@ class Store(Listed):
 
 
 def find(text: str, access: Access) -> tuple[Store, str]:
-    """The checkpoint at an address, and its one weight file if the address names that.
+    """The checkpoint at an address, and the weight file or index if the address names one.
 
     Raises MoegrowError where there is none, where it may not be read, or where the driver for
     such addresses is not installed.
@@ -104,7 +104,7 @@ def find(text: str, access: Access) -> tuple[Store, str]:
             f"pip install {driver}, or install moegrow with its extra: moegrow[{extra}]",
         ) from None
     location, only = text.rstrip("/"), ""
-    if location.endswith(".safetensors"):
+    if names_weights(location.rpartition("/")[2]):
         (location, _, only), root = location.rpartition("/"), root.rpartition("/")[0]
     files = _listed(location, root, filesystem)
     if not files or (only and only not in files):

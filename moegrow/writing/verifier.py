@@ -133,6 +133,7 @@ def verify(
     except MoegrowError as error:
         return Verified((error.message,), len(plan.outputs))
     problems += [
+        *written.remarks,
         *_name_problems(plan, written),
         *_config_problems(plan, written, folder),
         *_file_problems(plan, written, folder),

@@ -11,9 +11,9 @@ from moegrow.ground.ranges import cores
 from moegrow.planning import report
 from moegrow.planning.check import check_plan, check_source, check_witness, witness
 from moegrow.plans import Plan
-from moegrow.source.checkpoint import CARD, CONFIG, INDEX, Checkpoint, open_checkpoint, user_path
+from moegrow.source.checkpoint import CARD, CONFIG, Checkpoint, open_checkpoint, user_path
 from moegrow.source.hub import Repository
-from moegrow.source.origin import Access
+from moegrow.source.origin import Access, is_index
 from moegrow.writing import engine, shards, verifier
 from moegrow.writing.engine import Moved
 from moegrow.writing.partial import HeldError, locked, partial_of
@@ -198,7 +198,8 @@ def fetch(checkpoint: Checkpoint, *, quiet: bool = True) -> None:
             f"--download is for a repository of the Hub, and {origin.location} is none",
             "leave it out",
         )
-    names = [CONFIG, INDEX, CARD, *(file.name for file in checkpoint.files), *checkpoint.side_files]
+    names = [CONFIG, CARD, *(file.name for file in checkpoint.files), *checkpoint.side_files]
+    names += filter(is_index, origin.top())
     origin.download([name for name in names if origin.has(name)], quiet=quiet)
 
 

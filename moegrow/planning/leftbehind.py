@@ -1,0 +1,69 @@
+"""What of a source stays behind when it grows, and which weights of it are taken, as sentences."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from moegrow.errors import MoegrowError
+from moegrow.source.checkpoint import Checkpoint
+from moegrow.source.fingerprints import read_header
+from moegrow.source.sidefiles import OTHER_WEIGHTS, Reason
+
+SHOWN = 3  # names of files
+MOST_READ = 100  # files whose headers are read to see what is in them
+
+
+def facts(checkpoint: Checkpoint) -> Iterator[str]:
+    """Which files are taken where that is not plain to see, and what stays behind and why."""
+    yield from checkpoint.remarks
+    parts = [
+        f"{_listed(names)} ({reason.says})"
+        for reason, names in _by_reason(checkpoint).items()
+        if not reason.is_warning
+    ]
+    if parts:
+        yield f"stays behind: {'; '.join(parts)}"
+
+
+def warnings(checkpoint: Checkpoint) -> Iterator[str]:
+    """What stays behind though a model may compute with it."""
+    for reason, names in _by_reason(checkpoint).items():
+        if reason.is_warning:
+            yield f"{_listed(names)} {_stay(names)} behind: {reason.says}"
+        if reason is OTHER_WEIGHTS:
+            yield from _other_tensors(checkpoint, names)
+
+
+def _by_reason(checkpoint: Checkpoint) -> dict[Reason, list[str]]:
+    found = defaultdict(list)
+    for name, reason in checkpoint.left:
+        found[reason].append(name)
+    return found
+
+
+def _other_tensors(checkpoint: Checkpoint, names: Sequence[str]) -> Iterator[str]:
+    """Weight files beside those that are taken which hold more than copies of the same tensors."""
+    if checkpoint.named:
+        return  # the user has said which weights are meant
+    for name in [name for name in names if not name.endswith("/")][:MOST_READ]:
+        try:
+            checkpoint.origin.check(name)
+            tensors = [spec.name for spec in read_header(checkpoint.origin, name).tensors]
+        except MoegrowError as error:
+            yield f"{name} stays behind and cannot be read: {error.message}"
+            continue
+        others = [tensor for tensor in tensors if tensor not in checkpoint.tensors]
+        if others:
+            yield (
+                f"{name} stays behind with {len(others)} tensors, such as {others[0]}, that are"
+                " not among the weights which transformers loads; to grow them too, name them in"
+                " the weight_map of model.safetensors.index.json"
+            )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _stay(names: Sequence[str]) -> str:
+    return "stays" if len(names) == 1 else "stay"
