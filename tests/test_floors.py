@@ -12,7 +12,7 @@ import moegrow
 # From the ground up: a line is a package (or files that stand in none), and its floors by "|".
 FLOORS = """
 errors | maps
-ground: jsontext ranges strangers waiting | durable tables
+ground: jsontext patterns ranges strangers waiting | durable tables
 source: header metadata origin refusals | fetch fingerprints listing | hub stores | checkpoint
 formats: codes decoding grids schemes | blocks exactly formats | columns finding | decoders |
     encoders
@@ -95,7 +95,7 @@ def test_a_file_opens_with_one_sentence(name):
 
 SLOW = {
     "torch", "numpy", "rich", "huggingface_hub", "transformers", "safetensors", "fsspec", "httpx2",
-    "yaml",
+    "yaml", "re2",
 }  # fmt: skip
 
 
