@@ -19,7 +19,7 @@ formats: codes decoding grids schemes | blocks exactly formats | columns finding
 families: family | catalogue places | perlayer | dense | layout
 recipes: recipe | cookbook
 plans
-config: indexers | modulenames | quantconfig | storedconfig | config
+config: copies indexers | expressions | modulenames | quantconfig | storedconfig | config
 planning: planlines realised | check forecast modes planfile | factors regridded report storage |
     serving | compensation | experts presets steps | outputs | grow | opened ways |
     notices verbs
