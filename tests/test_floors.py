@@ -12,7 +12,7 @@ import moegrow
 # From the ground up: a line is a package (or files that stand in none), and its floors by "|".
 FLOORS = """
 errors | maps
-ground: jsontext ranges strangers waiting | durable tables
+ground: jsontext patterns ranges strangers waiting | durable tables
 source: header metadata origin refusals | fetch fingerprints folder foreign listing |
     hub index sidefiles stores | locating weightfiles | checkpoint
 formats: codes decoding grids schemes | blocks exactly formats | columns finding | decoders |
@@ -20,7 +20,7 @@ formats: codes decoding grids schemes | blocks exactly formats | columns finding
 families: family | catalogue places | perlayer settings structure | blocks dense | layout
 recipes: recipe | cookbook
 plans
-config: indexers | modulenames | quantconfig | storedconfig | config
+config: copies indexers | expressions | modulenames | quantconfig | storedconfig | config
 planning: planlines realised serving | addressed check forecast modes planfile | factors
     regridded report servinglayers storage | compensation | experts presets steps | outputs | grow |
     leftbehind opened ways | notices verbs
@@ -96,7 +96,7 @@ def test_a_file_opens_with_one_sentence(name):
 
 SLOW = {
     "torch", "numpy", "rich", "huggingface_hub", "transformers", "safetensors", "fsspec", "httpx2",
-    "yaml",
+    "yaml", "re2",
 }  # fmt: skip
 
 

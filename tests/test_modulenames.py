@@ -2,7 +2,9 @@
 
 import json
 import re
+from contextlib import suppress
 from dataclasses import replace
+from time import process_time
 
 import alter
 import pytest
@@ -21,6 +23,11 @@ LAYERS, EXPERTS = (0, 0, 1, 1, 2, 2, 3, 3), (0, 1, 2, 3, 0, 1, 2, 3)
 def names(checkpoint):
     """The names of a model of 4 layers and 4 experts that grows along both axes."""
     return names_in(read_layout(open_checkpoint(checkpoint())))
+
+
+@pytest.fixture(scope="module")
+def without_the_last(checkpoint):
+    return names_in(read_layout(open_checkpoint(checkpoint())), (0, 1, 1, 2))
 
 
 def names_in(layout, layers=LAYERS, experts=EXPERTS):
@@ -134,7 +141,7 @@ def test_a_beginning_that_is_that_of_several_numbers_is_refused_or_means_them_al
     for text in (r"re:.*layers\.1", r"re:.*(layers\.1|x)"):
         with pytest.raises(MoegrowError, match="begins those of other layers"):
             names.expand(text)
-    assert names.expand(r"re:.*layers\.5") == [r"re:.*layers\.(?:10|11)(?![0-9])"]
+    assert names.expand(r"re:.*layers\.5") == [r"re:.*layers\.(?:10|11)\b"]
     (both,) = names.expand(r"re:.*layers\.1.*mlp")
     found = [n for n in range(24) if re.match(both[3:], f"model.layers.{n}.mlp")]
     assert found == [2, 3, 20, 21, 22, 23]
@@ -147,6 +154,68 @@ def test_a_name_for_one_module_alone_cannot_stand_for_two(names):
     assert names.rewritten({"a": ["lm_head", {"model.layers.1.x": 5}], "b": None}) == {
         "a": ["lm_head", {"model.layers.2.x": 5, "model.layers.3.x": 5}], "b": None,
     }  # fmt: skip
+
+
+def test_names_in_the_value_of_a_name_are_those_of_its_own_copy(names):
+    """As exl3 lists the tensors of each module, under the name of the module."""
+    up, down = "model.layers.1.mlp.experts.2.up", "model.layers.1.mlp.experts.2.down"
+    told = {up: {"stored": {f"{up}.w": {"shape": [2, 3]}}, "all": [f"{up}.w", "x"], "like": down}}
+    assert names.rewritten({"tensor_storage": told})["tensor_storage"] == {
+        (key := f"model.layers.{layer}.mlp.experts.{expert}.up"): {
+            "stored": {f"{key}.w": {"shape": [2, 3]}},
+            "all": [f"{key}.w", "x"],
+            "like": f"model.layers.{layer}.mlp.experts.{expert}.down",
+        }
+        for layer in (2, 3)
+        for expert in (2, 6)
+    }
+
+
+def test_other_numbers_in_the_value_of_a_name_are_those_of_every_copy(names):
+    told = {"layers.1.experts.2": ["layers.1.w", "layers.1.experts.0", "layers.0.experts.2"]}
+    expected = {
+        f"layers.{layer}.experts.{expert}": [
+            f"layers.{layer}.w", f"layers.{layer}.experts.0", f"layers.{layer}.experts.4",
+            *(f"layers.{other}.experts.{each}" for other in (0, 1) for each in (2, 6)),
+        ]
+        for layer in (2, 3)
+        for expert in (2, 6)
+    }  # fmt: skip
+    assert names.rewritten(told) == expected
+    nested = {"layers.1": {"experts.2": {"deep": [{"layers.1.experts.2.w": r"re:.*layers\.1\.w"}]}}}
+    assert names.rewritten(nested) == {
+        f"layers.{layer}": {
+            f"experts.{expert}": {
+                "deep": [{f"layers.{layer}.experts.{expert}.w": rf"re:.*layers\.(?:{layer})\.w"}]
+            }
+            for expert in (2, 6)
+        }
+        for layer in (2, 3)
+    }
+
+
+def test_experts_of_other_layers_are_others_also_where_layers_stay(checkpoint):
+    layout = read_layout(open_checkpoint(checkpoint()))
+    wide = names_in(layout, range(4))
+    told = {"layers.1.experts.2": {"layers.1.experts.2.w": 0, "layers.3.experts.2.w": 0}}
+    assert wide.rewritten(told) == {
+        f"layers.1.experts.{expert}": {
+            f"layers.1.experts.{expert}.w": 0, "layers.3.experts.2.w": 0, "layers.3.experts.6.w": 0,
+        }
+        for expert in (2, 6)
+    }  # fmt: skip
+
+
+def test_what_was_rewritten_is_rewritten_again(names, without_the_last):
+    for text in (r"re:.*layers\.3", r"re:.*layers\.(0|3)\.mlp", r"re:.*layers\.[1-2].*w1"):
+        (once,) = names.expand(text)
+        (twice,) = names.expand(once)
+        for new, old in enumerate(LAYERS):
+            ends = (f"layers.{new}.mlp.w1", f"layers.{old}.mlp.w1")
+            assert bool(re.match(twice[3:], ends[0])) == bool(re.match(once[3:], ends[1]))
+    (none,) = without_the_last.expand(r"re:.*layers\.3\.mlp")
+    assert not re.match(none[3:], "layers.3.mlp")
+    assert names.expand(none) == [none]
 
 
 def test_a_number_at_the_end_never_begins_those_of_others(checkpoint):
@@ -188,6 +257,50 @@ def test_more_names_than_any_config_has_are_refused(checkpoint, monkeypatch):
     names = names_in(read_layout(open_checkpoint(checkpoint())))
     with pytest.raises(MoegrowError, match="more than 10 modules"):
         names.rewritten([f"model.layers.{layer}.mlp.experts.1.w1" for layer in range(4)])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        ["model.layers.0." + "x" * 1_000_000] * 9, {"model.layers.0": ["x" * 9_000_000]},
+        {"model.layers.0": {"experts.0": [0] * 1_100_000}},
+    ],
+    ids=["names", "values of names", "values"],
+)  # fmt: skip
+def test_a_config_that_would_be_too_large_to_be_read_is_refused(names, value):
+    with pytest.raises(MoegrowError, match="take more than 16777216 characters, or 4000000 values"):
+        names.rewritten(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        ["re:" + r"layers\." * 50_000], ["re:" + "(layers." * 30_000],
+        ["re:" + "x.3." * 100_000], ["re:.*layers." + "(|1)" * 30], ["re:.*layers." + "1?" * 5000],
+        [f"re:layers.[0-3]{'[0-9]' * (n % 100)}.{n}" for n in range(20_000)],
+        [f"model.layers.{n % 4}.mlp.experts.{n % 4}.w{n}" for n in range(15_000)],
+        ["model." * 100_000 + "layers.3.x"], ["." * 300_000], ["*" * 300_000],
+        [f"stack{n}.layers.3.x" for n in range(20_000)], ["re:.*layers." + "(" * 1000 + ")" * 1000],
+        ["re:.*layers.(" + "1|" * 100_000 + "2)"], ["re:.*layers." + "1" * 200_000],
+    ],
+    ids=range(14),
+)  # fmt: skip
+def test_what_would_take_for_ever_is_rewritten_or_refused_at_once(checkpoint, value):
+    names = names_in(read_layout(open_checkpoint(checkpoint())))
+    started = process_time()
+    with suppress(MoegrowError):
+        names.rewritten(value)
+    assert process_time() - started < 3
+
+
+def test_names_of_as_many_layers_as_there_may_be_take_no_time(checkpoint):
+    layers = tuple(number % 4 for number in range(100_000))
+    names = names_in(read_layout(open_checkpoint(checkpoint())), layers)
+    started = process_time()
+    assert len(names.expand("model.layers.1.x")) == 25_000
+    for text in (r"re:.*layers\.1\.x", r"re:.*layers\.[12]\.x", r"re:.*layers\.1.*"):
+        assert names.expand(text)[0].count("|") in (24_999, 49_999)
+    assert process_time() - started < 3
 
 
 def test_what_a_config_says_stays_text_for_text_where_nothing_is_named(checkpoint, tmp_path):

@@ -1,5 +1,7 @@
 """Which of several schemes of a config a module has."""
 
+from time import process_time
+
 import pytest
 
 from moegrow.formats.schemes import Scheme, Schemes
@@ -52,15 +54,51 @@ def test_two_schemes_for_one_module_are_not_chosen_between():
 @pytest.mark.parametrize(
     ("target", "why"),
     [
-        ("re:(", "no regular expression"), ("re:(a+)+$", "too long to try"),
-        ("re:" + ".*a" * 9, "too long to try"), ("re:" + "a" * 500, "too long to try"),
-        ("re:a{99999999999}", "no regular expression"),
+        ("re:(", "no regular expression"), (r"re:(a)\1", "can be matched in linear time"),
+        ("re:.*a(?!b)", "can be matched in linear time"), ("re:" + "a" * 70_000, "the most is"),
+        ("re:a{9999}", "invalid repetition size"), ("re:" + "(" * 1000, "no regular"),
     ],
 )  # fmt: skip
-def test_a_strangers_pattern_takes_no_time(target, why):
+def test_an_expression_that_cannot_be_matched_is_named_and_nothing_is_guessed(target, why):
     told = Schemes([groups((["Linear"], 4, {}), ([target], 8, {}))])
-    with pytest.raises(ValueError, match=why):
+    with pytest.raises(ValueError, match=why) as refused:
         told.of("a" * 60, "int")
+    assert repr(target)[:50] in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "(a+)+$", ".*a" * 20, ".?" * 30 + "." * 30 + "X", "(.|.)" * 60 + "X", "(a|aa)+b",
+        "(?!" + ".*b" * 30 + ")" + ".*a" * 2,
+    ],
+)  # fmt: skip
+def test_an_expression_that_python_would_try_for_ever_is_matched_at_once(target):
+    told = Schemes([groups((["Linear"], 4, {}), ([f"re:{target}"], 8, {}))])
+    started = process_time()
+    assert told.of("a" * 58 + "X", "int").bits in (4, 8)
+    assert process_time() - started < 1
+
+
+def test_as_many_targets_as_modules_are_looked_up_and_not_gone_through():
+    """As a config has them that names every module of a large model."""
+    names = [f"model.layers.{n}.mlp.experts.{m}.up_proj" for n in range(60) for m in range(256)]
+    told = Schemes([groups((names[::2], 4, {}), (names[1::2], 8, {}))])
+    started = process_time()
+    assert [told.of(name, "int").bits for name in names] == [4, 8] * (len(names) // 2)
+    assert process_time() - started < 1
+
+
+def test_more_schemes_with_expressions_than_any_config_has_are_not_tried():
+    told = Schemes([groups(*(([f"re:.*{size}"], 8, {"group_size": size}) for size in range(99)))])
+    with pytest.raises(ValueError, match="for 99 schemes"):
+        told.of("a", "int")
+
+
+def test_what_must_not_follow_the_start_of_a_name_is_looked_at():
+    """As published configs leave out the experts, or the prediction layers."""
+    told = Schemes([groups((["Linear"], 4, {}), ([r"re:^(?!mtp\.).*mlp\.up_proj$"], 8, {}))])
+    assert [told.of(f"{stack}.0.mlp.up_proj", "int").bits for stack in ("layers", "mtp")] == [8, 4]
 
 
 @pytest.mark.parametrize(

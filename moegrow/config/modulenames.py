@@ -1,59 +1,38 @@
 """Names and patterns of modules, as quantisation configs have them, when a model grows."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
+from moegrow.config.copies import Copy, Numbers
+from moegrow.config.expressions import Expressions, Inside
 from moegrow.errors import MoegrowError
 from moegrow.families.layout import Layout, promised_predictions
-from moegrow.maps import NULL
+from moegrow.ground.jsontext import MOST_VALUES
 from moegrow.plans import Growth
+from moegrow.source.checkpoint import LARGEST_CONFIG
 
-MOST_NAMES = 1_000_000  # in one config, once they are spelled out for every copy
+# In one config, once they are spelled out for every copy.
+MOST_NAMES, MOST_CHARACTERS = 1_000_000, LARGEST_CONFIG
+
+MOST_HEADS = 1000  # of other stacks in a checkpoint, and ten times as many that a config names
 
 # What marks a regular expression, which GPTQ's keys precede with what a match does.
 _MARKED = re.compile(r"(re:|[+-]:)?(.*)", re.DOTALL)
 _SPECIAL = re.compile(r"[\\^$|()\[\]{}+?]")
-
-# A part of a pattern that every number matches.
-_EVERY = re.compile(r"\(?(?:\?:)?(?:(?:\.|\\d|\[0-9\]|\[\^\\?\.\])[*+]|\*)\??\)?")
-# A part that some numbers match, with nothing in it that takes long to try.
-_SOME = re.compile(r"(?!.*\)[+*{])(?:[0-9|()?:-]|\\d[+*]?|\[[0-9-]+\][+*]?)+")
-# Digits that are part of a name, such as w1 or w[13], and what every number matches.
-_IN_NAMES = re.compile(r"(?<!\\)[A-Za-z_](?:[0-9]+|\[[0-9]+\])|(?:\\d|\[0-9\])[+*]")
-# A number behind a whole word, which may be another than those for layers and experts.
-_BEHIND = re.compile(
-    r"(?:(?<=[A-Za-z_]\\\.)|(?<=[A-Za-z_]\.)|^)([A-Za-z_]+)\\?\."
-    r"(?:[0-9]+|\([0-9|]+\)|\[[0-9-]+\])(?=\\?\.|$)"
-)
-# What may be a number of ours where it is none of these.
-_STRAY = re.compile(r"[0-9]|\\d")
 # A number of something in a name, whatever that is.
 _NUMBERED = re.compile(r"(?<![^.*])[0-9]+(?=[.*]|$)")
 
-
-class Numbers(NamedTuple):
-    """What layers or experts are copied from: `sources[new]` is an old number."""
-
-    what: str
-    words: frozenset[str]
-    sources: Sequence[int]
-
-    @property
-    def is_mapped(self) -> bool:
-        return any(new != old for new, old in enumerate(self.sources))
-
-    def copies(self, meant: Iterable[int]) -> list[int]:
-        """The new numbers of the copies of some old ones; those that are none stay behind all."""
-        wanted = set(meant)
-        return [new for new, old in enumerate(self.sources) if old != NULL and old in wanted]
+# A text of the new model, and the copies in whose entry stands what belongs to it.
+_Made = tuple[str, Inside]
 
 
 class ModuleNames:
     """What becomes of names that speak of single layers or experts, in a growth of a layout.
 
     A name in a list is followed by those of its other copies, a key by keys with the same value;
-    a regular expression gets other numbers. What names no number stays as it is.
+    a regular expression gets other numbers. What names no number stays as it is. In the value of a
+    key that names a layer or an expert, the same number means the copy that this key is for.
     """
 
     def __init__(self, layout: Layout, growth: Growth) -> None:
@@ -77,95 +56,123 @@ class ModuleNames:
         self._here = found & self._main
         self._own, self._outside = own, found - self._main - own
         self._own_here = own & found
-        self._made = 0
+        self._numbered = {
+            numbers.what: _behind(numbers.words) for numbers in (self._layers, self._experts)
+        }
+        self._expressions = Expressions(
+            self._layers, self._experts, has_others=bool(self._own_here or self._outside)
+        )
+        self._is_mapped = self._layers.is_mapped or self._experts.is_mapped
+        self._kinds: dict[str, str] = {}
+        self._made = self._characters = self._values = 0
 
     def rewritten(self, value: Any) -> Any:
         """A value of a config for the new model, with all names in it: keys, in lists, and alone.
 
         Raises MoegrowError for a name that cannot be made to mean the copies and nothing else.
         """
+        return self._rewritten(value, Inside())
+
+    def _rewritten(self, value: Any, inside: Inside) -> Any:
         if isinstance(value, dict):
             return {
-                new: self.rewritten(inner)
+                new: self._rewritten(inner, within)
                 for key, inner in value.items()
-                for new in self.expand(key)
+                for new, within in self._expanded(key, inside)
             }
         if isinstance(value, list):
-            return [new for item in value for new in self._items(item)]
+            return [new for item in value for new in self._items(item, inside)]
         if isinstance(value, str):
-            found = self.expand(value)
+            found = self._expanded(value, inside)
             if len(found) != 1:
                 raise _refused(value, f"has {len(found)} copies, where one name can stand")
-            return found[0]
+            return found[0][0]
+        self._count(values=1)
         return value
 
-    def _items(self, item: Any) -> list[Any]:
-        return self.expand(item) if isinstance(item, str) else [self.rewritten(item)]
+    def _items(self, item: Any, inside: Inside) -> list[Any]:
+        if isinstance(item, str):
+            return [new for new, _ in self._expanded(item, inside)]
+        return [self._rewritten(item, inside)]
 
     def expand(self, text: str) -> list[str]:
         """The texts that mean in the new model what `text` means in the old one."""
+        return [new for new, _ in self._expanded(text, Inside())]
+
+    def _expanded(self, text: str, inside: Inside) -> list[_Made]:
         marked = _MARKED.fullmatch(text)
         assert marked
         mark, rest = marked[1] or "", marked[2]
-        if not (self._layers.is_mapped or self._experts.is_mapped):
-            return [text]
+        if not self._is_mapped:
+            return [(text, inside)]
+        found = []
         if mark or _SPECIAL.search(rest) or rest.startswith(".*"):
-            found = [mark + self._pattern(rest, text)]
+            try:
+                found.append((mark + self._expressions.rewritten(rest, inside), inside))
+            except ValueError as error:
+                raise _refused(text, str(error)) from None
+            self._count(names=1, characters=len(found[0][0]))
         else:
-            found = list(self._names(rest, text))
-        self._made += len(found)
-        if self._made > MOST_NAMES:
-            raise MoegrowError(
-                f"quantization_config would name more than {MOST_NAMES} modules",
-                "dequantise: add --dtype bf16",
-            )
+            for made in self._names(rest, text, inside):
+                self._count(names=1, characters=len(made[0]))
+                found.append(made)
         return found
 
-    def _names(self, name: str, text: str) -> Iterator[str]:
+    def _count(self, *, names: int = 0, characters: int = 0, values: int = 0) -> None:
+        """Raise MoegrowError where more is made than a config may hold."""
+        self._made += names
+        self._characters += characters
+        self._values += values
+        if self._made > MOST_NAMES:
+            problem = f"name more than {MOST_NAMES} modules"
+        elif self._characters > MOST_CHARACTERS or self._values > MOST_VALUES:
+            problem = f"take more than {MOST_CHARACTERS} characters, or {MOST_VALUES} values"
+        else:
+            return
+        raise MoegrowError(f"quantization_config would {problem}", "dequantise: add --dtype bf16")
+
+    def _names(self, name: str, text: str, inside: Inside) -> Iterator[_Made]:
         """A name, in which stars may be, for every copy of its layer and of its expert."""
-        at = _numbered(name, self._layers.words)
-        is_open = name.startswith("*") and not at and not _numbered(name, self._experts.words)
+        at = self._numbered["layer"].search(name)
+        is_open = name.startswith("*") and not at and not self._numbered["expert"].search(name)
         if is_open and _NUMBERED.search(name):
-            raise _refused(text, _STRAY_NUMBERS)
+            raise _refused(text, "has numbers that are not behind the word for layers or experts")
         kind = self._stack(name[: at.start(1)], text) if at else "own"
         if kind == "outside":
-            yield name
+            yield name, inside
             return
-        layers = self._each(name, at, self._layers, text) if kind == "main" else [name]
-        for copy in layers:
-            inner = _numbered(copy, self._experts.words)
-            yield from self._each(copy, inner, self._experts, text)
+        layers = self._each(name, at, self._layers, text, inside.layer) if kind == "main" else None
+        for copy, layer in layers or [(name, inside.layer)]:
+            inner = self._numbered["expert"].search(copy)
+            # Of another layer than the one that all this is for, no expert is the one it is for.
+            is_other = at and inside.layer and layer != inside.layer
+            expert = None if is_other else inside.expert
+            for made, within in self._each(copy, inner, self._experts, text, expert):
+                yield made, Inside(layer, within)
 
     def _each(
-        self, name: str, at: re.Match[str] | None, numbers: Numbers, text: str
-    ) -> Iterator[str]:
+        self, name: str, at: re.Match[str] | None, numbers: Numbers, text: str, inside: Copy | None
+    ) -> Iterator[tuple[str, Copy | None]]:
         """The name once for every copy of the layer or expert whose number was found in it.
 
         Some readers take a name that ends in a number, like one with a star there, for the
         beginning of others: 1 for that of 10. None is made that would mean more than the copies.
         """
         if at is None or not numbers.is_mapped:
-            yield name
+            yield name, Copy(int(at[1]), int(at[1])) if at else inside
             return
         rest, old = name[at.end(1) :], int(at[1])
         has_star = rest.startswith("*")
-        count = max([*numbers.sources, -1]) + 1
-        if old >= count:
+        if old >= numbers.old_total:
             # Nothing there has this number, in the source or in the result.
-            yield f"{name[: at.start(1)]}{old - count + len(numbers.sources)}{rest}"
+            yield f"{name[: at.start(1)]}{old - numbers.old_total + numbers.total}{rest}", inside
             return
-        begun = {number for number in range(count) if str(number).startswith(at[1])}
-        new = numbers.copies(begun if has_star else {old})
-        also = {
-            number
-            for number in range(len(numbers.sources))
-            if str(number).startswith(tuple(map(str, new)))
-        }
-        is_more = also > {*new}
-        if is_more and not rest:
+        named = numbers.named(at[1], has_star=has_star, inside=inside)
+        if named.begins_others and not rest:
             raise _refused(text, f"ends in a number that begins those of other {numbers.what}s")
-        for number in new:
-            yield f"{name[: at.start(1)]}{number}{'.' if has_star and is_more else ''}{rest}"
+        dot = "." if has_star and named.begins_others else ""
+        for number in named.new:
+            yield f"{name[: at.start(1)]}{number}{dot}{rest}", Copy(old, number)
 
     def _stack(self, head: str, text: str) -> str:
         """Whose layers a name speaks of, by what stands before the number.
@@ -175,6 +182,13 @@ class ModuleNames:
         """
         if head in self._here or not (self._layers.is_mapped or head in self._outside):
             return "main"
+        if head not in self._kinds:
+            if len(self._kinds) > 10 * MOST_HEADS or len(self._outside) > MOST_HEADS:
+                raise _refused(text, "is of one stack of layers among thousands")
+            self._kinds[head] = self._found_stack(head, text)
+        return self._kinds[head]
+
+    def _found_stack(self, head: str, text: str) -> str:
         for kind, known in (("own", self._own), ("outside", self._outside), ("main", self._main)):
             if head in known:
                 return kind
@@ -195,72 +209,11 @@ class ModuleNames:
             raise _refused(text, "may mean several stacks of layers" if kinds else "is not there")
         return kinds.pop()
 
-    def _pattern(self, pattern: str, text: str) -> str:
-        """A regular expression with the numbers of the copies in place of those it names."""
-        words = "|".join(map(re.escape, self._layers.words | self._experts.words))
-        made = rest = ""
-        position = 0
-        for found in re.finditer(rf"(?<![A-Za-z0-9_])({words})(\\?\.)", pattern):
-            start = found.end()
-            is_any = found[2] == "." and pattern[start : start + 1] in ("*", "+", "?")
-            if start < position or is_any:
-                continue
-            stop = _end(pattern, start)
-            part = pattern[start:stop]
-            made, rest = (done + pattern[position:start] for done in (made, rest))
-            position = stop
-            is_layer = found[1] in self._layers.words
-            numbers = self._layers if is_layer else self._experts
-            if not part or re.match(r"[A-Za-z_]", part):
-                made, rest = made + part, rest + part
-            elif _EVERY.fullmatch(part):
-                made += part
-            elif not _SOME.fullmatch(part):
-                raise _refused(text, f"has {part!r} in the place of a number")
-            elif is_layer and self._layers.is_mapped and (self._own_here or self._outside):
-                raise _refused(text, "may mean several stacks of layers")
-            else:
-                behind = pattern[stop : stop + 2]
-                is_open = behind in (".*", ".+")
-                is_ended = behind[:1] in ("\\", ".", "$") and not is_open
-                made += _mapped(part, numbers, text, is_ended=is_ended, is_open=is_open)
-        made, rest = (done + pattern[position:] for done in (made, rest))
-        known = {word.lower() for word in self._layers.words | self._experts.words}
-        rest = _BEHIND.sub(lambda at: at[0] if at[1].lower() in known else "", rest)
-        if _STRAY.search(_IN_NAMES.sub("", rest)):
-            raise _refused(text, _STRAY_NUMBERS)
-        return made
 
-
-_STRAY_NUMBERS = "has numbers that are not behind the word for layers or experts"
-
-
-def _mapped(part: str, numbers: Numbers, text: str, *, is_ended: bool, is_open: bool) -> str:
-    """The part of a regular expression that the copies match of all that `part` matches.
-
-    Expressions match beginnings: unless a number `is_ended`, 1 begins 10 too. Where it `is_open`
-    that is meant, and else nothing tells.
-    """
-    try:
-        one = re.compile(part)
-    except (re.error, OverflowError):
-        raise _refused(text, f"holds {part!r}, which is no regular expression") from None
-    is_meant = one.fullmatch if is_ended else one.match
-    meant = {old for old in numbers.sources if old != NULL and is_meant(str(old))}
-    if not (is_ended or is_open) and any(not one.fullmatch(str(old)) for old in meant):
-        raise _refused(text, f"ends in a number that begins those of other {numbers.what}s")
-    new = numbers.copies(meant)
-    if new == [number for number in range(len(numbers.sources)) if is_meant(str(number))]:
-        return part
-    if not new:
-        return "(?!)"
-    return f"(?:{'|'.join(map(str, new))}){'' if is_ended else '(?![0-9])'}"
-
-
-def _numbered(name: str, words: frozenset[str]) -> re.Match[str] | None:
-    """Where a name has the number behind one of the words."""
+def _behind(words: frozenset[str]) -> re.Pattern[str]:
+    """What finds the number behind one of the words in a name."""
     joined = "|".join(map(re.escape, words))
-    return re.search(rf"(?<![^.*])(?:{joined})\.([0-9]{{1,9}})(?=$|\.|\*)", name)
+    return re.compile(rf"(?<![^.*])(?:{joined})\.([0-9]{{1,9}})(?=$|\.|\*)")
 
 
 def _last_word(head: str) -> str:
@@ -268,23 +221,8 @@ def _last_word(head: str) -> str:
     return head.rstrip(".").rpartition(".")[2]
 
 
-def _end(pattern: str, start: int) -> int:
-    """Where the part of a pattern ends that begins at `start`: before a dot that separates."""
-    depth, position = 0, start
-    while position < len(pattern):
-        two = pattern[position : position + 2]
-        is_open = two in (".*", ".+") and position == start
-        if depth == 0 and (two == "\\." or (two[0] == "." and not is_open)):
-            break
-        if depth == 0 and two[0] in ")$|":
-            break
-        depth += (two[0] in "([") - (two[0] in ")]")
-        position += 2 if two[0] == "\\" or two in (".*", ".+") else 1
-    return position
-
-
 def _refused(text: str, why: str) -> MoegrowError:
     return MoegrowError(
-        f"quantization_config names {text!r}, which {why}",
+        f"quantization_config names {text[:200]!r}, which {why}",
         "write the names of the modules into config.json, or dequantise: add --dtype bf16",
     )

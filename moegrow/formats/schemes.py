@@ -1,14 +1,13 @@
 """What a quantisation config says of how one module is quantised: its bits, groups and blocks."""
 
-import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import Any, NamedTuple
 
-# A pattern that a stranger's config may have tried on every name: with few repetitions, and none
-# within another.
-_LONGEST, _MOST_REPEATED = 400, 6
-_REPEATED = re.compile(r"[*+{]")
-_NESTED = re.compile(r"\)[*+{]")
+from moegrow.ground.patterns import Budget, Pattern, joined
+
+MOST_CHOICES = 32  # schemes of one config whose regular expressions are tried on every module
 
 
 class Scheme(NamedTuple):
@@ -48,7 +47,11 @@ class Schemes:
             for key, value in table.items()
             if isinstance(value, str)
         }
-        self._chosen = [chosen for table in tables for chosen in _schemes(table)]
+        chosen = [one for table in tables for one in _schemes(table)]
+        self._choices = {
+            numbers: _Choice([one for one in chosen if one.numbers in ("", numbers)])
+            for numbers in ("int", "float")
+        }
 
     def of(self, module: str, numbers: str) -> Scheme:
         """The scheme of a module whose weights are stored as "int" or "float".
@@ -56,41 +59,70 @@ class Schemes:
         As compressed-tensors chooses it: its own name before patterns, these before classes.
         Raises ValueError where the config says several things at once.
         """
-        possible = [one for one in self._chosen if one.numbers in ("", numbers)]
-        if len({one.scheme for one in possible}) < 2:
-            return possible[0].scheme if possible else Scheme()
-        for is_meant in (_is_name, _is_pattern, _is_class):
-            found = {
-                one.scheme
-                for one in possible
-                if any(is_meant(target, module) for target in one.targets)
-            }
-            if len(found) > 1:
-                raise ValueError(f"quantization_config has {len(found)} schemes for it")
-            if found:
-                return found.pop()
-        return Scheme()
+        return self._choices[numbers].of(module)
 
 
-def _is_name(target: str, module: str) -> bool:
-    return target == module
+class _Choice:
+    """The schemes for one kind of numbers, and which of them a module has."""
+
+    def __init__(self, possible: list[_Chosen]) -> None:
+        self._schemes = list(dict.fromkeys(one.scheme for one in possible))
+        self._names: dict[str, set[Scheme]] = defaultdict(set)
+        self._classes: set[Scheme] = set()
+        self._expressions: dict[Scheme, list[str]] = defaultdict(list)
+        self._budget = Budget()
+        for scheme, _, targets in possible:
+            for target in targets:
+                if target.startswith("re:"):
+                    self._expressions[scheme].append(target)
+                    continue
+                self._names[target].add(scheme)
+                if "." not in target:
+                    self._classes.add(scheme)
+
+    def of(self, module: str) -> Scheme:
+        if len(self._schemes) < 2:
+            return self._schemes[0] if self._schemes else Scheme()
+        found = self._names.get(module) or self._matched(module) or self._classes
+        if len(found) > 1:
+            raise ValueError(f"quantization_config has {len(found)} schemes for it")
+        return next(iter(found), Scheme())
+
+    def _matched(self, module: str) -> set[Scheme]:
+        patterns, problem = self._patterns
+        if problem:
+            raise ValueError(problem)
+        return {
+            scheme for scheme, pattern in patterns.items() if self._budget.begins(pattern, module)
+        }
+
+    @cached_property
+    def _patterns(self) -> tuple[Mapping[Scheme, Pattern], str]:
+        """What the modules of each scheme match, and what is wrong with it."""
+        if len(self._expressions) > MOST_CHOICES:
+            return {}, (
+                f"quantization_config has regular expressions for {len(self._expressions)} schemes,"
+                f" more than {MOST_CHOICES}"
+            )
+        try:
+            return {one: _pattern(targets) for one, targets in self._expressions.items()}, ""
+        except ValueError as error:
+            return {}, str(error)
 
 
-def _is_pattern(target: str, module: str) -> bool:
-    if not target.startswith("re:"):
-        return False
-    pattern = target.removeprefix("re:")
-    is_quick = len(pattern) <= _LONGEST and len(_REPEATED.findall(pattern)) <= _MOST_REPEATED
+def _pattern(targets: list[str]) -> Pattern:
+    """What matches a module that one of the targets names by a regular expression."""
+    for target in targets:
+        try:
+            joined([target.removeprefix("re:")])
+        except ValueError as error:
+            raise ValueError(f"the target {target[:100]!r} {error}") from None
     try:
-        if is_quick and not _NESTED.search(pattern):
-            return re.match(pattern, module) is not None
-    except (re.error, OverflowError):
-        raise ValueError(f"the target {target!r} is no regular expression") from None
-    raise ValueError(f"the target {target!r} takes too long to try")
-
-
-def _is_class(target: str, module: str) -> bool:
-    return not target.startswith("re:") and "." not in target
+        return joined(target.removeprefix("re:") for target in targets)
+    except ValueError as error:
+        raise ValueError(
+            f"{len(targets)} targets together are an expression that {error}"
+        ) from None
 
 
 def _schemes(table: Mapping[str, Any]) -> Iterator[_Chosen]:

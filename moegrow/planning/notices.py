@@ -35,13 +35,11 @@ def notices(plan: Plan, layout: Layout) -> tuple[Notice, ...]:
 
 
 def _notices(plan: Plan, layout: Layout) -> Iterator[Notice]:
-    for text in serving.warnings(plan, layout):
     for text in leftbehind.warnings(layout.checkpoint):
         yield Notice("source", text)
     for text in leftbehind.facts(layout.checkpoint):
         yield Notice("source", text, is_warning=False)
-    before, after = report.numbers(layout), report.grown_numbers(plan, layout)
-    for text in serving.warnings(before, after):
+    for text in serving.warnings(plan, layout):
         yield Notice("serving", text)
     for text in servinglayers.warnings(plan, layout):
         yield Notice("serving", text)
