@@ -12,7 +12,7 @@ import moegrow
 # From the ground up: a line is a package (or files that stand in none), and its floors by "|".
 FLOORS = """
 errors | maps
-ground: jsontext ranges strangers waiting | durable tables
+ground: jsontext mounts ranges strangers waiting | durable tables
 source: header metadata origin refusals | fetch fingerprints listing | hub stores | checkpoint
 formats: codes decoding grids schemes | blocks exactly formats | columns finding | decoders |
     encoders
@@ -25,8 +25,8 @@ planning: planlines realised | check forecast modes planfile | factors regridded
     notices verbs
 numbers: noise | compiled | arithmetic compiled_codes | straight | conversion lanes rounding |
     lookup reading | changes | stream | values
-writing: card | shards | digests schedule | direct partial | targets | engine integrity resume |
-    publishing space | parts verifier | uploader writer
+writing: card | shards | digests schedule | direct partial | holding targets | engine integrity
+    resume | publishing space | parts verifier | uploader writer
 analysis: lineage | ribbons | models weights | layerwise tokens | cuts | difference squares |
     logits | profiles | inspecting labels | drawn plots | seams story | targets |
     advice page sketches
