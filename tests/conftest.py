@@ -126,7 +126,7 @@ def big(checkpoint: Callable[..., Path]) -> Path:
 HOLD = """
 import sys
 from pathlib import Path
-from moegrow.writing.partial import locked
+from moegrow.writing.holding import locked
 with locked(Path(sys.argv[1]), shared=sys.argv[2] == "shared"):
     print("held", flush=True)
     sys.stdin.read()

@@ -38,3 +38,18 @@ def mounted(folder: Path, kind: str, *, size: int) -> Iterator[Path]:
         if subprocess.run(["umount", disk], capture_output=True, check=False).returncode:
             subprocess.run(["umount", "--lazy", disk], check=True)
         image.unlink()
+
+
+@contextmanager
+def mounted_on(folder: Path, *how: str) -> Iterator[None]:
+    """Something mounted on a folder by `mount` with these arguments, and unmounted afterwards.
+
+    The test is skipped where that is not allowed.
+    """
+    done = subprocess.run(["mount", *how, folder], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)

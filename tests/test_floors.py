@@ -12,7 +12,7 @@ import moegrow
 # From the ground up: a line is a package (or files that stand in none), and its floors by "|".
 FLOORS = """
 errors | maps
-ground: jsontext patterns ranges strangers waiting | durable tables
+ground: jsontext mounts patterns ranges strangers waiting | durable tables
 source: header metadata origin refusals | fetch fingerprints folder foreign listing |
     hub index sidefiles stores | locating weightfiles | checkpoint
 formats: codes decoding grids schemes | blocks exactly formats | columns finding | decoders |
@@ -26,8 +26,8 @@ planning: planlines realised serving | addressed check forecast modes planfile |
     leftbehind opened ways | notices verbs
 numbers: noise | compiled | arithmetic compiled_codes | straight | conversion lanes rounding |
     lookup reading | changes | stream | values
-writing: card | shards | digests schedule | direct partial | targets | engine integrity resume |
-    publishing space | parts verifier | uploader writer
+writing: card | shards | digests schedule | direct partial | holding targets | engine integrity
+    resume | publishing space | parts verifier | uploader writer
 analysis: lineage | ribbons | models weights | images | layerwise tokens | batch cuts |
     difference squares | logits | profiles | inspecting labels | drawn plots | seams story |
     targets | advice page sketches

@@ -15,7 +15,8 @@ import moegrow
 from moegrow.errors import MoegrowError, UsageError
 from moegrow.source.checkpoint import PLAN
 from moegrow.writing import partial, parts
-from moegrow.writing.partial import OWNER, Partial, kept_of, locked, partial_of
+from moegrow.writing.holding import locked
+from moegrow.writing.partial import OWNER, Partial, kept_of, partial_of
 
 SIZE = "--max-shard-size", "40KB"  # of a big checkpoint this makes some forty files
 

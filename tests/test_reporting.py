@@ -1,6 +1,7 @@
 """`moegrow report` as a person meets it."""
 
 import json
+import os
 
 import alter
 import hubserver
@@ -80,3 +81,11 @@ def test_of_a_source_that_is_far_away_a_sample_is_read(run, checkpoint, tmp_path
     assert (
         "Root mean square of the weights, by a sample of" in (tmp_path / "report.html").read_text()
     )
+
+
+def test_what_is_no_plain_file_is_not_replaced_by_a_page(run, checkpoint, tmp_path):
+    run("depth", checkpoint(), "-o", "grown")
+    os.mkfifo(tmp_path / "pipe.html")  # as a device of the machine would be
+    for force in ([], ["--force"]):
+        assert run("report", "grown", "-o", "pipe.html", *force, code=1).stdout == ""
+    assert (tmp_path / "pipe.html").is_fifo()

@@ -316,7 +316,8 @@ def test_a_replacement_is_gone_on_with_too(cut_off, source, plan, tmp_path):
     expected = cut_off(plan)
     shutil.rmtree(tmp_path / "whole")
     moegrow.apply(moegrow.depth(source), tmp_path / "other")
-    (tmp_path / "other").rename(tmp_path / "grown.replaced")  # killed between the two renames
+    # Killed between the two renames.
+    (tmp_path / "other").rename(tmp_path / "grown.partial" / partial.REPLACED)
     moegrow.apply(plan, tmp_path / "grown", resume=True, force=True, max_shard_size="20KB")
     assert alter.contents(tmp_path / "grown") == expected
     assert {path.name for path in tmp_path.iterdir()} == {source.name, "grown"}

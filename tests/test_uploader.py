@@ -289,3 +289,13 @@ def test_a_folder_is_pushed_from_python(run, signed_in, source, tmp_path):
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, env=os.environ)
     assert signed_in.repositories[GOAL].private
     assert uploaded(signed_in) == alter.contents(tmp_path / "grown")
+
+
+def test_what_a_link_in_a_result_leads_to_is_not_uploaded(run, signed_in, source, tmp_path):
+    run("depth", source, "-o", "ours")
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "ours" / "note.txt").symlink_to(tmp_path / "secret")
+    done = run("depth", source, "-o", "ours", "--push", GOAL, "--resume", code=1)
+    assert "note.txt is a link" in done.stderr
+    assert not puts(signed_in)
+    assert not uploaded(signed_in)

@@ -410,13 +410,6 @@ def test_a_strangers_folder_under_the_working_name_is_not_emptied(plan, tmp_path
     assert (tmp_path / "grown.partial" / "precious").read_text() == "x"
 
 
-def test_what_a_dead_replacement_left_does_not_stop_the_next(source, tmp_path):
-    moegrow.apply(moegrow.depth(source), tmp_path / "grown")
-    shutil.copytree(tmp_path / "grown", tmp_path / "grown.replaced")
-    moegrow.apply(moegrow.width(source), tmp_path / "grown", force=True)
-    assert moegrow.verify(tmp_path / "grown").ok
-
-
 def test_the_output_needs_a_folder_to_lie_in(plan, tmp_path):
     with pytest.raises(MoegrowError, match="is not a folder") as refused:
         moegrow.apply(plan, tmp_path / "a" / "b")

@@ -59,7 +59,7 @@ def finish(
     # What an upload broke off from is not grown again.
     there = written_plan(grown, target) if writing.resume or writing.push is not None else None
     grown = there or grown
-    check_target(target, grown.source.folder, force=writing.force or there is not None)
+    check_target(target, grown.source.folder, force=writing.force, is_complete=there is not None)
     check_plan(grown, layout.checkpoint)
     upload = prepared_upload(grown, writing, reading.token)
     if writing.verbose:

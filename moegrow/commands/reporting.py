@@ -75,3 +75,6 @@ def _check_target(target: Path, *, force: bool) -> None:
         raise MoegrowError(f"{target} {what}", "give the name of a file with -o")
     if target.exists() and not force:
         raise MoegrowError(f"{target} exists already", "use --force, or another -o")
+    if target.exists() and not target.is_file():
+        # Replacing a device by a file would leave the machine without it.
+        raise MoegrowError(f"{target} is no plain file", "give another name with -o")

@@ -43,7 +43,7 @@ def share(
     target = Path(default_name(grown) if writing.output is None else writing.output)
     there = written_plan(grown, target)
     grown = there or grown
-    check_target(target, grown.source.folder, force=writing.force or there is not None)
+    check_target(target, grown.source.folder, force=writing.force, is_complete=there is not None)
     check_plan(grown, layout.checkpoint)
     upload = prepared_upload(grown, writing, reading.token)
     files = split(grown, layout.checkpoint, size)

@@ -22,7 +22,7 @@ def durable(path: Path) -> Iterator[BinaryIO]:
     """
     unfinished = temporary(path)
     try:
-        with unfinished.open("wb") as file:
+        with unfinished.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -6,7 +6,7 @@ the way, so that a file cannot be exchanged for a link between the check and the
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path, PurePath
@@ -102,6 +102,36 @@ def exists_inside(folder: Path, name: str) -> bool:
     try:
         return os.path.lexists(folder / name)
     except ValueError:
+        return False
+
+
+def is_plain_file(path: Path) -> bool:
+    """Whether a plain file, and no link to one, stands under a path."""
+    return _is(path, stat.S_ISREG)
+
+
+def is_plain_folder(path: Path) -> bool:
+    """Whether a folder, and no link to one, stands under a path."""
+    return _is(path, stat.S_ISDIR)
+
+
+def kind(path: Path) -> str:
+    """What stands under a path, which exists, for people."""
+    mode = path.lstat().st_mode
+    return next((name for is_it, name in _KINDS if is_it(mode)), "something else")
+
+
+_KINDS = (
+    (stat.S_ISREG, "a file"), (stat.S_ISDIR, "a folder"), (stat.S_ISLNK, "a link"),
+    (stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)  # fmt: skip
+
+
+def _is(path: Path, wanted: Callable[[int], bool]) -> bool:
+    try:
+        return wanted(path.lstat().st_mode)
+    except (OSError, ValueError):
         return False
 
 

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from moegrow.families.layout import Layout
-from moegrow.planning import addressed, serving, servinglayers, ways
-from moegrow.planning import leftbehind, report, serving, ways
+from moegrow.planning import addressed, leftbehind, serving, servinglayers, ways
 from moegrow.plans import Plan
 
 About = Literal["source", "depth", "width", "serving"]

@@ -1,17 +1,17 @@
-"""The working folder of a run: OUT.partial, with its lock and a journal of finished shards.
+"""The working folder of a run: OUT.partial, with a journal of finished shards.
 
 It holds the result as far as there is one, the journal, which has one entry for each finished
-shard, and what the run began with. The result is moved out of it as a whole.
+shard, and what the run began with. The result is moved out of it as a whole. Somebody else may
+have prepared the folder, so what is read in it must be a plain file of a sensible size, and what
+is removed or renamed is never looked for behind a link.
 """
 
 import errno
-import fcntl
 import json
 import os
+import shlex
 import shutil
-import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,19 +19,17 @@ from typing import Any
 from moegrow.errors import MoegrowError
 from moegrow.ground import jsontext, waiting
 from moegrow.ground.durable import TEMPORARY, durable, sync, temporary
+from moegrow.ground.strangers import is_plain_file, is_plain_folder, read_text
 from moegrow.source.checkpoint import PLAN
 from moegrow.writing.digests import Entry, damage, entry
 from moegrow.writing.shards import Shard
 
 PARTIAL = ".partial"
 LOCK, OWNER, BEGUN, JOURNAL, RESULT = ".moegrow-lock", "owner", "begun.json", "journal", "result"
+REPLACED = "replaced"  # what stood under the name of the result, while it is being replaced
 
-# What flock answers where another holds the lock; all else means that there are no locks.
-_HELD = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
-
-
-class HeldError(MoegrowError):
-    """Another process holds the working folder, in a way that leaves no room for this one."""
+LARGEST_FACTS = 64 << 20  # bytes of what a run begins with: a line or two for each of its files
+LARGEST_RANGE = 64  # bytes of one range in an entry of the journal
 
 
 @dataclass(frozen=True)
@@ -45,20 +43,31 @@ class Partial:
         return self.folder / RESULT
 
     @property
+    def target(self) -> Path:
+        """Where the result goes."""
+        return self.folder.with_name(self.folder.name.removesuffix(PARTIAL))
+
+    @property
+    def replaced(self) -> Path:
+        """Where an older result is kept while this one takes its place."""
+        return self.folder / REPLACED
+
+    @property
     def is_begun(self) -> bool:
         """Whether a run has written down what it is about to do, and has not published it."""
-        return (self.folder / BEGUN).is_file() and self.result.is_dir()
+        folders = (self.folder, self.result, self.folder / JOURNAL)
+        return is_plain_file(self.folder / BEGUN) and all(map(is_plain_folder, folders))
 
     def begin(self, facts: Mapping[str, object]) -> None:
         """Write down what the run begins with; what it goes by must be in the result already."""
-        (self.folder / JOURNAL).mkdir(exist_ok=True)
+        (self.folder / JOURNAL).mkdir()
         with durable(self.folder / BEGUN) as file:
             file.write(json.dumps(dict(facts), indent=1).encode())
         sync(self.folder)
 
     def facts(self) -> dict[str, Any]:
         """What the run began with; raises MoegrowError where that cannot be read."""
-        text = (self.folder / BEGUN).read_text("utf-8", "replace")
+        text = read_text(self.folder, BEGUN, LARGEST_FACTS)
         return jsontext.loads(text, str(self.folder / BEGUN))
 
     def note(self, entry: Entry) -> None:
@@ -69,10 +78,11 @@ class Partial:
 
     def entry(self, shard: Shard) -> Entry | None:
         """The entry of a shard that has been finished, or None."""
-        if not (self.result / shard.name).is_file():
+        if not is_plain_file(self.result / shard.name):
             return None
         try:
-            return Entry.read(self._entry_path(shard.name).read_text("utf-8", "replace"))
+            name = str(self._entry_path(shard.name).relative_to(self.folder))
+            return Entry.read(read_text(self.folder, name, _longest_entry(shard)))
         except (OSError, ValueError, MoegrowError):
             return None
 
@@ -165,18 +175,39 @@ class Partial:
 
     def _drop(self, shard: Shard) -> None:
         """Take a shard's name and entry away."""
-        (self.result / shard.name).unlink(missing_ok=True)
-        self._entry_path(shard.name).unlink(missing_ok=True)
+        _remove(self.result / shard.name)
+        _remove(self._entry_path(shard.name))
 
     def tidy(self) -> None:
         """Remove what a run that has ended was in the middle of writing."""
         for path in [*self.folder.rglob(f"*{TEMPORARY}")]:
-            path.unlink(missing_ok=True)
+            _remove(path)
+
+    def settle(self) -> None:
+        """End a replacement that was cut off: put the older result back, or remove it.
+
+        It goes back where nothing took its place, and goes where the new result did. Raises
+        MoegrowError where something else did.
+        """
+        if not os.path.lexists(self.replaced):
+            return
+        if not os.path.lexists(self.target):
+            self.replaced.rename(self.target)
+            sync(self.target.parent)
+        elif os.path.lexists(self.result):
+            raise MoegrowError(
+                f"a run was cut off while it replaced {self.target}: what stood there is in"
+                f" {self.replaced}, and something else stands there now",
+                f"move it out of the way: mv {shlex.quote(str(self.replaced))} NEW-NAME",
+            )
+        else:
+            _remove(self.replaced)
 
     def clear(self) -> None:
         """Remove everything but the lock."""
         # What makes the folder one to go on with goes first.
-        (self.folder / BEGUN).unlink(missing_ok=True)
+        _remove(self.folder / BEGUN)
+        self.settle()
         for path in [*self.folder.iterdir()]:
             if path.name != LOCK and not path.name.startswith(OWNER):
                 _remove(path)
@@ -184,7 +215,7 @@ class Partial:
     def remove(self) -> None:
         """Remove the folder, its lock last, so that it is known as moegrow's to the end."""
         self.clear()
-        (self.folder / OWNER).unlink(missing_ok=True)
+        _remove(self.folder / OWNER)
         (self.folder / LOCK).unlink()
         _remove_empty(self.folder)
 
@@ -192,11 +223,17 @@ class Partial:
         return self.folder / JOURNAL / f"{name}.json"
 
 
+def _longest_entry(shard: Shard) -> int:
+    """More bytes than the entry of a shard can have: a piece of a tensor is one range at most."""
+    ranges = sum(len(output.pieces) + 1 for output in shard.outputs)
+    return 1000 + len(shard.name) + LARGEST_RANGE * ranges
+
+
 def _names(folder: Path) -> set[str]:
     """The names of what is in a folder; none where it has gone."""
     try:
         return set(os.listdir(folder))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return set()
 
 
@@ -212,7 +249,8 @@ def _remove_empty(folder: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
+    """Remove a file, a link or a folder with all that is in it, if there is one."""
+    if is_plain_folder(path):
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
@@ -227,117 +265,3 @@ def kept_of(target: Path) -> int:
     """How many finished shards of an earlier run wait for one that goes on with it."""
     partial = Partial(partial_of(target))
     return partial.finished() if partial.is_begun else 0
-
-
-@contextmanager
-def locked(target: Path, *, shared: bool = False) -> Iterator[Partial]:
-    """The working folder of a target, made where it is missing, held by this process alone.
-
-    With `shared` others may hold it at the same time in that way. Raises MoegrowError where it is
-    held, where the folder is not moegrow's, or cannot be written.
-    """
-    folder = partial_of(target)
-    while True:
-        if os.path.lexists(folder) and not _is_ours(folder):
-            raise MoegrowError(
-                f"{folder} is in the way, and moegrow did not make it",
-                "move it elsewhere, or give another -o",
-            )
-        try:
-            folder.mkdir(exist_ok=True)
-            lock = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
-        except FileNotFoundError:
-            if folder.parent.is_dir():
-                continue  # another run removed it just now
-            raise MoegrowError(f"{folder.parent} is gone") from None
-        except OSError as error:
-            raise MoegrowError(
-                f"cannot write to {folder}: {error.strerror}", "give another -o"
-            ) from None
-        owner = None
-        try:
-            try:
-                fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno in _HELD:
-                    raise HeldError(
-                        f"another moegrow is writing {target}", "wait for it, or give another -o"
-                    ) from None
-                owner = _own(folder, target, shared=shared)
-            if not _is_open_as(lock, folder / LOCK):
-                continue  # the run that held the lock has removed the folder
-            yield Partial(folder)
-            return
-        finally:
-            if owner:
-                owner.unlink(missing_ok=True)
-            os.close(lock)
-            # On a network filesystem the lock is in the way of that until it is closed.
-            with suppress(OSError):
-                folder.rmdir()
-
-
-def _is_open_as(descriptor: int, path: Path) -> bool:
-    """Whether the file that is open is still the one of that name."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _is_ours(folder: Path) -> bool:
-    """Whether moegrow made a folder: it has a lock, or nothing at all yet, or is gone again."""
-    if folder.is_symlink():
-        return False
-    try:
-        names = os.listdir(folder)
-    except FileNotFoundError:
-        return True
-    except NotADirectoryError:
-        return False
-    return LOCK in names or all(name.startswith(OWNER) for name in names)
-
-
-def _own(folder: Path, target: Path, *, shared: bool) -> Path | None:
-    """Take a working folder on a filesystem without locks: by a file that names who has it.
-
-    Gives that file, or None where the folder has gone. A process of this machine that has ended is
-    known to have done so; of one on another machine nobody can tell, so its file must be removed
-    by hand.
-    """
-    here = socket.gethostname()
-    mine = folder / OWNER
-    if shared:
-        mine = folder / f"{OWNER}-{here}-{os.getpid()}-{os.urandom(4).hex()}"
-    else:
-        _check_ended(mine, target)
-    try:
-        with mine.open("x") as file:
-            file.write(f"{here} {os.getpid()}")
-    except FileNotFoundError:
-        return None
-    except FileExistsError:
-        raise HeldError(f"another moegrow is writing {target}", "wait for it") from None
-    # Looked for now, when this one can be seen: of two that begin at once, one sees the other.
-    others = [folder / OWNER] if shared else [*folder.glob(f"{OWNER}-*")]
-    try:
-        for other in others:
-            _check_ended(other, target)
-    except BaseException:
-        mine.unlink(missing_ok=True)
-        raise
-    return mine
-
-
-def _check_ended(owner: Path, target: Path) -> None:
-    """Raise HeldError unless the process that a file names has ended; then the file goes."""
-    try:
-        host, _, process = owner.read_text().partition(" ")
-    except FileNotFoundError:
-        return
-    if host != socket.gethostname() or Path("/proc", process).exists():
-        raise HeldError(
-            f"process {process} on {host} is writing {target}, as {owner} says",
-            f"wait for it; if it has ended: rm {owner}",
-        )
-    owner.unlink(missing_ok=True)

@@ -16,8 +16,9 @@ from moegrow.errors import MoegrowError, UsageError
 from moegrow.planning.check import check_unchanged
 from moegrow.writing import engine
 from moegrow.writing.engine import Moved
-from moegrow.writing.partial import HeldError, Partial, locked, partial_of
-from moegrow.writing.publishing import Run, check_free, complete, failing, telling
+from moegrow.writing.holding import HeldError, locked
+from moegrow.writing.partial import Partial, partial_of
+from moegrow.writing.publishing import Run, check_free, check_renaming, complete, failing, telling
 from moegrow.writing.resume import PARTS, as_begun, begin_anew, is_written
 from moegrow.writing.space import check_space
 from moegrow.writing.targets import Journal
@@ -193,6 +194,7 @@ def _begin(run: Run, part: Part) -> None:
                 run.say(f"{partial.folder}: {finished} finished shards removed, as --force asks")
         with failing(partial, run.target):
             begin_anew(partial, run.plan, {**run.facts, PARTS: part.count})
+            check_renaming(partial)
             check_space(run.files, partial.result, run.checkpoint, reflink=run.reflink)
 
 

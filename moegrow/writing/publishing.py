@@ -1,25 +1,24 @@
 """Complete a result whose shards are written, and give it its name as the last thing of all."""
 
 import os
-import shutil
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from moegrow.errors import MoegrowError
-from moegrow.ground.durable import durable, sync
+from moegrow.ground.durable import durable, sync, temporary
+from moegrow.ground.mounts import is_mount
 from moegrow.planning.check import Witness, check_unchanged
 from moegrow.plans import Plan
 from moegrow.source.checkpoint import CARD, CONFIG, DIGESTS, INDEX, PLAN, Checkpoint
 from moegrow.source.origin import contents
 from moegrow.writing import card, shards
 from moegrow.writing.digests import Digests, file_digest, text_bytes, text_digest
-from moegrow.writing.partial import Partial
+from moegrow.writing.partial import RESULT, Partial, partial_of
 from moegrow.writing.resume import Facts, Say, UnfinishedError, facts_of
 from moegrow.writing.shards import Shard
-
-REPLACED = ".replaced"  # behind the name of a result, for the moment in which it is replaced
 
 Progress = Callable[[int], None]
 
@@ -50,31 +49,70 @@ class Run:
         return facts_of(self.max_shard_size, self.digests, self.seen)
 
 
-def check_target(target: Path, source: Path | None, *, force: bool) -> None:
+def check_target(
+    target: Path, source: Path | None, *, force: bool, is_complete: bool = False
+) -> None:
     """Raise MoegrowError unless `target` may be written: new, or made by moegrow and `force`.
 
-    The source, and anything in it or around it, is never written, whatever the flags.
+    The source, and anything in it or around it, is never written, whatever the flags. One that
+    `is_complete` already is not going to be written.
     """
     check_apart(target, source)
     if not target.parent.is_dir():
         raise MoegrowError(
             f"{target.parent} is not a folder", f"make it first: mkdir -p {target.parent}"
         )
-    check_free(target, force=force)
+    if not is_complete:
+        check_free(target, force=force)
 
 
 def check_free(target: Path, *, force: bool) -> None:
     """Raise MoegrowError where something stands under the name that may not be replaced."""
     if not os.path.lexists(target):
         return
+    if is_mount(target):
+        raise MoegrowError(
+            f"{target} is a mount point, and a result gets its name by renaming, which cannot"
+            " replace one",
+            f"give a folder on it: -o {shlex.quote(str(target / 'grown'))}",
+        )
     if not force:
-        raise MoegrowError(f"{target} exists already", "use --force, or another -o")
+        raise MoegrowError(f"{target} exists already", f"use --force, or another -o{_left(target)}")
     replaceable = target.is_dir() and not target.is_symlink()
     if not replaceable or (any(target.iterdir()) and not (target / PLAN).exists()):
         raise MoegrowError(
             f"{target} was not written by moegrow, so --force does not replace it",
             "remove it yourself, or give another -o",
         )
+
+
+def _left(target: Path) -> str:
+    """What to do about the folder of a run that was killed when its result was in place."""
+    partial = Partial(partial_of(target))
+    if os.path.lexists(partial.replaced) and not os.path.lexists(partial.result):
+        return f"; {partial.folder} is left over from a run that was killed: rm -r {partial.folder}"
+    return ""
+
+
+def check_renaming(partial: Partial) -> None:
+    """Raise UnfinishedError where a result could not be moved out of its working folder.
+
+    That is tried with an empty folder, before hours are spent on a full one.
+    """
+    inside, beside = temporary(partial.folder / RESULT), temporary(partial.target)
+    try:
+        inside.mkdir()
+        inside.rename(beside)
+    except OSError as error:
+        raise UnfinishedError(
+            f"a folder cannot be moved from {partial.folder} to {partial.target.parent}, which is"
+            f" how a result gets its name: {error.strerror}",
+            "give an -o on another filesystem",
+        ) from None
+    finally:
+        for folder in (inside, beside):
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def check_apart(target: Path, source: Path | None) -> None:
@@ -153,29 +191,31 @@ def _write_beside(partial: Partial, plan: Plan, run: Run) -> None:
 
 
 def _publish(partial: Partial, target: Path, *, force: bool) -> None:
-    """Give the result its final name; what stood there goes only after that."""
-    old = target.with_name(target.name + REPLACED)
-    has_old = force and _is_result(old)
+    """Give the result its final name; what stood there goes only after that.
+
+    It is kept in the working folder meanwhile: no name beside the output is anyone else's.
+    """
     if os.path.lexists(target):
         check_free(target, force=force)
-        if has_old:
-            # An earlier replacement died after its result was in place.
-            shutil.rmtree(old)
-        target.rename(old)
-        has_old = True
+        _move_aside(partial, target)
     try:
         partial.result.rename(target)
     except BaseException:
-        if has_old and not target.exists():
-            old.rename(target)
+        partial.settle()
         raise
     sync(target.parent)
     # The result is in place: what goes wrong from here on is no failure of the run.
     with suppress(OSError):
         partial.remove()
-        if has_old:
-            shutil.rmtree(old)
 
 
-def _is_result(folder: Path) -> bool:
-    return (folder / PLAN).is_file() and not folder.is_symlink()
+def _move_aside(partial: Partial, target: Path) -> None:
+    """Move an older result into the working folder."""
+    try:
+        target.rename(partial.replaced)
+    except OSError as error:
+        raise UnfinishedError(
+            f"{target} cannot be moved aside: {error.strerror}",
+            f"move it yourself: mv {shlex.quote(str(target))} {shlex.quote(f'{target}.old')}",
+        ) from None
+    sync(partial.folder)

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from itertools import zip_longest
 from pathlib import Path
 
 from moegrow import __version__
 from moegrow.errors import MoegrowError
 from moegrow.ground.durable import durable, sync
+from moegrow.ground.strangers import is_plain_file, opened
 from moegrow.planning import planfile, planlines
 from moegrow.planning.check import Witness
 from moegrow.plans import Plan
@@ -91,17 +91,21 @@ def begin_anew(partial: Partial, plan: Plan, facts: Facts) -> Plan:
 
 def same_plan(plan: Plan, path: Path) -> Plan | None:
     """The plan with the commands of the one in a file, if it is that in every other byte."""
-    if not path.is_file():
+    if not is_plain_file(path):
         return None
-    with path.open("rb") as file:
+    with opened(path.parent, path.name) as file:
         try:
-            header = planfile.take_lines([file.readline().decode()]).header
+            header = planfile.take_lines([file.readline(planfile.LONGEST_LINE).decode()]).header
         except (MoegrowError, UnicodeDecodeError):
             return None
         same = replace(plan, commands=header.commands)
         file.seek(0)
-        pairs = zip_longest(file, (f"{line}\n".encode() for line in planlines.to_lines(same)))
-        return same if all(old == new for old, new in pairs) else None
+        for line in planlines.to_lines(same):
+            expected = f"{line}\n".encode()
+            # A line of somebody else's may have no end.
+            if file.readline(len(expected)) != expected:
+                return None
+        return None if file.read(1) else same
 
 
 def is_written(plan: Plan, target: Path) -> bool:
@@ -111,4 +115,4 @@ def is_written(plan: Plan, target: Path) -> bool:
 
 def written_plan(plan: Plan, target: Path) -> Plan | None:
     """The plan with the commands by which a folder was written, if it is the result of that."""
-    return same_plan(plan, target / PLAN) if (target / CONFIG).is_file() else None
+    return same_plan(plan, target / PLAN) if is_plain_file(target / CONFIG) else None

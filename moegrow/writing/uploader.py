@@ -3,12 +3,14 @@
 import hashlib
 import logging
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from moegrow.errors import MoegrowError, UsageError
+from moegrow.ground.strangers import is_plain_file, is_plain_folder, kind
 from moegrow.planning.planfile import read_plan
 from moegrow.planning.planlines import to_lines
 from moegrow.plans import Plan
@@ -104,6 +106,7 @@ def upload(folder: Path, goal: Goal, *, quiet: bool = True) -> None:
     from huggingface_hub import HfApi
     from huggingface_hub.utils import disable_progress_bars
 
+    _check_plain(folder)
     # What it would log holds signed addresses; what goes wrong is said in the end.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     if quiet:
@@ -122,6 +125,18 @@ def upload(folder: Path, goal: Goal, *, quiet: bool = True) -> None:
         api.upload_folder(
             repo_id=goal.name, folder_path=folder, commit_message=message, delete_patterns="*"
         )
+
+
+def _check_plain(folder: Path) -> None:
+    """Raise MoegrowError where a result holds a link, whose target would be uploaded."""
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(place, name)
+            if not is_plain_file(path) and not is_plain_folder(path):
+                raise MoegrowError(
+                    f"{path} is {kind(path)}, which moegrow writes into no result",
+                    f"nothing was uploaded; look at it and remove it: rm {shlex.quote(str(path))}",
+                )
 
 
 def _check_rights(api: "HfApi", name: str) -> None:

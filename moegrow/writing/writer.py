@@ -16,14 +16,15 @@ from moegrow.source.hub import Repository
 from moegrow.source.origin import Access, is_index
 from moegrow.writing import engine, shards, verifier
 from moegrow.writing.engine import Moved
-from moegrow.writing.partial import HeldError, locked, partial_of
+from moegrow.writing.holding import HeldError, locked
+from moegrow.writing.partial import partial_of
 from moegrow.writing.parts import Part, publish_parts, read_part, write_part
 from moegrow.writing.publishing import (
-    REPLACED,
     Progress,
     Run,
     check_apart,
     check_free,
+    check_renaming,
     check_target,
     complete,
     failing,
@@ -117,9 +118,9 @@ def apply(
         raise UsageError("--finish writes no shards, so --shards does not go with it")
     goes_on = resume or finish or share is not None
     target, here = user_path(output).absolute(), plan.source.folder
-    check_target(target, here, force=force or (goes_on and is_written(plan, target)))
-    for beside in (partial_of(target), target.with_name(target.name + REPLACED)):
-        check_apart(beside, here)
+    is_complete = goes_on and is_written(plan, target)
+    check_target(target, here, force=force, is_complete=is_complete)
+    check_apart(partial_of(target), here)
     checkpoint = checked or open_checkpoint(plan.source.location, Access(token))
     if not checked:
         check_source(plan, checkpoint)
@@ -176,6 +177,7 @@ def _write(run: Run, *, resume: bool) -> Written:
         begun = go_on(partial, plan, run.facts, resume=resume, force=run.force, say=run.say)
         with failing(partial, target):
             plan = begun or begin_anew(partial, plan, run.facts)
+            check_renaming(partial)
             done = partial.check(files, run.threads, run.say)
             check_space(files, partial.result, run.checkpoint, done=done, reflink=run.reflink)
             run.progress(sum(output.nbytes for number in done for output in files[number].outputs))
