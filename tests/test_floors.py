@@ -17,13 +17,13 @@ source: header metadata origin refusals | fetch fingerprints folder foreign list
     hub index sidefiles stores | locating weightfiles | checkpoint
 formats: codes decoding grids schemes | blocks exactly formats | columns finding | decoders |
     encoders
-families: family | catalogue places | perlayer settings structure | blocks dense | layout
+families: family | catalogue places signs | perlayer settings structure | blocks dense | layout
 recipes: recipe | cookbook
 plans
 config: copies indexers | expressions | modulenames | quantconfig | storedconfig | config
 planning: planlines realised serving | addressed check forecast modes planfile | factors
-    regridded report servinglayers storage | compensation | experts presets steps | outputs | grow |
-    leftbehind opened ways | notices verbs
+    regridded report servinglayers storage | compensation unfamiliar | experts presets steps |
+    outputs | grow | leftbehind opened ways | notices verbs
 numbers: noise | compiled | arithmetic compiled_codes | straight | conversion lanes rounding |
     lookup reading | changes | stream | values
 writing: card | shards | digests schedule | direct partial | holding targets | engine integrity

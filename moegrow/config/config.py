@@ -11,6 +11,7 @@ from moegrow.errors import MoegrowError, raise_all
 from moegrow.families import perlayer
 from moegrow.families.family import Config, Setting, lookup, number
 from moegrow.families.layout import Layout, present, promised_predictions
+from moegrow.families.signs import NEVER_PER_LAYER, named_keys
 from moegrow.ground import jsontext
 from moegrow.plans import Growth
 from moegrow.source.weightfiles import NAMED_IN_CONFIG
@@ -81,26 +82,10 @@ def _paths(layout: Layout, key: str) -> list[jsontext.Path]:
 
 LARGEST_NUMBER = 1e300  # of a factor on the router's weights
 
-# Lists that any config may have and that are never about layers: names of classes, tokens that end
-# a text or must not be drawn, names of outputs.
-NEVER_PER_LAYER = (
-    "architectures", "bad_words_ids", "begin_suppress_tokens", "bos_token_id", "eos_token_id",
-    "keys_to_ignore_at_inference", "pad_token_id", "suppress_tokens",
-)  # fmt: skip
-
 
 def _check_lists(layout: Layout, promised: int) -> None:
     """A list that is as long as the model is deep, and that nobody names, would go stale."""
-    keys, indexer = layout.family.config, layout.family.depth.shared_indexer
-    named = {
-        *NEVER_PER_LAYER,
-        *keys.not_per_layer,
-        *keys.per_layer,
-        *keys.layers_lists,
-        *keys.experts,
-        *keys.top_k,
-        *([indexer.key] if indexer else []),
-    }
+    named = named_keys(layout.family).union(NEVER_PER_LAYER)
     lengths = {layout.layers, layout.layers + max(promised, layout.prediction_layers)}
     raise_all(
         f"config.json has lists that {layout.family.name} does not describe, as long as there are"

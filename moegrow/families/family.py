@@ -80,7 +80,7 @@ class Rule:
 
 FORMS = (
     "list", "text", "numbers", "dense_numbers", "prefix", "suffix", "last", "table", "owners",
-    "period", "span", "point",
+    "period", "span", "point", "groups",
 )  # fmt: skip
 
 
@@ -99,7 +99,10 @@ class PerLayer:
     the last of all), "table" (layer number → settings), "owners" (for each layer the number of
     the layer whose values it uses), "period" (every so many layers, from `offset` on), "span"
     (length of a block of layers, which grows as layers repeat), "point" (how many layers come
-    before a point of the model from which another takes its input). A `required` list must be
+    before a point of the model from which another takes its input), "groups" (how many layers
+    belong together, so that only whole groups may be repeated).
+
+    With `when`, a key is read only where the config's `when` is true. A `required` list must be
     there, for no rule here says what the model would derive, `unless` another key stands for it.
     A "prefix" need not express every map where such another key does.
 
@@ -116,6 +119,7 @@ class PerLayer:
     offset: Setting | int = 0
     required: bool = False
     unless: str = ""
+    when: str = ""
     rule: Rule | None = None
     dense: Any = None
     sparse: Any = None
@@ -145,6 +149,8 @@ class ConfigKeys:
     spellings: Mapping[str, str] = field(default_factory=dict)
     per_layer: Mapping[str, PerLayer] = field(default_factory=dict)
     not_per_layer: Names = ()
+    architectures: Names = ()
+    inner: Names = ()
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,8 @@ def grown(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
 
     Raises MoegrowError where the config cannot express the map.
     """
+    if form.when and not lookup(model.config, form.when):
+        return {}
     return _FORMS[form.form](model, key, form, layer_map)
 
 
@@ -251,6 +253,8 @@ def _periodic(model: Old, key: str, form: PerLayer) -> tuple[int, int]:
 def _span(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
     """Length of blocks of layers: they grow evenly where every layer is repeated in place."""
     old = number(model.config, key, form.default)
+    if not old:
+        return {}
     times, rest = divmod(len(layer_map), model.layers)
     if rest or layer_map != maps.interpose(model.layers, to=len(layer_map)):
         raise MoegrowError(
@@ -259,6 +263,22 @@ def _span(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
             "use --mode interpose with a whole --times",
         )
     return {key: old * times}
+
+
+def _groups(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
+    """How many layers belong together: a layer map must keep every group whole, as it stands."""
+    size = max(1, number(model.config, key, form.default or 1))
+    for first in range(0, len(layer_map), size):
+        group = layer_map[first : first + size]
+        start = group[0] - group[0] % size
+        if group != tuple(range(start, min(start + size, model.layers))):
+            raise MoegrowError(
+                f"config.json says that {size} layers belong together ({key}), and this layer map"
+                f" makes new layers {first}-{first + len(group) - 1} of old layers"
+                f" {maps.spell(group)}",
+                f"use --group with a multiple of {size} that divides the layers",
+            )
+    return {}
 
 
 def _point(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
@@ -283,6 +303,7 @@ _FORMS: Mapping[str, Form] = {
     "period": _period,
     "span": _span,
     "point": _point,
+    "groups": _groups,
 }
 
 

@@ -24,8 +24,21 @@ def text_config(config: Config, family: Family) -> tuple[tuple[str, ...], Config
     for path in family.config.nested:
         found = lookup(config, path)
         if isinstance(found, Mapping):
+            _check_inner(found, path, family)
             return tuple(path.split(".")), _spelled(found, family)
     return (), _spelled(config, family)
+
+
+def _check_inner(config: Config, path: str, family: Family) -> None:
+    """A composite may hold a language model of any type, and the family describes one of them."""
+    inner, known = config.get("model_type"), family.config.inner
+    if known and inner is not None and inner not in known:
+        raise MoegrowError(
+            f"config.json is of {family.name} around {inner!r} ({path}.model_type), and moegrow"
+            f" knows {family.name} around {' or '.join(known)} alone",
+            f"describe {family.name} around {inner} in a file of your own, and give it with"
+            " --family FILE.toml (docs/adding-a-family.md)",
+        )
 
 
 def _spelled(config: Config, family: Family) -> Config:

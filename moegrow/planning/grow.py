@@ -16,6 +16,7 @@ from moegrow.planning.outputs import check_count, outputs
 from moegrow.planning.regridded import regridded
 from moegrow.planning.steps import describe, noted
 from moegrow.planning.storage import Restored
+from moegrow.planning.unfamiliar import check_class
 from moegrow.plans import AS_STORED, Growth, Noise, Plan, Source, Storage
 
 
@@ -52,6 +53,8 @@ def deepen(plan: Plan, layout: Layout, layer_map: Map, *, identity: bool = False
     """
     silent = _silent(layout, layer_map) if identity else (False,) * len(layer_map)
     _check_needs(layout)
+    _check_fixed(layout)
+    check_class(plan, layout)
     if identity:
         check_identity(layout, layer_map)
     return render(plan, layout, plan.growth.deepen(layer_map, silent=silent))
@@ -84,6 +87,18 @@ def _check_needs(layout: Layout) -> None:
                 f"layer {lacking[0]} has no {needs}, which depends on the layer's number and would"
                 " be computed anew, and differently, in the grown model",
                 "load the checkpoint with transformers and save it, which writes them",
+            )
+
+
+def _check_fixed(layout: Layout) -> None:
+    """Layers that compute something of their own number, which no key and no tensor says."""
+    for has, why in layout.family.depth.fixed.items():
+        layers = [place.layer for place in layout.places.values() if place.suffix == f".{has}"]
+        if layers:
+            raise MoegrowError(
+                f"the layers of {layout.checkpoint.name} cannot be repeated: layer {min(layers)}"
+                f" has {has}, and {why}",
+                "grow it in width",
             )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from moegrow.families.layout import Layout
-from moegrow.planning import addressed, leftbehind, serving, servinglayers, ways
+from moegrow.planning import addressed, leftbehind, serving, servinglayers, unfamiliar, ways
 from moegrow.plans import Plan
 
 About = Literal["source", "depth", "width", "serving"]
@@ -42,6 +42,10 @@ def _notices(plan: Plan, layout: Layout) -> Iterator[Notice]:
         yield Notice("serving", text)
     for text in servinglayers.warnings(plan, layout):
         yield Notice("serving", text)
+    for text in unfamiliar.class_warnings(plan, layout):
+        yield Notice("source", text)
+    for text in unfamiliar.key_warnings(plan, layout):
+        yield Notice("depth", text)
     for text in addressed.warnings(plan, layout):
         yield Notice("depth", text)
     for text in ways.warnings(plan, layout):

@@ -1,0 +1,57 @@
+"""Checkpoints that may be of another architecture than their family: refused in depth, or told."""
+
+from collections.abc import Iterator
+
+from moegrow.errors import MoegrowError, one_line
+from moegrow.families.layout import Layout
+from moegrow.families.signs import other_classes, unnamed_keys
+from moegrow.plans import Plan
+
+
+def check_class(plan: Plan, layout: Layout) -> None:
+    """Raise MoegrowError where layers would be repeated of a class that nobody has tried.
+
+    What a layer computes from its number shows neither in names nor in shapes. A family file of the
+    user's own is taken at its word.
+    """
+    others = _others(plan, layout)
+    if others:
+        raise MoegrowError(
+            f"config.json names the class {', '.join(others)}, and moegrow knows"
+            f" {layout.family.name} by other classes: what its layers compute may depend on their"
+            " numbers",
+            f"if it computes what {layout.family.name} in transformers does, write that class under"
+            ' "architectures" in config.json; if it does not, describe it with --family FILE.toml'
+            " (docs/adding-a-family.md)",
+        )
+
+
+def class_warnings(plan: Plan, layout: Layout) -> Iterator[str]:
+    """A sentence where the source is of a class that nobody has tried."""
+    others = _others(plan, layout)
+    if others and plan.steps:
+        yield (
+            f"config.json names the class {', '.join(others)}, and moegrow was tried with other"
+            f" classes of {layout.family.name}: if its router computes something else, the function"
+            " is not preserved; compare the logits of source and result with the model's own code"
+        )
+
+
+def key_warnings(plan: Plan, layout: Layout) -> Iterator[str]:
+    """A sentence about keys that seem to speak of layers, and stay, where layers are mapped."""
+    if plan.growth.layers == tuple(range(layout.layers)):
+        return
+    found = unnamed_keys(layout.config, layout.family, layout.layers)
+    if found:
+        told = ", ".join(f"{key} {one_line(str(value))[:60]}" for key, value in found.items())
+        yield (
+            f"config.json has keys that may speak of layers, that {layout.family.name} does not"
+            f" name, and that stay as they are: {told}; if the model reads them, name them in a"
+            " family file (docs/adding-a-family.md)"
+        )
+
+
+def _others(plan: Plan, layout: Layout) -> list[str]:
+    if plan.family_text and not layout.family.config.architectures:
+        return []
+    return other_classes(layout.checkpoint.config, layout.family)
