@@ -8,7 +8,7 @@ from typing import Any
 from moegrow.families.family import Config, Family, Rule, Setting
 
 # What follows a type's name in the names of its classes, in lower case: heads and base models.
-_HEAD = re.compile(r"(text|vision|lm)?(model|pretrainedmodel|lmheadmodel|for[a-z]\w*)")
+_HEAD = re.compile(r"(thinker)?(text|vision|lm)?(model|pretrainedmodel|lmheadmodel|for[a-z]\w*)")
 
 # Words that keys are made of which say something of layers one by one, or of a rhythm of layers.
 _WORDS = {
