@@ -121,6 +121,7 @@ def test_no_key_of_a_published_config_is_either():
     [
         ("attn_res_block_size", 2, True),
         ("dense_layer_interval", 4, True),
+        ("first_k_dense_replace", 2, True),
         ("memory_layer_ids", [3], True),
         ("engram", {"layers": [0, 2]}, True),
         ("taps", [0, 2, 3], True),

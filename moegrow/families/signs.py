@@ -12,8 +12,9 @@ _HEAD = re.compile(r"(thinker)?(text|vision|lm)?(model|pretrainedmodel|lmheadmod
 
 # Words that keys are made of which say something of layers one by one, or of a rhythm of layers.
 _WORDS = {
-    "block", "blocks", "depth", "every", "freq", "frequency", "idx", "idxs", "ids", "indexes",
-    "indices", "interval", "layer", "layers", "pattern", "period", "step", "stride",
+    "block", "blocks", "dense", "depth", "end", "every", "first", "freq", "frequency", "idx",
+    "idxs", "ids", "indexes", "indices", "interval", "last", "layer", "layers", "offset",
+    "pattern", "period", "share", "skip", "start", "step", "stride",
 }  # fmt: skip
 # Words of keys that are about something else in spite of those.
 _OTHER = {"eps", "epsilon", "init", "norm", "time", "token", "tokens", "vocab"}
