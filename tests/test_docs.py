@@ -293,7 +293,7 @@ def test_every_key_of_the_family_files_is_explained():
         "tensors": [family.Tensors],
         "config": [family.ConfigKeys],
         "config.per_layer": [family.PerLayer, family.Rule],
-        "depth": [family.Depth, family.SharedIndexer],
+        "depth": [family.Depth, family.SharedIndexer, family.FirstLayers],
         "router": [family.Router, family.Groups],
     }
     parts = re.split(r"^### (.*)\n", section(heron.PAGE, "Reference"), flags=re.M)
