@@ -21,9 +21,9 @@ families: family | catalogue places | perlayer | dense | layout
 recipes: recipe | cookbook
 plans
 config: indexers | modulenames | quantconfig | storedconfig | config
-planning: planlines realised | check forecast modes planfile | factors regridded report storage |
-    serving | compensation | experts presets steps | outputs | grow | leftbehind opened
-    ways | notices verbs
+planning: planlines realised | check forecast headermetadata leftbehind modes planfile |
+    factors regridded report storage | serving | compensation | experts presets steps | outputs |
+    grow | opened ways | notices verbs
 numbers: noise | compiled | arithmetic compiled_codes | straight | conversion lanes rounding |
     lookup reading | changes | stream | values
 writing: card | shards | digests schedule | direct partial | targets | engine integrity resume |
