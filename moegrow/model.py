@@ -1,7 +1,7 @@
 """A checkpoint as Python works with it: opened once, grown step by step, written."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import Concatenate, ParamSpec
@@ -67,12 +67,13 @@ class Model:
         reflink: bool = True,
         download: bool = False,
         token: str | None = None,
+        links_to: Sequence[str | os.PathLike[str]] = (),
         progress: Progress = lambda count: None,
     ) -> Written:
         """Write the model to the folder `output`, as `moegrow.apply` writes a plan."""
         return writer.apply(
             self.plan, output, force=force, threads=threads, max_shard_size=max_shard_size,
-            reflink=reflink, download=download, token=token, progress=progress,
+            reflink=reflink, download=download, token=token, links_to=links_to, progress=progress,
         )  # fmt: skip
 
     def __repr__(self) -> str:
@@ -104,6 +105,7 @@ def open_model(
     family: str | os.PathLike[str] | None = None,
     revision: str | None = None,
     token: str | None = None,
+    links_to: Sequence[str | os.PathLike[str]] = (),
 ) -> Model:
     """The model in a checkpoint's folder or file, or the one that a plan describes.
 
@@ -111,4 +113,4 @@ def open_model(
     a repository of the Hub. Raises MoegrowError where the source is no checkpoint of a known
     family, or has changed since the plan was made.
     """
-    return Model(opened.begin(source, family, Access(token, revision)))
+    return Model(opened.begin(source, family, Access(token, revision, links_to)))

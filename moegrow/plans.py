@@ -209,7 +209,8 @@ class Plan:
     `family` is the model type by which the source was read, and `family_text` the family file
     that a user gave for it, or "". `config` is the text of its config.json, `files` are names and
     texts of files beside it that are not as in the source, None for one that is left out. `storage`
-    says in which dtypes weights are written. `steps`
+    says in which dtypes weights are written, `metadata` are keys and texts for the headers of the
+    weight files. `steps`
     say what was done along each axis and what was compensated. `commands` are how the plan came
     about, and `recipe` the steps that do so again (None where that is not known); two plans that
     reach the same result by other commands are equal.
@@ -226,6 +227,7 @@ class Plan:
     files: tuple[tuple[str, str | None], ...] = ()
     storage: Storage = AS_STORED
     recipe: tuple[Step, ...] | None = field(default=(), compare=False)
+    metadata: tuple[tuple[str, str], ...] = ()
 
     def noted(self, command: str) -> "Plan":
         """The plan with one more command by which it came about."""

@@ -51,9 +51,9 @@ def test_a_folder_may_hold_one_file_and_no_index(source):
 def test_one_file_is_opened_alone_though_others_lie_beside_it(source):
     first = shards(source)[0]
     refused(source / first, "one of the files of a checkpoint")
-    (source / INDEX).unlink()
-    opened = open_checkpoint(source / first)
-    assert [file.name for file in opened.files] == [first]
+    (source / first).rename(source / "one.safetensors")
+    opened = open_checkpoint(source / "one.safetensors")
+    assert [file.name for file in opened.files] == ["one.safetensors"]
 
 
 def test_shards_without_an_index_are_opened_if_all_are_there(source):
@@ -127,32 +127,13 @@ def test_a_checkpoint_of_bin_files_alone_is_refused_with_the_way_to_convert_it(s
 
 
 @pytest.mark.parametrize(
-    "name", ["../other.safetensors", "/etc/passwd", "..", ".", "", "sub/model.safetensors", "a\\b"]
+    "name", ["../other.safetensors", "/etc/passwd", "..", ".", "", "sub/../m.safetensors", "a\\b"]
 )
 def test_an_index_that_leads_out_of_the_folder_is_refused(source, name):
     (source / "sub").mkdir()
     with alter.table(source / INDEX) as index:
         index["weight_map"]["lm_head.weight"] = name
     refused(source, "not a file in the checkpoint's own folder")
-
-
-def test_an_index_that_disagrees_with_the_files_is_refused_with_all_that_is_wrong(source):
-    with alter.table(source / INDEX) as index:
-        places = index["weight_map"]
-        moved, gone = "lm_head.weight", "model.norm.weight"
-        places[moved] = next(file for file in shards(source) if file != places[moved])
-        del places[gone]
-        places["model.ghost.weight"] = shards(source)[0]
-    error = refused(source, "contradicts itself")
-    assert all(name in error.message for name in (moved, gone, "model.ghost.weight"))
-
-
-def test_a_tensor_in_two_files_is_refused(source):
-    file = source / shards(source)[0]
-    with alter.table(source / INDEX) as index:
-        index["weight_map"]["again"] = "again.safetensors"
-    shutil.copy(file, source / "again.safetensors")
-    refused(source, "is in both")
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,18 @@ NAMES = [
 ]  # fmt: skip
 
 
-def test_hidden_files_and_other_checkpoints_are_no_part():
+def test_hidden_files_and_what_is_left_out_are_no_part():
     listed = Listed("hf://org/name@1", {name: Entry(len(name)) for name in NAMES})
-    assert list(listed.walk(lambda name: False)) == [
-        "config.json",
-        "model.safetensors",
-        "sub/a.txt",
-        "sub/deep/b.txt",
-    ]
+    asked = []
+
+    def is_left(name):
+        asked.append(name)
+        return name in ("other", "config.json")
+
+    assert list(listed.walk(is_left)) == ["model.safetensors", "sub/a.txt", "sub/deep/b.txt"]
+    assert sorted(asked) == sorted(set(asked))
+    assert "other/vocab.txt" not in asked
+    assert listed.folders() == [".git", "other", "sub"]
     assert listed.top() == ["config.json", "model.safetensors"]
     assert listed.below("config.json") == ["hf://org/name@1/other"]
     assert listed.size("sub/a.txt") == 9

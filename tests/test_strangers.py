@@ -168,7 +168,7 @@ def test_folders_without_end_are_refused(source):
 
 
 def test_more_side_files_than_any_checkpoint_has_are_refused(source, monkeypatch):
-    monkeypatch.setattr(origin, "MOST_FILES", 50)
+    monkeypatch.setattr(origin, "MOST_SIDE_FILES", 50)
     for number in range(60):
         (source / f"{number}.txt").write_text("x")
     with pytest.raises(MoegrowError, match="more than 50 files"):
@@ -486,7 +486,7 @@ def test_a_plan_whose_source_is_no_folder_of_a_checkpoint_is_refused(
 
 
 @pytest.mark.parametrize(
-    "name", ["../x.safetensors", "/etc/x.safetensors", "..", "", "a/b.safetensors", "x.bin"]
+    "name", ["../x.safetensors", "/etc/x.safetensors", "..", "", "a/../b.safetensors", "x.bin"]
 )
 def test_a_plan_whose_weights_lie_elsewhere_is_refused(refused, tmp_path, header_and_lines, name):
     header, lines = header_and_lines

@@ -1,7 +1,7 @@
 """What differs between two checkpoints or plans, in groups that a person can read."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -77,13 +77,18 @@ class _Side:
 
 
 def diff(
-    a: AnySource, b: AnySource, *, contents: bool = True, token: str | None = None
+    a: AnySource,
+    b: AnySource,
+    *,
+    contents: bool = True,
+    token: str | None = None,
+    links_to: Sequence[str | os.PathLike[str]] = (),
 ) -> Difference:
     """Compare two checkpoints or plans; with `contents`, also the bytes of their tensors.
 
-    `token` is for repositories of the Hub.
+    `token` is for repositories of the Hub, `links_to` are folders into which links may lead.
     """
-    access = Access(token)
+    access = Access(token, None, links_to)
     left, right = _side(a, access), _side(b, access)
     only_a = tuple(name for name in left.outputs if name not in right.outputs)
     only_b = tuple(name for name in right.outputs if name not in left.outputs)

@@ -1,6 +1,7 @@
 """The verbs that look at a checkpoint, as functions: what it is, and the norms of its weights."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ def inspect(
     family: str | os.PathLike[str] | None = None,
     revision: str | None = None,
     token: str | None = None,
+    links_to: Sequence[str | os.PathLike[str]] = (),
     values: bool = False,
 ) -> Inspection:
     """What a checkpoint is, or what a plan makes: family, layers, experts, parameters, bytes.
@@ -27,7 +29,7 @@ def inspect(
     that hold NaN or infinity, one value alone, or none. docs/json.md describes the keys; printed,
     it is a table.
     """
-    opened = load(source, family, Access(token, revision))
+    opened = load(source, family, Access(token, revision, links_to))
     facts = report.inspection(*opened)
     if values:
         from moegrow.numbers.values import find_values
@@ -44,6 +46,7 @@ def norms(
     family: str | os.PathLike[str] | None = None,
     revision: str | None = None,
     token: str | None = None,
+    links_to: Sequence[str | os.PathLike[str]] = (),
 ) -> "Profile":
     """The norms of a model's weights, layer by layer; of a plan, what it will make of its source.
 
@@ -51,5 +54,5 @@ def norms(
     """
     from moegrow.analysis import profiles
 
-    opened = load(source, family, Access(token, revision))
+    opened = load(source, family, Access(token, revision, links_to))
     return profiles.of(opened, sample=sample, threads=threads)

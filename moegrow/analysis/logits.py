@@ -22,6 +22,7 @@ from moegrow.planning.opened import EDITED
 from moegrow.planning.planfile import read_plan
 from moegrow.plans import Output, Plan
 from moegrow.source.checkpoint import PLAN, open_checkpoint, user_path
+from moegrow.source.origin import Access
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,15 +99,16 @@ def compare_logits(
     source: str | os.PathLike[str] | None = None,
     prompts: Sequence[str] = (),
     *,
+    links_to: Sequence[str | os.PathLike[str]] = (),
     progress: Progress = lambda count: None,
 ) -> Compared:
     """Run the checkpoint in the folder `grown`, and its source, and compare what they compute.
 
     Both run on the CPU, one layer in memory at a time, in float32. They see the prompts, by the
     tokenizer in `grown`, or random tokens, always the same, and a drawn image where the model takes
-    images. The source is where the plan in `grown` says, or where `source` says. `progress` is
-    called with the bytes of weights that were read. Raises MoegrowError where the source is not
-    here, or a model cannot be run.
+    images. The source is where the plan in `grown` says, or where `source` says; `links_to` are
+    folders into which its links may lead. `progress` is called with the bytes of weights that were
+    read. Raises MoegrowError where the source is not here, or a model cannot be run.
     """
     library()
     folder = user_path(grown)
@@ -117,14 +119,14 @@ def compare_logits(
     plan = read_plan(folder / PLAN)
     return compare(
         plan,
-        _source_layout(plan, source),
+        _source_layout(plan, source, Access(links_to=links_to)),
         read_layout(open_checkpoint(folder), family_text=plan.family_text),
         prompts,
         progress=progress,
     )
 
 
-def _source_layout(plan: Plan, source: str | os.PathLike[str] | None) -> Layout:
+def _source_layout(plan: Plan, source: str | os.PathLike[str] | None, access: Access) -> Layout:
     """The layout of a plan's source, where the plan says it is or where `source` says."""
     place = plan.source.folder
     if source is None and (place is None or not place.exists()):
@@ -133,7 +135,7 @@ def _source_layout(plan: Plan, source: str | os.PathLike[str] | None) -> Layout:
             f"--logits runs the source too, and {plan.source.path} is {where}",
             "--source names a folder that has it",
         )
-    checkpoint = open_checkpoint(plan.source.location if source is None else source)
+    checkpoint = open_checkpoint(plan.source.location if source is None else source, access)
     check_source(plan, checkpoint)
     return read_layout(checkpoint, family_text=plan.family_text)
 

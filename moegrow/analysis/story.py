@@ -1,6 +1,7 @@
 """What there is to tell of a grown checkpoint: its plan, its source, itself, and their norms."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from moegrow.planning.check import check_source
 from moegrow.planning.planfile import read_plan
 from moegrow.plans import Plan
 from moegrow.source.checkpoint import PLAN, open_checkpoint, user_path
-from moegrow.source.origin import scheme
+from moegrow.source.origin import Access, scheme
 from moegrow.writing.verifier import Verified
 
 
@@ -40,11 +41,13 @@ def gather(
     source: str | os.PathLike[str] | None = None,
     *,
     sample: bool = False,
+    links_to: Sequence[str | os.PathLike[str]] = (),
     verified: Verified | None = None,
 ) -> Story:
     """What there is to tell of the checkpoint in the folder `grown`.
 
-    The source is where the plan says, or where `source` says. All weights are read for the norms,
+    The source is where the plan says, or where `source` says, and `links_to` are folders into which
+    its links may lead. All weights are read for the norms,
     or with `sample`, and where the source is far away, a little of each layer. Raises MoegrowError
     where `grown` is no folder of moegrow's, or the source is another than the plan's.
     """
@@ -60,7 +63,9 @@ def gather(
             f"report shows the source too, and {plan.source.path} is gone",
             "--source names another place that has it",
         )
-    old = open_checkpoint(plan.source.location if source is None else source)
+    old = open_checkpoint(
+        plan.source.location if source is None else source, Access(links_to=links_to)
+    )
     check_source(plan, old)
     layout = read_layout(old, family_text=plan.family_text)
     result = read_layout(open_checkpoint(folder), family_text=plan.family_text)

@@ -6,7 +6,6 @@ import typer
 
 from moegrow.commands.options import JsonOption, QuietOption, Reading, Source
 from moegrow.commands.terminal import columns, print_json, print_lines, read_source
-from moegrow.source.origin import Access
 
 
 def advise(
@@ -33,7 +32,7 @@ def advise(
     from moegrow.planning import opened
 
     count = None if tokens is None else advice.parse_tokens(tokens)
-    access = Access(reading.token, reading.revision)
+    access = reading.access
     old = opened.load(read_source(source), reading.family, access)
     profile = None
     if norms:

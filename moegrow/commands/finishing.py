@@ -15,6 +15,7 @@ from moegrow.commands.terminal import print_json, print_lines
 from moegrow.errors import MoegrowError, UsageError
 from moegrow.ground.durable import durable
 from moegrow.source.checkpoint import user_path
+from moegrow.source.origin import Access
 
 if TYPE_CHECKING:
     from moegrow.families.layout import Layout
@@ -90,7 +91,7 @@ def finish(
     seconds = time.perf_counter() - began
     if not quiet and not there:
         show.written(result, seconds)
-    verified, uploaded = deliver(target, writing, reading.token, upload)
+    verified, uploaded = deliver(target, writing, reading.access, upload)
     if verified is None or verified["ok"]:
         _save(saved)
     if writing.as_json:
@@ -110,7 +111,7 @@ def explain(grown: "Plan", layout: "Layout", files: tuple["Shard", ...]) -> None
 
 
 def deliver(
-    target: Path, writing: Writing, token: str | None, upload: Callable[[Path], str | None]
+    target: Path, writing: Writing, access: Access, upload: Callable[[Path], str | None]
 ) -> tuple[dict[str, Any] | None, str | None]:
     """Verify a result and upload it, as far as that is asked for.
 
@@ -118,7 +119,7 @@ def deliver(
     """
     verified = None
     if writing.verify:
-        verified = verify_result(target, None, writing.threads, token, quiet=writing.quiet)
+        verified = verify_result(target, None, writing.threads, access, quiet=writing.quiet)
         if not verified["ok"]:
             return verified, None
     return verified, upload(target)
@@ -134,7 +135,7 @@ def verify_result(
     folder: Path,
     source: str | None,
     threads: int | None,
-    token: str | None,
+    access: Access,
     *,
     quiet: bool,
     noise: bool = False,
@@ -145,7 +146,10 @@ def verify_result(
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     began = time.perf_counter()
     with phase("verifying", size, quiet=quiet) as progress:
-        found = moegrow.verify(folder, source, threads=threads, token=token, progress=progress)
+        found = moegrow.verify(
+            folder, source, threads=threads, token=access.token, links_to=access.links_to,
+            progress=progress,
+        )  # fmt: skip
     if not quiet or not found.ok:
         show.verified(found, str(folder))
     if noise:
@@ -156,14 +160,14 @@ def verify_result(
 
 
 def compared(
-    folder: Path, source: str | None, prompts: list[str], *, quiet: bool
+    folder: Path, source: str | None, prompts: list[str], access: Access, *, quiet: bool
 ) -> dict[str, Any]:
     """Compare the logits of a folder and its source, say what was found, and give that."""
     from moegrow.commands import documents, show
 
     began = time.perf_counter()
     with phase("running", quiet=quiet):
-        found = moegrow.compare_logits(folder, source, prompts)
+        found = moegrow.compare_logits(folder, source, prompts, links_to=access.links_to)
     if not quiet or not found.ok:
         show.compared(found)
     return documents.compared(found, time.perf_counter() - began)

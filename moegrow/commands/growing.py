@@ -9,6 +9,7 @@ import typer
 
 from moegrow.commands.finishing import finish
 from moegrow.commands.options import (
+    LinksOption,
     Mode,
     NewLayers,
     Order,
@@ -27,7 +28,6 @@ from moegrow.commands.progress import phase
 from moegrow.commands.sharing import share
 from moegrow.commands.terminal import command_line, read_source
 from moegrow.errors import MoegrowError
-from moegrow.source.origin import Access
 
 if TYPE_CHECKING:
     from moegrow.planning.opened import Opened
@@ -111,7 +111,7 @@ def convert(
     finish(grown, old.layout, writing, planning, command=command, reading=reading)
 
 
-def _dtypes(storing: Storing) -> dict[str, str | None]:
+def _dtypes(storing: Storing) -> dict[str, Any]:
     return {
         "dtype": storing.dtype and storing.dtype.value,
         "experts_dtype": storing.experts_dtype and storing.experts_dtype.value,
@@ -192,6 +192,7 @@ def apply(
     ] = None,
     *,
     token: TokenOption = None,
+    links_to: LinksOption = None,
     sharing: Sharing,
     writing: Writing,
 ) -> None:
@@ -204,8 +205,8 @@ def apply(
         raise MoegrowError(f"{read} is not a plan", "make one with moegrow depth … --plan")
     command = command_line(source, read)
     with phase("planning", quiet=writing.quiet):
-        plan, layout = _kept(opened.load(read, access=Access(token)), read)
-    reading = Reading(token=token)
+        reading = Reading(token=token, links_to=links_to)
+        plan, layout = _kept(opened.load(read, access=reading.access), read)
     if sharing.shards is None and not sharing.finish:
         finish(plan.noted(command), layout, writing, command=command, reading=reading)
     else:
@@ -216,7 +217,7 @@ def begin(read: Any, reading: Reading) -> "Opened":
     """The source of a growth, opened."""
     from moegrow.planning import opened
 
-    access = Access(reading.token, reading.revision)
+    access = reading.access
     return _kept(opened.begin(read, reading.family, access), read)
 
 

@@ -9,6 +9,7 @@ import moegrow
 from moegrow.commands import finishing
 from moegrow.commands.options import (
     JsonOption,
+    LinksOption,
     QuietOption,
     Reading,
     Source,
@@ -34,7 +35,7 @@ def inspect(
     """Show what a checkpoint is: layers, experts, parameters, bytes."""
     from moegrow.planning import opened
 
-    access = Access(reading.token, reading.revision)
+    access = reading.access
     old = opened.load(read_source(source), reading.family, access)
     if verbose:
         from moegrow.commands import explain, show
@@ -69,6 +70,7 @@ def verify(
         ),
     ] = None,
     token: TokenOption = None,
+    links_to: LinksOption = None,
     noise: Annotated[
         bool, typer.Option("--noise", help="Show what rounding has left of the noise.")
     ] = False,
@@ -86,9 +88,12 @@ def verify(
     folder = read_source(grown)
     if not isinstance(folder, str):
         raise UsageError("verify takes the folder of a grown checkpoint, not a plan")
-    found = finishing.verify_result(Path(folder), source, threads, token, quiet=quiet, noise=noise)
+    access = Access(token, None, links_to or ())
+    found = finishing.verify_result(Path(folder), source, threads, access, quiet=quiet, noise=noise)
     if logits:
-        found["logits"] = finishing.compared(Path(folder), source, prompt or [], quiet=quiet)
+        found["logits"] = finishing.compared(
+            Path(folder), source, prompt or [], access, quiet=quiet
+        )
     if as_json:
         print_json(found)
     if not found["ok"] or (logits and not found["logits"]["ok"]):
@@ -103,10 +108,15 @@ def diff(
         bool, typer.Option("--headers", help="Compare names, dtypes and shapes, not contents.")
     ] = False,
     token: TokenOption = None,
+    links_to: LinksOption = None,
 ) -> None:
     """Show what differs between two checkpoints or plans."""
     found = moegrow.diff(
-        read_source(a), read_source(b) if b != a else a, contents=not headers, token=token
+        read_source(a),
+        read_source(b) if b != a else a,
+        contents=not headers,
+        token=token,
+        links_to=links_to or (),
     )
     if as_json:
         print_json(found.__dict__)

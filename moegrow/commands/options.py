@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from moegrow.source.origin import Access
+
 
 class Mode(StrEnum):
     interpose = "interpose"
@@ -61,6 +63,14 @@ TokenOption = Annotated[
         help="A token for the Hub; better given in HF_TOKEN, or by hf auth login.",
     ),
 ]  # fmt: skip
+LinksOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--links-to", metavar="DIR", show_default=False,
+        help="A folder outside the source into which its links may lead; may be given several"
+        " times.",
+    ),
+]  # fmt: skip
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Say what is done and why.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -86,6 +96,12 @@ class Reading:
         ),
     ] = None
     token: TokenOption = None
+    links_to: LinksOption = None
+
+    @property
+    def access(self) -> Access:
+        """With what the source is opened."""
+        return Access(self.token, self.revision, self.links_to or ())
 
 
 class Dtype(StrEnum):

@@ -18,7 +18,6 @@ from moegrow.commands.terminal import (
 )
 from moegrow.errors import MoegrowError, UsageError
 from moegrow.source.checkpoint import PLAN, user_path
-from moegrow.source.origin import Access
 
 if TYPE_CHECKING:
     from moegrow.planning.opened import Opened
@@ -184,7 +183,7 @@ def _opened(sources: list[str] | None, reading: Reading) -> "list[Opened]":
     """Every source, opened, so that all that is wrong shows before weights are read."""
     from moegrow.planning import opened
 
-    access = Access(reading.token, reading.revision)
+    access = reading.access
     named: list[str | None] = list(sources or ())
     return [opened.load(read_source(source), reading.family, access) for source in named or [None]]
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from moegrow.commands.options import JsonOption, QuietOption
+from moegrow.commands.options import JsonOption, LinksOption, QuietOption
 from moegrow.commands.terminal import check_outside, print_json, read_source
 from moegrow.errors import MoegrowError, UsageError
 
@@ -28,6 +28,7 @@ def report(
     sample: Annotated[
         bool, typer.Option("--sample", help="Read only a little of each layer for the norms.")
     ] = False,
+    links_to: LinksOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -50,11 +51,13 @@ def report(
     if verify:
         size = sum(file.stat().st_size for file in user_path(folder).glob("*.safetensors"))
         with phase("verifying", size, quiet=quiet) as progress:
-            verified = moegrow.verify(folder, source, progress=progress)
+            verified = moegrow.verify(folder, source, links_to=links_to or (), progress=progress)
         if not verified.ok:
             show.verified(verified, folder)
     with phase("reading norms", quiet=quiet):
-        told = story.gather(folder, source, sample=sample, verified=verified)
+        told = story.gather(
+            folder, source, sample=sample, links_to=links_to or (), verified=verified
+        )
     check_outside(target, told.plan.source.folder, "-o")
     text = page.render(told).encode("utf-8", "backslashreplace")
     with durable(target) as file:

@@ -74,7 +74,7 @@ def share(
         show.shared(result, seconds, len(files))
     verified, uploaded = None, None
     if result.is_published:
-        verified, uploaded = deliver(target, writing, reading.token, upload)
+        verified, uploaded = deliver(target, writing, reading.access, upload)
     if writing.as_json:
         print_json(documents.growth(grown, layout, target, result, seconds, verified, uploaded))
     elif result.is_published:

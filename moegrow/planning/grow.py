@@ -9,7 +9,7 @@ from moegrow.errors import MoegrowError
 from moegrow.families.family import lookup
 from moegrow.families.layout import Layout
 from moegrow.maps import Map, repeats
-from moegrow.planning import factors
+from moegrow.planning import factors, headermetadata
 from moegrow.planning.addressed import check_identity
 from moegrow.planning.compensation import Compensation, compensate
 from moegrow.planning.outputs import check_count, outputs
@@ -154,7 +154,7 @@ def render(plan: Plan, layout: Layout, growth: Growth) -> Plan:
     noises = {*growth.weight_noise, *growth.router_noise}
     if any(noise and noise.is_rounded_by_draw for noise in noises):
         new = replace(new, outputs=tuple(regridded(new.outputs, layout)))
-    return new
+    return replace(new, metadata=headermetadata.grown(layout.checkpoint, new.outputs, growth))
 
 
 def _factored(plan: Plan, layout: Layout) -> Plan:

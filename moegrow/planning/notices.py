@@ -7,7 +7,15 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from moegrow.families.layout import Layout
-from moegrow.planning import addressed, leftbehind, serving, servinglayers, unfamiliar, ways
+from moegrow.planning import (
+    addressed,
+    headermetadata,
+    leftbehind,
+    serving,
+    servinglayers,
+    unfamiliar,
+    ways,
+)
 from moegrow.plans import Plan
 
 About = Literal["source", "depth", "width", "serving"]
@@ -37,6 +45,8 @@ def _notices(plan: Plan, layout: Layout) -> Iterator[Notice]:
     for text in leftbehind.warnings(layout.checkpoint):
         yield Notice("source", text)
     for text in leftbehind.facts(layout.checkpoint):
+        yield Notice("source", text, is_warning=False)
+    for text in headermetadata.facts(layout.checkpoint):
         yield Notice("source", text, is_warning=False)
     for text in serving.warnings(plan, layout):
         yield Notice("serving", text)

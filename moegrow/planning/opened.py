@@ -1,6 +1,7 @@
 """A source opened for growing: a checkpoint, or a plan that grew one, with the layout it has."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -36,6 +37,7 @@ def plan(
     family: str | os.PathLike[str] | None = None,
     revision: str | None = None,
     token: str | None = None,
+    links_to: Sequence[str | os.PathLike[str]] = (),
 ) -> Plan:
     """The plan that copies `source` as it is, or the plan in the file `source`.
 
@@ -43,7 +45,7 @@ def plan(
     `token` are for a repository of the Hub, as everywhere. Raises MoegrowError where the source
     is no checkpoint of a known family, or has changed since the plan was made.
     """
-    return load(source, family, Access(token, revision)).plan
+    return load(source, family, Access(token, revision, links_to)).plan
 
 
 def load(

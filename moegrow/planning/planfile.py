@@ -41,7 +41,7 @@ MOST_EMPTY = 1000  # lines
 
 # The versions that are read; the highest goes up when an older reader would misunderstand a plan,
 # and each plan says the lowest in which it can be written.
-FORMATS = (1, 2, 3)
+FORMATS = (1, 2, 3, 4)
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,7 @@ def take_lines(lines: Iterable[str]) -> Lines:
             files=_files(header.get("files", {})),
             storage=_storage(header.get("storage", {})),
             recipe=_recipe(header),
+            metadata=_metadata(header.get("metadata", {})),
         )
     except _WRONG_KINDS as error:
         raise _malformed(1, error) from None
@@ -215,16 +216,23 @@ def _source(table: dict[str, Any]) -> Source:
     if not scheme(path) and not Path(path).is_absolute():
         raise ValueError(f"the path of the source, {path!r}, is not absolute")
     named = _text(table.get("named", ""))
-    if named and not (names_weights(named) and safe(named)):
+    if named and not (names_weights(named) and _is_inside(named)):
         raise ValueError(f"{named!r} is not the name of a weight file or of an index")
     return Source(path, _text(table["config_digest"]), files, named)
 
 
 def _file_name(name: Any) -> str:
     """The name of a file in the source's folder; any other could lead out of it."""
-    if not _text(name).endswith(".safetensors"):
+    if not _text(name).endswith(".safetensors") or not _is_inside(name):
         raise ValueError(f"{name!r} is not the name of a weight file")
-    return safe(name)
+    return str(name)
+
+
+def _is_inside(name: str) -> bool:
+    try:
+        return safe(name) == name
+    except MoegrowError:
+        return False
 
 
 def _storage(table: dict[str, Any]) -> Storage:
@@ -240,6 +248,13 @@ def _files(table: dict[str, Any]) -> tuple[tuple[str, str | None], ...]:
         if name not in QUANT_FILES:
             raise ValueError(f"{name!r} is no file that a plan can change")
     return tuple((name, None if text is None else _text(text)) for name, text in table.items())
+
+
+def _metadata(table: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Texts for the headers of weight files; their format is moegrow's to say."""
+    if "format" in table:
+        raise ValueError("the metadata cannot say the format")
+    return tuple(sorted((key, _text(text)) for key, text in table.items()))
 
 
 def _step(table: dict[str, Any]) -> dict[str, Any]:

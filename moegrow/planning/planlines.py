@@ -30,6 +30,7 @@ def to_lines(plan: Plan) -> Iterator[str]:
             **({} if plan.recipe is None else {"recipe": plan.recipe}),
             **({"files": dict(plan.files)} if plan.files else {}),
             **({"storage": plan.storage._asdict()} if plan.storage != AS_STORED else {}),
+            **({"metadata": dict(plan.metadata)} if plan.metadata else {}),
             "outputs": len(plan.outputs),
             "config": plan.config,
         }
@@ -39,6 +40,8 @@ def to_lines(plan: Plan) -> Iterator[str]:
 
 def _version(plan: Plan) -> int:
     """The lowest version in which a plan can be written."""
+    if plan.metadata:
+        return 4
     noises = {*plan.growth.weight_noise, *plan.growth.router_noise}
     if any(step["axis"] == "hand" for step in plan.steps):
         # An edited line can have what the header does not speak of.

@@ -1,7 +1,7 @@
 """The verbs that grow, as functions: arguments to maps and plans."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -38,6 +38,7 @@ def depth(
     family: str | os.PathLike[str] | None = None,
     revision: str | None = None,
     token: str | None = None,
+    links_to: Sequence[str | os.PathLike[str]] = (),
     command: str = "",
 ) -> Plan:
     """The plan of `source` with more layers; nothing is written.
@@ -61,7 +62,7 @@ def depth(
         keep_last=keep_last or None, group=None if group == 1 else group, every=every, drop=drop,
         layers=layers, new_layers=new_layers,
     )  # fmt: skip
-    old = _stored(begin(source, family, Access(token, revision)), dtype, experts_dtype)
+    old = _stored(begin(source, family, Access(token, revision, links_to)), dtype, experts_dtype)
     called = _called(step, dtype=dtype, experts_dtype=experts_dtype)
     return _grown(old, step).noted(command or _call(called, family, revision))
 
@@ -74,6 +75,7 @@ def convert(
     family: str | os.PathLike[str] | None = None,
     revision: str | None = None,
     token: str | None = None,
+    links_to: Sequence[str | os.PathLike[str]] = (),
     command: str = "",
 ) -> Plan:
     """The plan of `source` with its weights in another dtype; nothing is written.
@@ -85,7 +87,7 @@ def convert(
     """
     if dtype is None and experts_dtype is None:
         raise UsageError("convert needs to know what to write", "add --dtype bf16")
-    old = _stored(begin(source, family, Access(token, revision)), dtype, experts_dtype)
+    old = _stored(begin(source, family, Access(token, revision, links_to)), dtype, experts_dtype)
     step = _step("convert", dtype=dtype, experts_dtype=experts_dtype)
     return old.plan.noted(command or _call(step, family, revision))
 
@@ -107,6 +109,7 @@ def width(
     family: str | os.PathLike[str] | None = None,
     revision: str | None = None,
     token: str | None = None,
+    links_to: Sequence[str | os.PathLike[str]] = (),
     command: str = "",
 ) -> Plan:
     """The plan of `source` with more experts; nothing is written.
@@ -125,7 +128,7 @@ def width(
         "width", experts=experts, noise=noise, seed=seed, top_k=top_k, order=order, router=router,
         preset=preset, rounding=rounding, allow_nonfinite=allow_nonfinite or None,
     )  # fmt: skip
-    old = _stored(begin(source, family, Access(token, revision)), dtype, experts_dtype)
+    old = _stored(begin(source, family, Access(token, revision, links_to)), dtype, experts_dtype)
     called = _called(step, dtype=dtype, experts_dtype=experts_dtype)
     return _grown(old, step).noted(command or _call(called, family, revision))
 
@@ -138,6 +141,7 @@ def run(
     family: str | os.PathLike[str] | None = None,
     revision: str | None = None,
     token: str | None = None,
+    links_to: Sequence[str | os.PathLike[str]] = (),
     command: str = "",
 ) -> Plan:
     """The plan of `source` after every step of a recipe; nothing is written.
@@ -149,7 +153,7 @@ def run(
     """
     read = recipe if isinstance(recipe, Recipe) else cookbook.open_recipe(recipe)
     chosen = read.family if family is None else family
-    old = begin(source, chosen, Access(token, revision))
+    old = begin(source, chosen, Access(token, revision, links_to))
     for step in read.steps:
         old = old._replace(plan=_grown(old, seeded(step, read, seed)))
     called = _spelled(

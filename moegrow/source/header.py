@@ -122,14 +122,19 @@ def header_of(file_name: str, size: int, read: Callable[[int, int], bytes]) -> H
 
 
 def write_header(
-    tensors: Iterable[tuple[str, str, tuple[int, ...]]], *, residue: int | None = None
+    tensors: Iterable[tuple[str, str, tuple[int, ...]]],
+    *,
+    residue: int | None = None,
+    metadata: Iterable[tuple[str, str]] = (),
 ) -> bytes:
     """The header of a file that holds `(name, dtype, shape)` one after another, in this order.
 
+    `metadata` are keys and texts to stand beside the format. Raises MoegrowError where the header
+    would be larger than any that is read.
     It is padded with spaces, which the format allows, so that the data behind it begins
     `residue` bytes into a block of the filesystem, or else at a multiple of 8.
     """
-    table: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    table: dict[str, Any] = {"__metadata__": {"format": "pt", **dict(metadata)}}
     end = 0
     for name, dtype, shape in tensors:
         start, end = end, end + nbytes(dtype, shape)
@@ -137,6 +142,11 @@ def write_header(
     text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
     begin = 8 + len(text)
     text += b" " * (-begin % 8 if residue is None else (residue - begin) % BLOCK)
+    if len(text) > LARGEST_HEADER:
+        raise MoegrowError(
+            f"a header of {len(text)} bytes is over the limit of {LARGEST_HEADER}",
+            "write smaller files: --max-shard-size 1GB",
+        )
     return len(text).to_bytes(8, "little") + text
 
 

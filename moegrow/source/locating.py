@@ -60,11 +60,13 @@ def _here(path: Path, links_to: tuple[Path, ...]) -> Found:
     return Found(LocalFolder(path.parent.resolve(), links_to), path.name)
 
 
-def _folder(path: Path) -> Path:
+def _folder(path: str | os.PathLike[str]) -> Path:
     """A folder of --links-to, without links in its own path."""
     found = user_path(path)
     if not found.is_dir():
-        raise UsageError(f"--links-to {path} is not a folder", "give the folder that links lead to")
+        raise UsageError(
+            f"--links-to {found} is not a folder", "give the folder that the links lead to"
+        )
     return found.resolve()
 
 

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -32,7 +32,7 @@ class Access:
 
     token: str | None = field(default=None, repr=False)
     revision: str | None = None
-    links_to: tuple[Path, ...] = ()
+    links_to: Sequence[str | os.PathLike[str]] = ()
 
 
 ANYONE = Access()

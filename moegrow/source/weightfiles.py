@@ -65,21 +65,20 @@ def _named(origin: Origin, named: str) -> Weights:
     """The one file that a user names, if it is whole, or the files of the index."""
     if is_index(named):
         return _of_index(origin, named)
-    found = _SHARD.fullmatch(named)
-    if found and int(found[3]) > 1:
-        raise MoegrowError(
-            f"{named} is one of the {int(found[3])} files of a checkpoint, by its name",
-            f"give the folder: {origin.location}",
-        )
     if origin.has(INDEX):
         files = _of_index(origin, INDEX).files
         # Where there is model.safetensors and an index, the user has to name one of them.
         if named in files and len(files) > 1 and named != SINGLE:
             raise MoegrowError(
-                f"{named} is one of the {len(files)} files of a checkpoint, by the {INDEX} beside"
-                " it",
+                f"{named} is one of the files of a checkpoint, by the {INDEX} beside it",
                 f"give the folder: {origin.location}",
             )
+    found = _SHARD.fullmatch(named)
+    if found and int(found[3]) > 1:
+        raise MoegrowError(
+            f"{named} is one of the files of a checkpoint, {int(found[3])} by its name",
+            f"give the folder: {origin.location}",
+        )
     like = [name for name in _top(origin) if _DIGITS.sub("#", name) == _DIGITS.sub("#", named)]
     others = sorted(set(like) - {named})
     if others and (shared := _shared(_names(origin, [named, *others]))):

@@ -40,12 +40,13 @@ class Shard:
     name: str
     outputs: tuple[Output, ...]
     residue: int | None = None
+    metadata: tuple[tuple[str, str], ...] = ()
 
     @cached_property
     def header(self) -> bytes:
         """Everything in front of the data."""
         shapes = ((output.name, output.dtype, output.shape) for output in self.outputs)
-        return write_header(shapes, residue=self.residue)
+        return write_header(shapes, residue=self.residue, metadata=self.metadata)
 
     def positions(self) -> Iterator[tuple[Output, int]]:
         """Each output with the position of its first byte in the file."""
@@ -97,7 +98,12 @@ def split(
     packing.add_loose(loose, smallest)
     count = len(packing.files)
     return tuple(
-        Shard(f"model-{number:05d}-of-{count:05d}.safetensors", tuple(file.outputs), file.begin)
+        Shard(
+            f"model-{number:05d}-of-{count:05d}.safetensors",
+            tuple(file.outputs),
+            file.begin,
+            plan.metadata,
+        )
         for number, file in enumerate(packing.files, 1)
     )
 

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
@@ -101,6 +101,7 @@ def verify(
     *,
     threads: int | None = None,
     token: str | None = None,
+    links_to: Sequence[str | os.PathLike[str]] = (),
     progress: Progress = lambda count: None,
 ) -> Verified:
     """Compare the checkpoint in the folder `grown` with the plan that lies in it.
@@ -108,8 +109,9 @@ def verify(
     Every tensor of the plan must be there with its dtype and shape, and nothing else; copied
     ranges must equal the source byte for byte; noise is drawn again and compared; the config
     must be the planned one and agree with the tensors; the other files must have their digests.
-    The source is where the plan says, or where `source` says; `token` is for one on the Hub. If
-    there is nothing where the plan says, what has a digest is held against that instead. Raises
+    The source is where the plan says, or where `source` says; `token` is for one on the Hub, and
+    `links_to` are folders into which its links may lead. If there is nothing where the plan says,
+    what has a digest is held against that instead. Raises
     MoegrowError where `grown` is no folder of moegrow's, or the source another than the plan's.
     """
     folder = user_path(grown)
@@ -124,7 +126,7 @@ def verify(
         # Nothing else can be held against a plan that is not the one.
         return Verified((f"{PLAN} is not as it was written",), 0)
     plan = read_plan(folder / PLAN)
-    origin = _source_of(plan, source, Access(token))
+    origin = _source_of(plan, source, Access(token, None, links_to))
     if origin:
         check_source(plan, origin)
         check_plan(plan, origin)
@@ -255,7 +257,9 @@ def _file_problems(plan: Plan, written: Checkpoint, folder: Path) -> Iterator[st
         if not all(spec.name in shapes for spec in in_order):
             continue
         expected = write_header(
-            (shapes[spec.name] for spec in in_order), residue=found.begin % BLOCK
+            (shapes[spec.name] for spec in in_order),
+            residue=found.begin % BLOCK,
+            metadata=plan.metadata,
         )
         if hashlib.sha256(expected).hexdigest() != found.digest:
             yield f"the header of {file.name} is not as it was written"

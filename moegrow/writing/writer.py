@@ -1,6 +1,7 @@
 """Write a plan as a checkpoint that appears under its name only when it is complete."""
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
@@ -96,6 +97,7 @@ def apply(
     reflink: bool = True,
     download: bool = False,
     token: str | None = None,
+    links_to: Sequence[str | os.PathLike[str]] = (),
     progress: Progress = lambda count: None,
     say: Say = lambda text: None,
     checked: Checkpoint | None = None,
@@ -107,7 +109,8 @@ def apply(
     may do that at once, on any machines that see the folder, and the last one publishes the
     result. With `finish` no shard is written, and a result whose shards are all there is published.
     With `digests`, those of all bytes are kept beside the result, not only of the computed ones.
-    With `download` a source on the Hub is put into the Hub's cache first; `token` is for it.
+    With `download` a source on the Hub is put into the Hub's cache first; `token` is for it, and
+    `links_to` are folders into which a local source's links may lead.
     `progress` is called with the number of bytes just written, from several threads, and `say`
     with sentences for a person. `checked` is the plan's source, where it has just been opened and
     the plan held against it. Raises MoegrowError, with nothing left under the final name, where the
@@ -121,7 +124,7 @@ def apply(
     is_complete = goes_on and is_written(plan, target)
     check_target(target, here, force=force, is_complete=is_complete)
     check_apart(partial_of(target), here)
-    checkpoint = checked or open_checkpoint(plan.source.location, Access(token))
+    checkpoint = checked or open_checkpoint(plan.source.location, Access(token, None, links_to))
     if not checked:
         check_source(plan, checkpoint)
         check_plan(plan, checkpoint)
