@@ -17,7 +17,7 @@ source: header metadata origin refusals | fetch fingerprints folder foreign list
     hub index sidefiles stores | locating weightfiles | checkpoint
 formats: codes decoding grids schemes | blocks exactly formats | columns finding | decoders |
     encoders
-families: family | catalogue places | perlayer settings structure | blocks dense | layout
+families: family | catalogue places prefixes | perlayer settings structure | blocks dense | layout
 recipes: recipe | cookbook
 plans
 config: copies indexers | expressions | modulenames | quantconfig | storedconfig | config

@@ -9,6 +9,7 @@ from moegrow.families.dense import dense_problems
 from moegrow.families.family import Family
 from moegrow.families.perlayer import Old
 from moegrow.families.places import Place, locator
+from moegrow.families.prefixes import with_prefixes_of
 from moegrow.families.settings import extra, layer_count, model_type, setting, text_config
 from moegrow.families.settings import present as present
 from moegrow.families.settings import promised_predictions as promised_predictions
@@ -44,6 +45,11 @@ def _layout(checkpoint: Checkpoint, family_text: str) -> Layout:
     family = read_family(family_text, name) if family_text else find_family(name)
     nested, config = text_config(checkpoint.config, family)
     found = _located(family, checkpoint.tensors)
+    outside = [name for name, place in found.items() if place is None]
+    fitted = with_prefixes_of(family, outside)
+    if fitted is not family:
+        family = fitted
+        found |= _located(family, outside)
     places = {name: place for name, place in found.items() if place}
     numbers = {place.layer for place in places.values() if not place.is_prediction}
     if not numbers:
@@ -72,6 +78,7 @@ def _layout(checkpoint: Checkpoint, family_text: str) -> Layout:
     )
     problems = [
         *_count_problems(layout, numbers),
+        *_twice_problems(layout),
         *block_problems(layout),
         *stray_problems(family, found),
         *packed_problems(layout),
@@ -90,6 +97,21 @@ def _located(family: Family, names: Iterable[str]) -> dict[str, Place | None]:
     """Where each of the tensors stands; None for those outside all layers."""
     locate = locator(family)
     return {name: locate(name) for name in names}
+
+
+def _twice_problems(layout: Layout) -> Iterator[str]:
+    """Layers that stand in the checkpoint twice, under two prefixes of the base model."""
+    main = [
+        stack for stack in layout.stacks if f"{stack}{{layer}}." in layout.family.tensors.layers
+    ]
+    seen: dict[tuple[int, str], str] = {}
+    for stack in main if len(main) > 1 else ():
+        for layer, tensors in layout.stacks[stack].items():
+            for spec, place in tensors:
+                first = seen.setdefault((layer, place.suffix), spec.name)
+                if first != spec.name:
+                    yield f"{first} and {spec.name} are the same tensor of the model"
+                    break
 
 
 def _count_problems(layout: Layout, numbers: set[int]) -> Iterator[str]:
