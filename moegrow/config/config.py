@@ -30,7 +30,7 @@ def grown_config(
     config = {**layout.config, **outside}
     changes: dict[str, Any] = dict(settings)
     layers = len(growth.layers)
-    promised = promised_predictions(config, layout.family)
+    promised = max(layout.prediction_layers, promised_predictions(config, layout.family))
     periods = [
         max(1, number(config, key, form.default or 1))
         for key, form in keys.per_layer.items()
@@ -101,7 +101,7 @@ def _check_lists(layout: Layout, promised: int) -> None:
         *keys.top_k,
         *([indexer.key] if indexer else []),
     }
-    lengths = {layout.layers, layout.layers + max(promised, layout.prediction_layers)}
+    lengths = {layout.layers, layout.layers + promised}
     raise_all(
         f"config.json has lists that {layout.family.name} does not describe, as long as there are"
         " layers",
