@@ -23,11 +23,19 @@ TYPES = sorted(path.stem for path in tiny.CONFIGS.glob("*.json"))
 # Names under which the same families are known too.
 ALIASES = {
     "dots3_note": "dots3_note_text",
+    "ernie4_5_vl_moe_text": "ernie4_5_vl_moe",
+    "glm4v_moe_text": "glm4v_moe",
+    "glm5_next_text": "glm5_next",
     "inkling2": "inkling2_text",
     "kimi_k2": "deepseek_v3",
     "mistral3": "mistral4",
+    "mistral_large4_text": "mistral_large4",
+    "muse_spark_text": "muse_spark",
     "qwen3_omni_moe": "qwen3_omni_moe_thinker",
+    "qwen3_omni_moe_text": "qwen3_omni_moe_thinker",
+    "qwen3_vl_moe_text": "qwen3_vl_moe",
     "qwen4_exp": "qwen4_exp_text",
+    "step3p5": "step3p7",
 }
 
 INTRO = """\

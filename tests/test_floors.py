@@ -17,7 +17,8 @@ source: header metadata origin refusals | fetch fingerprints folder foreign list
     hub index sidefiles stores | locating weightfiles | checkpoint
 formats: codes decoding grids schemes | blocks exactly formats | columns finding | decoders |
     encoders
-families: family | catalogue places signs | perlayer settings structure | blocks dense | layout
+families: adapters endings family | catalogue places prefixes signs | perlayer settings structure |
+    blocks dense lacking | layout
 recipes: recipe | cookbook
 plans
 config: copies indexers | expressions | modulenames | quantconfig | storedconfig | config

@@ -2,6 +2,7 @@
 
 import alter
 import pytest
+import torch
 
 from moegrow.errors import MoegrowError
 from moegrow.families.layout import parameters, read_layout
@@ -89,6 +90,34 @@ def test_an_unclassified_tensor_in_a_moe_block_is_refused_with_its_name(source):
     with alter.weights(source) as tensors:
         tensors["model.layers.1.mlp.mystery"] = tensors["model.norm.weight"]
     refused(source, r"model\.layers\.1\.mlp\.mystery \[32\] is in a MoE block")
+
+
+@pytest.mark.parametrize(
+    ("model_type", "name"),
+    [
+        ("qwen3_moe", "model.layers.1.mlp.experts.{}.up_proj.delta"),
+        ("qwen3_moe", "model.layers.1.mlp.experts.{}.up_proj.inner.weight"),
+        ("gpt_oss", "model.layers.1.mlp.experts.down_proj_delta"),
+    ],
+)
+def test_a_tensor_of_an_expert_that_no_format_has_is_refused(
+    checkpoint, tmp_path, model_type, name
+):
+    source = alter.copy(checkpoint(model_type), tmp_path)
+    with alter.weights(source) as tensors:
+        for expert in range(4):
+            tensors[name.format(expert)] = torch.ones(4, 4)
+    refused(source, "stands where experts are, and is neither a weight nor a part of one")
+
+
+@pytest.mark.parametrize("part", ["bias", "scales", "weight_scale_2", "input_scale", "absmax"])
+def test_a_tensor_of_an_expert_that_some_format_has_is_not(source, part):
+    with alter.weights(source) as tensors:
+        for name in [name for name in tensors if name.endswith("up_proj.weight")]:
+            if part == "absmax":  # of no format that is known, beside codes
+                tensors[name] = tensors[name].to(torch.uint8)
+            tensors[name.removesuffix("weight") + part] = torch.ones(4)
+    assert layout_of(source).experts == 4
 
 
 def test_an_unclassified_tensor_elsewhere_is_taken_along(source):

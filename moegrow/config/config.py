@@ -31,7 +31,7 @@ def grown_config(
     config = {**layout.config, **outside}
     changes: dict[str, Any] = dict(settings)
     layers = len(growth.layers)
-    promised = promised_predictions(config, layout.family)
+    promised = max(layout.prediction_layers, promised_predictions(config, layout.family))
     periods = [
         max(1, number(config, key, form.default or 1))
         for key, form in keys.per_layer.items()
@@ -86,7 +86,7 @@ LARGEST_NUMBER = 1e300  # of a factor on the router's weights
 def _check_lists(layout: Layout, promised: int) -> None:
     """A list that is as long as the model is deep, and that nobody names, would go stale."""
     named = named_keys(layout.family).union(NEVER_PER_LAYER)
-    lengths = {layout.layers, layout.layers + max(promised, layout.prediction_layers)}
+    lengths = {layout.layers, layout.layers + promised}
     raise_all(
         f"config.json has lists that {layout.family.name} does not describe, as long as there are"
         " layers",

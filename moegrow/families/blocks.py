@@ -4,9 +4,11 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
+from moegrow.families.endings import module
 from moegrow.families.family import Family
 from moegrow.families.places import Place, stray_expert
 from moegrow.families.structure import Layout, Tensor, is_of_all
+from moegrow.formats.formats import PLAIN
 from moegrow.source.header import TensorSpec
 
 # Tensors of a MoE block that have one row, or one block of rows, per expert.
@@ -28,6 +30,7 @@ def block_problems(layout: Layout) -> Iterator[str]:
 def _layer_problems(layout: Layout, layer: str, tensors: list[Tensor]) -> Iterator[str]:
     # For each kind of matrix that belongs to one expert, the experts that have it.
     owners: dict[tuple[str, str], set[int]] = defaultdict(set)
+    yield from _odd_problems(tensors)
     for spec, place in tensors:
         if not place.role:
             if place.in_block:
@@ -41,6 +44,22 @@ def _layer_problems(layout: Layout, layer: str, tensors: list[Tensor]) -> Iterat
             yield from _row_problems(layout, spec, place)
     for (before, after), present in owners.items():
         yield from _expert_problems(layout, f"{layer}{before}", present, after)
+
+
+def _odd_problems(tensors: list[Tensor]) -> Iterator[str]:
+    """Tensors that no expert is known to have: noise on them could mean anything.
+
+    What stands beside codes belongs to a format of quantised weights that is not known here.
+    """
+    odd = [(spec, place) for spec, place in tensors if place.is_odd and spec.dtype in PLAIN]
+    if odd:
+        coded = {module(place.suffix) for spec, place in tensors if spec.dtype not in PLAIN}
+        for spec, place in odd:
+            if module(place.suffix) not in coded:
+                yield (
+                    f"{spec.name} {list(spec.shape)} stands where experts are, and is neither a"
+                    " weight nor a part of one that is known"
+                )
 
 
 def _row_problems(layout: Layout, spec: TensorSpec, place: Place) -> Iterator[str]:

@@ -276,8 +276,11 @@ class Tensors:
     the residual stream, zero in identity copies; `ones` are factors that become 1 there. once:
     what only the first copy of a layer keeps. not_in_first: what layer 0 must not have and every
     other must. packed: tables of all layers side by side along an axis. elsewhere: what the
-    names of other models in the same checkpoint begin with. prediction_layers: those in a stack
-    of their own; behind `{layer}.` may stand what encloses the usual names there.
+    names of other models in the same checkpoint begin with. optional: what single layers may lack.
+    prediction_layers: those in a stack of their own; behind `{layer}.` may stand what encloses the
+    usual names there. predicting: what prediction layers have and no other layer. base_prefix: what
+    the base model's names begin with in the model around it; a checkpoint may have it once less or
+    once more (prefixes.py).
 
     What a profile of norms counts together, beside the roles: attention (the projections of
     whatever mixes tokens), dense (MLPs without experts), gates (what a router has beside its
@@ -304,6 +307,9 @@ class Tensors:
     not_in_first: Names = ()
     packed: Mapping[str, int] = field(default_factory=dict)
     elsewhere: Names = ()
+    base_prefix: Names = ("model.",)
+    optional: Names = ()
+    predicting: Names = ("eh_proj.*", "enorm.*", "hnorm.*")
     attention: Names = ()
     dense: Names = ()
     gates: Names = ()

@@ -3,12 +3,15 @@
 from collections.abc import Iterable, Iterator
 
 from moegrow.errors import MoegrowError, raise_all
+from moegrow.families.adapters import check_merged
 from moegrow.families.blocks import block_problems, packed_problems, stray_problems
 from moegrow.families.catalogue import find_family, read_family
 from moegrow.families.dense import dense_problems
 from moegrow.families.family import Family
+from moegrow.families.lacking import lacking_problems
 from moegrow.families.perlayer import Old
-from moegrow.families.places import Place, locator
+from moegrow.families.places import Place, locator, named
+from moegrow.families.prefixes import with_prefixes_of
 from moegrow.families.settings import extra, layer_count, model_type, setting, text_config
 from moegrow.families.settings import present as present
 from moegrow.families.settings import promised_predictions as promised_predictions
@@ -28,6 +31,7 @@ def read_layout(checkpoint: Checkpoint, *, family_text: str = "") -> Layout:
     Raises MoegrowError where a tensor of a MoE block is not classified, an expert is missing
     from 0..E-1, or the config disagrees with the tensors; it names all that is wrong.
     """
+    check_merged(checkpoint.name, checkpoint.tensors)
     try:
         return _layout(checkpoint, family_text)
     except MoegrowError:
@@ -44,6 +48,11 @@ def _layout(checkpoint: Checkpoint, family_text: str) -> Layout:
     family = read_family(family_text, name) if family_text else find_family(name)
     nested, config = text_config(checkpoint.config, family)
     found = _located(family, checkpoint.tensors)
+    outside = [name for name, place in found.items() if place is None]
+    fitted = with_prefixes_of(family, outside)
+    if fitted is not family:
+        family = fitted
+        found |= _located(family, outside)
     places = {name: place for name, place in found.items() if place}
     numbers = {place.layer for place in places.values() if not place.is_prediction}
     if not numbers:
@@ -72,13 +81,16 @@ def _layout(checkpoint: Checkpoint, family_text: str) -> Layout:
     )
     problems = [
         *_count_problems(layout, numbers),
+        *_twice_problems(layout),
         *block_problems(layout),
         *stray_problems(family, found),
         *packed_problems(layout),
     ]
+    # Where more is wrong, layers lack what nobody wonders about.
+    problems = problems or list(lacking_problems(layout))
     hint = (
         "where tensors are missing, get the checkpoint again; where it holds others than models of"
-        " its family do, a file can say what they are: --family FILE.toml"
+        " its family do, a file can say what they are, and which are optional: --family FILE.toml"
         " (docs/adding-a-family.md)"
     )
     what = f"{checkpoint.name} is not laid out as {family.name}"
@@ -90,6 +102,31 @@ def _located(family: Family, names: Iterable[str]) -> dict[str, Place | None]:
     """Where each of the tensors stands; None for those outside all layers."""
     locate = locator(family)
     return {name: locate(name) for name in names}
+
+
+def _predict(layout: Layout) -> bool:
+    """Whether all layers behind the last have what only prediction layers have."""
+    is_mark = named(layout.family.tensors.predicting)
+    behind: dict[int, bool] = {}
+    for place in layout.places.values():
+        if place.layer >= layout.layers and not place.is_prediction:
+            behind[place.layer] = behind.get(place.layer, False) or is_mark(place.suffix[1:])
+    return all(behind.values())
+
+
+def _twice_problems(layout: Layout) -> Iterator[str]:
+    """Layers that stand in the checkpoint twice, under two prefixes of the base model."""
+    main = [
+        stack for stack in layout.stacks if f"{stack}{{layer}}." in layout.family.tensors.layers
+    ]
+    seen: dict[tuple[int, str], str] = {}
+    for stack in main if len(main) > 1 else ():
+        for layer, tensors in layout.stacks[stack].items():
+            for spec, place in tensors:
+                first = seen.setdefault((layer, place.suffix), spec.name)
+                if first != spec.name:
+                    yield f"{first} and {spec.name} are the same tensor of the model"
+                    break
 
 
 def _count_problems(layout: Layout, numbers: set[int]) -> Iterator[str]:
@@ -107,7 +144,7 @@ def _count_problems(layout: Layout, numbers: set[int]) -> Iterator[str]:
     model = Old(layout.config, layout.layers, layout.moe_layers)
     yield from dense_problems(model, layout.family.config.per_layer)
     promised = promised_predictions(layout.config, layout.family)
-    if layout.prediction_layers > promised:
+    if layout.prediction_layers > promised and not _predict(layout):
         yield (
             f"config.json says {layout.layers} layers"
             + (f" and {promised} for multi-token prediction" if promised else "")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import cache, partial
 from typing import Any, NamedTuple
 
+from moegrow.families.endings import is_known
 from moegrow.families.family import Family, Names
 
 # Nine digits are more layers than any model has, and no more than Python turns into a number.
@@ -28,7 +29,8 @@ class Place(NamedTuple):
 
     Its name is stack, `layer - lower` and suffix, one behind the other, and the suffix is before,
     expert and after. `role` is one of ROLES, or "" for what is not part of a MoE block. The flags
-    say which other lists of the family's tensors name it. `group` is the one of GROUPS in which a
+    say which other lists of the family's tensors name it; `is_odd` is what a star of `experts` has
+    taken though no expert is known to have it. `group` is the one of GROUPS in which a
     profile of norms counts its matrices, or "".
     """
 
@@ -53,6 +55,7 @@ class Place(NamedTuple):
     is_norm: bool = False
     is_joined: bool = False
     is_alternating: bool = False
+    is_odd: bool = False
 
 
 # A place from its fields, without a call of its constructor: a checkpoint can have a million.
@@ -70,23 +73,31 @@ def locator(family: Family) -> Callable[[str], Place | None]:
     roles = [(role, re.compile(alternatives(getattr(tensors, role)))) for role in ROLES]
     indexer = family.depth.shared_indexer
 
-    def matcher(patterns: Names) -> Callable[[str], bool]:
-        compiled = re.compile(alternatives(patterns))
-        return lambda suffix: bool(compiled.fullmatch(suffix))
-
-    is_output, is_one, is_once = map(matcher, (tensors.outputs, tensors.ones, tensors.once))
-    is_not_in_first, is_stacked = map(matcher, (tensors.not_in_first, tensors.stacked))
-    is_column = matcher(tensors.columns)
+    is_output, is_one, is_once = map(named, (tensors.outputs, tensors.ones, tensors.once))
+    is_not_in_first, is_stacked = map(named, (tensors.not_in_first, tensors.stacked))
+    is_column = named(tensors.columns)
     is_norm, is_joined, is_alternating = map(
-        matcher, (tensors.norms, tensors.joined, tensors.alternating)
+        named, (tensors.norms, tensors.joined, tensors.alternating)
     )
     grouped = [
-        (group, matcher(patterns))
+        (group, named(patterns))
         for group, patterns in (
             ("attention", tensors.attention), ("dense", tensors.dense), ("router", tensors.gates),
         )
     ]  # fmt: skip
-    is_indexer = matcher(indexer.tensors if indexer else ())
+    is_indexer = named(indexer.tensors if indexer else ())
+    of_experts = [
+        (pattern, re.compile(_expression(pattern.removesuffix("*")))) for pattern in tensors.experts
+    ]
+
+    def is_expert(name: str) -> bool:
+        """Whether a pattern of experts names this, and what its last star takes is known."""
+        for pattern, start in of_experts:
+            found = start.match(name)
+            rest = name[found.end() :] if found else name
+            if found and (is_known(pattern, rest) if pattern.endswith("*") else not rest):
+                return True
+        return False
 
     # Layers and experts repeat, so few names differ behind the layer's number.
     @cache
@@ -120,6 +131,7 @@ def locator(family: Family) -> Callable[[str], Place | None]:
             is_norm=is_norm(name),
             is_joined=is_joined(name),
             is_alternating=is_alternating(name),
+            is_odd=role == "experts" and not is_expert(name),
         )  # fmt: skip
 
     def locate(name: str) -> Place | None:
@@ -140,6 +152,12 @@ def stray_expert(family: Family) -> Callable[[str], bool]:
     tail = re.compile(rf"(?:.*\.)?(?:{alternatives(family.tensors.experts)})")
     elsewhere = family.tensors.elsewhere
     return lambda name: bool(tail.fullmatch(name)) and not name.startswith(elsewhere)
+
+
+def named(patterns: Names) -> Callable[[str], bool]:
+    """Whether any of the patterns fits the whole of a name within a layer."""
+    compiled = re.compile(alternatives(patterns))
+    return lambda suffix: bool(compiled.fullmatch(suffix))
 
 
 def alternatives(patterns: Names) -> str:
