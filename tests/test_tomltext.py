@@ -1,4 +1,4 @@
-"""TOML of anyone: what tomllib reads, and nothing that it would take for ever, or all memory, for."""
+"""TOML of anyone: what tomllib reads, and nothing that takes it for ever or all memory."""
 
 import tomllib
 from importlib.resources import files
