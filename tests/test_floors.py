@@ -12,7 +12,7 @@ import moegrow
 # From the ground up: a line is a package (or files that stand in none), and its floors by "|".
 FLOORS = """
 errors | maps
-ground: jsontext mounts patterns ranges strangers waiting | durable tables
+ground: jsontext mounts patterns ranges strangers tomltext waiting | durable tables
 source: header metadata origin refusals | fetch fingerprints folder foreign listing |
     hub index sidefiles stores | locating weightfiles | checkpoint
 formats: codes decoding grids schemes | blocks exactly formats | columns finding | decoders |

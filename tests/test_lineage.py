@@ -1,6 +1,7 @@
 """Where every layer and expert came from: the stretches are the map, however it was made."""
 
 import json
+from time import process_time
 
 import pytest
 from hypothesis import given
@@ -112,3 +113,11 @@ def test_what_holds_no_plan_is_refused(run, checkpoint, tmp_path):
     (tmp_path / "other.txt").write_text("text")
     assert "is not a plan" in run("map", "other.txt", code=1).stderr
     assert "is not a plan" in run("map", "missing", code=1).stderr
+
+
+def test_rows_of_as_many_layers_as_there_may_be_take_no_time():
+    axis = axis_of([0] * maps.LARGEST)
+    started = process_time()
+    ((_, olds, _), *_) = reversed(lineage.rows(lineage.stretches(axis)))
+    assert process_time() - started < 4
+    assert olds.count("0") == maps.LARGEST - 1

@@ -45,7 +45,7 @@ def test_what_is_written_is_read_as_the_same(steps, source, output, seed):
         ("moegrow_recipe = 2", "moegrow_recipe is 2", ""),
         ("x = ", "not valid TOML", ""),
         ("a" * (LARGEST + 1), "bytes", ""),
-        ("x = " + "[" * 20000, "not valid TOML", ""),
+        ("x = " + "[" * 20000, "nests too deeply", ""),
         ("x = " + "9" * 5000, "not valid TOML", ""),
         ("moegrow_recipe = 1", "no list of steps", "[[step]]"),
         ("moegrow_recipe = 1\nstep = []", "0 steps", "[[step]]"),

@@ -240,7 +240,8 @@ def rows(parts: Sequence[Stretch]) -> list[tuple[str, str, str]]:
         last = part.new + part.length - 1
         if part.times == 1 and found and found[-1][3] == said and not said.startswith("each"):
             first, _, before, _ = found[-1]
-            found[-1] = (first, last, [*before, *olds], said)
+            before += olds
+            found[-1] = (first, last, before, said)
         else:
             found.append((part.new, last, olds, said))
     return [

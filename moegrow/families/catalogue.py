@@ -25,8 +25,9 @@ from moegrow.families.family import (
     SharedIndexer,
     Tensors,
 )
+from moegrow.ground import tomltext
 
-LARGEST_FAMILY = 1 << 20  # characters
+LARGEST_FAMILY = 1 << 18  # characters
 LARGEST_NUMBER = 10**9
 
 
@@ -85,12 +86,7 @@ def read_rule(table: Mapping[str, Any]) -> Rule:
 
 
 def _read(text: str, model_type: str) -> Family:
-    try:
-        table = tomllib.loads(text)
-    # Numbers of more digits than Python turns into one are a ValueError, and some of its own bugs
-    # end in others.
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise MoegrowError(f"the family file is not valid TOML: {error}") from None
+    table = tomltext.loads(text, "the family file")
     known = table.pop("model_types", [])
     if not isinstance(known, list) or model_type not in known:
         raise MoegrowError(

@@ -42,7 +42,8 @@ def loads(
     try:
         value = json.loads(text, parse_constant=constants)
         if not _are_unique(text, value):
-            json.loads(text, object_pairs_hook=_unique, parse_constant=constants)
+            value = None  # two at a time would take twice the memory
+            value = json.loads(text, object_pairs_hook=_unique, parse_constant=constants)
     except RecursionError:
         raise MoegrowError(f"{what} nests too deeply to be read") from None
     except ValueError as error:

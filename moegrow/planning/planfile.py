@@ -8,13 +8,14 @@ from fractions import Fraction
 from functools import lru_cache
 from io import TextIOWrapper
 from pathlib import Path
+from tempfile import SpooledTemporaryFile
 from typing import Any, TextIO
 
 from moegrow.errors import MoegrowError
 from moegrow.formats.decoding import CODECS, SETTINGS, Decoding
 from moegrow.ground import jsontext, strangers
 from moegrow.ground.strangers import opened
-from moegrow.maps import NULL
+from moegrow.maps import NULL, check_size
 from moegrow.planning.planlines import output_line
 from moegrow.plans import (
     ROUNDINGS,
@@ -33,15 +34,39 @@ from moegrow.source.header import BITS
 from moegrow.source.listing import safe
 from moegrow.source.origin import MOST_FILES, names_weights, scheme
 
-# Characters of a plan and of one of its lines: a million tensors of some hundred each, and a
-# header with the config.
-LARGEST_PLAN, LONGEST_LINE = 512 << 20, 48 << 20
+# Characters of a plan and of one of its lines: a million tensors of some hundred each, one that is
+# put together from all experts that there may be, and a header with the config.
+LARGEST_PLAN, LONGEST_TENSOR, LONGEST_LINE = 512 << 20, 16 << 20, 32 << 20
+
+MOST_IN_MEMORY = 64 << 20  # bytes of a plan's lines
 
 MOST_EMPTY = 1000  # lines
 
 # The versions that are read; the highest goes up when an older reader would misunderstand a plan,
 # and each plan says the lowest in which it can be written.
 FORMATS = (1, 2, 3, 4)
+
+
+class Texts:
+    """Lines that are gone through more than once; so many that memory is short lie in a file."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self._file = SpooledTemporaryFile(MOST_IN_MEMORY)  # noqa: SIM115
+        self._count = 0
+        for line in lines:
+            # Halves of characters, which an edited plan may have, come back as they were.
+            self._file.write(line.encode("utf-8", "surrogatepass"))
+            if not line.endswith("\n"):
+                self._file.write(b"\n")
+            self._count += 1
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[str]:
+        self._file.seek(0)
+        for line in self._file:
+            yield line[:-1].decode("utf-8", "surrogatepass")
 
 
 @dataclass(frozen=True)
@@ -54,7 +79,7 @@ class Lines:
 
     header: Plan
     promised: Any
-    texts: list[str]
+    texts: Texts
 
     def spell(self, outputs: tuple[Output, ...]) -> bool:
         """Whether the lines are those of these outputs, mark by mark; nothing is parsed."""
@@ -92,7 +117,7 @@ def from_lines(lines: Iterable[str]) -> Plan:
 def take_lines(lines: Iterable[str]) -> Lines:
     """The lines of a plan; raises MoegrowError where the first is no header of this format."""
     rest = iter(lines)
-    header = jsontext.loads(next(rest, "").rstrip("\n"), "line 1 of the plan", is_shallow=True)
+    header = jsontext.loads(next(rest, ""), "line 1 of the plan", is_shallow=True)
     version = header.get("moegrow_plan")
     if type(version) is not int or version not in FORMATS:
         raise MoegrowError(
@@ -119,20 +144,26 @@ def take_lines(lines: Iterable[str]) -> Lines:
     promised = header.get("outputs")
     if type(promised) is not int or not 0 <= promised <= MOST_TENSORS:
         raise MoegrowError(f"the plan promises {promised!r} tensors, which makes no sense")
-    return Lines(plan, promised, list(_texts(rest, promised)))
+    return Lines(plan, promised, Texts(_texts(rest, promised)))
 
 
 def _texts(lines: Iterator[str], promised: int) -> Iterator[str]:
     """The lines behind the header: those promised, and perhaps some that are empty."""
     found = empty = 0
     for line in lines:
-        found, empty = found + bool(line.strip()), empty + (not line.strip())
+        if len(line) > LONGEST_TENSOR:
+            raise MoegrowError(
+                f"line {found + empty + 2} of the plan has {len(line)} characters, and the most of"
+                f" a tensor is {LONGEST_TENSOR}"
+            )
+        is_empty = line.isspace() or not line
+        found, empty = found + (not is_empty), empty + is_empty
         if found > promised or empty > MOST_EMPTY:
             raise MoegrowError(
                 f"the plan promises {promised} tensors and spells out more",
                 "make it again with --plan",
             )
-        yield line.rstrip("\n")
+        yield line
 
 
 def lines_of(file: TextIO) -> Iterator[str]:
@@ -173,6 +204,8 @@ def is_plan(path: Path) -> bool:
 
 
 def _growth(table: dict[str, Any]) -> Growth:
+    for what in ("layers", "experts"):
+        check_size(len(table[what]), what)
     layers = _numbers(table["layers"])
     experts = tuple(NULL if expert == NULL else _number(expert) for expert in table["experts"])
     silent = set(_numbers(table["silent"]))

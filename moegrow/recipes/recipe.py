@@ -1,12 +1,12 @@
 """A growth that is written down: the value of a recipe, from its TOML text and back to it."""
 
 import json
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from moegrow.errors import MoegrowError, choose
+from moegrow.ground import tomltext
 
 FORMAT = 1  # goes up when an older reader would misunderstand a recipe
 LARGEST = 64 << 10  # bytes of a recipe
@@ -63,10 +63,7 @@ def read_recipe(text: str, name: str) -> Recipe:
     """
     if len(text.encode("utf-8", "replace")) > LARGEST:
         raise MoegrowError(f"{name} has more than {LARGEST} bytes, which no recipe needs")
-    try:
-        table = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise MoegrowError(f"{name} is not valid TOML: {error or 'it nests too deeply'}") from None
+    table = tomltext.loads(text, name)
     version = table.pop("moegrow_recipe", None)
     if version != FORMAT or type(version) is not int:
         raise MoegrowError(
