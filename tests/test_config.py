@@ -284,3 +284,68 @@ def test_lists_about_something_else_may_have_any_length(changed, model_type, edi
 )
 def test_lists_of_published_configs_follow_the_map(changed, model_type, key, old, new):
     assert changed(model_type, layers="0,0,1-3", **{key: old})[key] == new
+
+
+def test_what_is_left_to_a_default_is_written_where_it_changes(changed):
+    found = changed("mixtral", experts="2x", num_experts_per_tok=...)
+    assert found == {"num_local_experts": 8, "num_experts_per_tok": 4}
+    found = changed("beam", experts="2x", n_group=..., topk_group=...)
+    assert (found["n_group"], found["topk_group"]) == (16, 8)
+    factor = {"norm_topk_prob": False, "routed_scaling_factor": ...}
+    assert changed("axk1", experts="2x", **factor)["routed_scaling_factor"] == 1.25
+    found = changed("inkling2_text", layers="0,0,1,1,2,2,3,3", n_layers_per_attn_res_block=...)
+    assert found["n_layers_per_attn_res_block"] == 12
+
+
+def test_a_key_that_is_null_is_not_left_to_its_default(changed):
+    assert not changed("beam", experts="2x", n_group=None).keys() & {"n_group", "topk_group"}
+
+
+def test_lists_that_are_left_to_a_default_are_written_where_they_change(changed):
+    linear = "linear_attention"
+    absent = {"layer_types": ...}
+    found = changed("kimi_linear", layers="0-3,3", **absent, linear_attn_config=...)
+    assert (
+        found["layer_types"] == [linear] * 5
+    )  # of five layers, the class would make the last full
+    kinds = {"linear_attn_config": {"kda_layers": [1, 3], "full_attn_layers": [2, 4]}}
+    found = changed("kimi_linear", layers="0-3,3", **absent, **kinds)
+    assert found["linear_attn_config"] == {"kda_layers": [1, 3], "full_attn_layers": [2, 4, 5]}
+    found = changed("deepseek_v4", layers="3,0", layer_types=..., mlp_layer_types=...)
+    assert found["mlp_layer_types"] == ["moe", "hash_moe"]
+    assert found["layer_types"] == ["compressed_sparse_attention", "heavily_compressed_attention"]
+
+
+def test_what_tables_around_the_language_model_say_too_is_changed_alike(checkpoint, tmp_path):
+    source = alter.copy(checkpoint("glm4v_moe"), tmp_path)
+    with alter.table(source / CONFIG) as config:
+        config |= {"num_hidden_layers": 4, "n_routed_experts": 8, "num_experts_per_tok": 99}
+        config["layer_types"] = ["a", "b", "c", "d"]
+    config = json.loads(moegrow.width(moegrow.depth(source, layers="0,0-3")).config)
+    assert config["num_hidden_layers"] == config["text_config"]["num_hidden_layers"] == 5
+    assert config["n_routed_experts"] == config["text_config"]["n_routed_experts"] == 16
+    assert config["num_experts_per_tok"] == 99  # another thing than the language model's
+    assert config["layer_types"] == ["a", "a", "b", "c", "d"]
+    assert "layer_types" not in config["text_config"]
+
+
+def test_a_silent_copy_selects_no_keys_for_layers_that_compute(checkpoint):
+    source = checkpoint("hy_v4")  # full, full, shared, full
+    plan = moegrow.depth(source, layers="0,1,3,1,2,3,0", new_layers="identity")
+    kinds = json.loads(plan.config)["indexer_types"]
+    # The second copy of layer 1 stands before layer 2, which uses what layer 3 selects.
+    assert kinds == ["full", "full", "full", "shared", "shared", "shared", "full"]
+    plan = moegrow.depth(source, layers="0,1,3,1,2,3,0", new_layers="copy")
+    kinds = json.loads(plan.config)["indexer_types"]
+    assert kinds == ["full", "full", "full", "full", "shared", "full", "full"]
+
+
+@pytest.mark.parametrize(("layers", "is_right"), [("0-3,2", True), ("1,1,0", True), ("2,1", False)])
+def test_layers_with_tables_by_their_place_keep_their_order(checkpoint, layers, is_right):
+    source = checkpoint("qwen4_exp_text", ple_layer_ids=[2, 3])
+    if is_right:
+        moegrow.depth(source, layers=layers)
+        return
+    with pytest.raises(MoegrowError, match="ple_layer_ids") as refused:
+        moegrow.depth(source, layers=layers)
+    assert "--mode interpose" in refused.value.hint

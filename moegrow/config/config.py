@@ -58,6 +58,7 @@ def grown_config(
         if value != lookup(config, key)
         for path in _paths(layout, key)
     }
+    new |= _lists_around(layout, growth)
     if is_quantised:
         new |= QuantConfig(layout).grown(growth)
     text = layout.checkpoint.config_text
@@ -68,16 +69,46 @@ def grown_config(
 
 
 def _paths(layout: Layout, key: str) -> list[jsontext.Path]:
-    """Where the config on disk has a key of the family file, or should have it."""
+    """Where the config on disk has a key of the family file, or should have it.
+
+    The tables around the language model's may say the same once more: a key that has the same value
+    there is taken for the same thing.
+    """
     if key.startswith("/"):
         return [tuple(key[1:].split("."))]
-    root = layout.checkpoint.config
-    on_disk = lookup(root, ".".join(layout.nested)) if layout.nested else root
+    tables = _tables(layout)
+    on_disk = tables[layout.nested]
     names = layout.family.config.spellings.items()
     spellings = [key, *(name for name, stands_for in names if stands_for == key)]
+    said = present(on_disk, spellings) or [key]
     return [
-        (*layout.nested, *spelling.split(".")) for spelling in present(on_disk, spellings) or [key]
+        (*path, *spelling.split("."))
+        for path, table in tables.items()
+        for spelling in said
+        if table is on_disk or lookup(table, spelling) == lookup(on_disk, spelling) is not None
     ]
+
+
+def _tables(layout: Layout) -> dict[jsontext.Path, Config]:
+    """The table of the language model in the config on disk, and those around it, by path."""
+    root, nested = layout.checkpoint.config, layout.nested
+    paths = [nested[:depth] for depth in range(len(nested) + 1)]
+    return {path: lookup(root, ".".join(path)) if path else root for path in paths}
+
+
+def _lists_around(layout: Layout, growth: Growth) -> dict[jsontext.Path, Any]:
+    """Lists with an entry a layer that only a table around the language model's has."""
+    if growth.layers == tuple(range(layout.layers)):
+        return {}
+    tables = _tables(layout)
+    on_disk = tables.pop(layout.nested)
+    return {
+        (*path, key): [table[key][layer] for layer in growth.layers]
+        for path, table in tables.items()
+        for key, form in layout.family.config.per_layer.items()
+        if form.form == "list" and key not in on_disk
+        and isinstance(table.get(key), list) and len(table[key]) == layout.layers
+    }  # fmt: skip
 
 
 LARGEST_NUMBER = 1e300  # of a factor on the router's weights

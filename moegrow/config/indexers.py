@@ -15,19 +15,33 @@ def sharing_copies(layout: Layout, growth: Growth) -> frozenset[int]:
     """The new layers that become sharing ones: copies with no other full layer before them.
 
     A full copy would select keys anew for every sharing layer behind it; as a sharing layer it
-    uses what its original selected, and needs no indexer of its own.
+    uses what its original selected, and needs no indexer of its own. So does a copy that begins as
+    the identity, wherever it stands, where a layer that computes would use what it selects.
     """
     indexer, full = layout.family.depth.shared_indexer, _full_layers(layout)
     if not indexer or not indexer.chains:
         return frozenset()
     sharing = set()
     nearest = None
-    for new, old in enumerate(growth.layers):
-        if old in full:
-            if nearest == old:
-                sharing.add(new)
+    for new, (old, next_old) in enumerate(zip(growth.layers, _next_computing(growth), strict=True)):
+        if old not in full:
+            continue
+        is_used = growth.silent[new] and next_old is not None and next_old not in full
+        if nearest is not None and (nearest == old or is_used):
+            sharing.add(new)
+        else:
             nearest = old
     return frozenset(sharing)
+
+
+def _next_computing(growth: Growth) -> list[int | None]:
+    """For each new layer what the next one is made from that does not begin as the identity."""
+    found: list[int | None] = []
+    following = None
+    for old, is_silent in zip(growth.layers[::-1], growth.silent[::-1], strict=True):
+        found.append(following)
+        following = following if is_silent else old
+    return found[::-1]
 
 
 def indexer_types(layout: Layout, growth: Growth) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any, get_args, get_origin, get_type_hints
@@ -27,6 +27,8 @@ from moegrow.families.family import (
 )
 from moegrow.ground import tomltext
 
+DEFAULTS = "defaults.toml"  # of the config classes, by model type; not a family file
+
 LARGEST_FAMILY = 1 << 18  # characters
 LARGEST_NUMBER = 10**9
 
@@ -42,7 +44,9 @@ def find_family(model_type: str) -> Family:
             + "describe it in a file of your own and give it with --family FILE.toml"
             f" (docs/adding-a-family.md); known: {', '.join(known_types())}",
         )
-    return read_family(found[1], model_type)
+    family = read_family(found[1], model_type)
+    defaults = {**_class_defaults().get(model_type, {}), **family.config.defaults}
+    return replace(family, config=replace(family.config, defaults=defaults))
 
 
 def _spelled_like(model_type: str) -> str:
@@ -121,9 +125,16 @@ def _index() -> Mapping[str, tuple[str, str]]:
     found = [
         (entry.name, entry.read_text("utf-8"))
         for entry in files("moegrow.families").iterdir()
-        if entry.name.endswith(".toml")
+        if entry.name.endswith(".toml") and entry.name != DEFAULTS
     ]
     return {name: file for file in found for name in tomllib.loads(file[1])["model_types"]}
+
+
+@cache
+def _class_defaults() -> Mapping[str, dict[str, Any]]:
+    """Model type → the values that its config class has for keys that config.json leaves out."""
+    file = files("moegrow.families") / DEFAULTS
+    return tomllib.loads(file.read_text("utf-8")) if file.is_file() else {}
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

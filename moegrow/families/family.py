@@ -135,7 +135,8 @@ class ConfigKeys:
     `spellings`: other name of a key → the name that
     the family file uses, for keys of the router. Keys of `per_layer` are looked up in the table
     that is nested, and from the root of the config where they begin with a slash. `not_per_layer`
-    are lists that are about something else, however long they are.
+    are lists that are about something else, however long they are. `defaults` are the values that
+    count where config.json has a key under none of its spellings.
     """
 
     experts: Names
@@ -151,6 +152,7 @@ class ConfigKeys:
     not_per_layer: Names = ()
     architectures: Names = ()
     inner: Names = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

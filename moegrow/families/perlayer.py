@@ -33,9 +33,14 @@ class Old(NamedTuple):
 def entries(model: Old, key: str, form: PerLayer) -> Any:
     """What the config has under a key of the form "list", or its rule says in its place."""
     old = lookup(model.config, key)
-    if (old is None or old == []) and not (form.unless and lookup(model.config, form.unless)):
+    if (old is None or old == []) and not _is_stood_for(model, form):
         return from_rule(form.rule, model)
     return old
+
+
+def _is_stood_for(model: Old, form: PerLayer) -> bool:
+    """Whether another key says what a list would say, be it that there are none of a kind."""
+    return bool(form.unless) and lookup(model.config, form.unless) is not None
 
 
 Form = Callable[[Old, str, PerLayer, Map], Changes]
@@ -82,14 +87,12 @@ def dense_numbered(model: Old, key: str, form: PerLayer) -> frozenset[int]:
 def _list(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
     """One entry per layer: written out even where a rule stands for it, for rules do not grow."""
     old = entries(model, key, form)
-    if old is None or old == []:
-        stands_for = form.unless and lookup(model.config, form.unless)
-        if form.required and not stands_for:
-            raise MoegrowError(
-                f"config.json has no {key}, and what the model derives without it changes with the"
-                " number of layers",
-                "load the checkpoint with transformers and save it, which writes the list",
-            )
+    if (old is None or old == []) and form.required and not _is_stood_for(model, form):
+        raise MoegrowError(
+            f"config.json has no {key}, and what the model derives without it changes with the"
+            " number of layers",
+            "load the checkpoint with transformers and save it, which writes the list",
+        )
     if old is None or type(old) in (int, float):
         return {}  # one number for all layers stays
     if not isinstance(old, list):
@@ -121,6 +124,8 @@ def _numbers(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
             return {}
         old = [layer + form.base for layer, mark in enumerate(marks) if mark]
     repeated, meant = maps.repeats(layer_map), set(old)
+    if form.once:
+        _check_places(key, [layer - form.base for layer in sorted(meant)], layer_map)
     new = [
         position + form.base
         for position, layer in enumerate(layer_map)
@@ -133,6 +138,21 @@ def _numbers(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
         if last <= layer < last + model.predictions
     ]
     return {key: ",".join(map(str, new)) if isinstance(told, str) else new}
+
+
+def _check_places(key: str, old: list[int], layer_map: Map) -> None:
+    """Raise MoegrowError where a layer would have another place among those that a key means.
+
+    The sizes of what they alone have depend on that place.
+    """
+    new = [layer for layer in dict.fromkeys(layer_map) if layer in set(old)]
+    for layer, expected in zip(new, old, strict=False):
+        if layer != expected:
+            raise MoegrowError(
+                f"what the layers in {key} have depends on their place among each other, and this"
+                f" layer map puts layer {layer} where layer {expected} was",
+                "keep these layers in their order: use --mode interpose, or another --layers",
+            )
 
 
 def _dense_numbers(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:

@@ -53,7 +53,39 @@ def _spelled(config: Config, family: Family) -> Config:
                 f"config.json disagrees with itself: {key} {config[key]!r}, {spelling} {value!r}"
             )
         spelled[key] = value
-    return spelled
+    return _completed(spelled, family)
+
+
+def _completed(config: dict[str, Any], family: Family) -> Config:
+    """The config with the values that count for the keys that it leaves out.
+
+    A key that is there and null says something else than one that is not there.
+    """
+    keys = family.config
+    alike = [keys.experts, keys.top_k, (*keys.layers, *keys.doubled_layers, *keys.layers_lists)]
+    for key, value in keys.defaults.items():
+        spellings = next((names for names in alike if key in names), (key,))
+        if not any(_is_said(config, name) for name in spellings):
+            _say(config, key, value)
+    return config
+
+
+def _is_said(config: Config, key: str) -> bool:
+    table, _, last = key.rpartition(".")
+    found = lookup(config, table) if table else config
+    return isinstance(found, Mapping) and last in found
+
+
+def _say(config: dict[str, Any], key: str, value: Any) -> None:
+    """Set a key, or one in a table, without changing the tables of the config as it was read."""
+    table, _, rest = key.partition(".")
+    if not rest:
+        config[key] = value
+        return
+    found = config.get(table)
+    inner = dict(found) if isinstance(found, Mapping) else {}
+    _say(inner, rest, value)
+    config[table] = inner
 
 
 def model_type(config: Config) -> str:
