@@ -98,7 +98,11 @@ LAYOUTS = {
     # Saved as blocks instead of layers.
     "kimi_k25": Published(
         "kimi_k25",
-        {"text_config": {"model_type": "kimi_k2", "moe_layer_freq": 1}},
+        {
+            "text_config": {
+                "model_type": "kimi_k2", "moe_layer_freq": 1, "scoring_func": "sigmoid"
+            }
+        },
         {"text_config": {"num_hidden_layers": 8, "first_k_dense_replace": 2}},
         {
             "text_config": {
@@ -126,8 +130,11 @@ LAYOUTS = {
     "glm4_moe_lite": Published(
         "glm4_moe_lite",
         {"mlp_layer_types": None, "first_k_dense_replace": 1},
-        {"num_hidden_layers": 8, "mlp_layer_types": DEEP_SPARSE, "first_k_dense_replace": 2},
-        {"n_routed_experts": 16, "num_experts_per_tok": 4},
+        {
+            "num_hidden_layers": 8, "mlp_layer_types": DEEP_SPARSE, "first_k_dense_replace": 2,
+            "scoring_func": "sigmoid",
+        },
+        {"n_routed_experts": 16, "num_experts_per_tok": 4, "scoring_func": "sigmoid"},
     ),
     "glm_moe_dsa": Published(
         "glm_moe_dsa",

@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import alter
 import pytest
+import tiny
 
 import moegrow
 from moegrow import maps
@@ -109,6 +110,33 @@ def test_a_top_k_that_does_not_grow_is_told(compensated):
     (loss,) = found.losses
     assert "top-k is 2 and not 4" in loss
     assert "about 1 of the source's experts instead of 2" in loss
+
+
+@pytest.mark.parametrize(
+    ("model_type", "settings", "experts", "is_exact"),
+    [
+        ("llama4_text", {}, 8, True),
+        ("llama4_text", {}, 6, True),  # some experts have two copies and others one
+        ("deepseek_v3", {"num_experts_per_tok": 1}, 16, True),
+        ("gpt_oss", {"num_experts_per_tok": 1}, 8, True),
+        ("ernie4_5_moe", {"moe_k": 1}, 8, True),
+        ("ernie4_5_moe", {"moe_k": 1}, 6, False),  # the bias shrinks evenly, probabilities do not
+        ("olmoe", {"num_experts_per_tok": 1}, 16, False),  # a softmax that is not divided
+        ("jamba", {"num_experts_per_tok": 1}, 8, False),
+        ("inkling_text", {"num_experts_per_tok": 1}, 8, False),  # shared experts are copied too
+        ("llama4_text", {"num_experts_per_tok": 2}, 8, False),  # both copies of the best are picked
+    ],
+)
+def test_one_expert_of_equal_copies_is_as_good_as_another(
+    run, checkpoint, tmp_path, model_type, settings, experts, is_exact
+):
+    source = checkpoint(model_type, **settings)
+    done = run(
+        "width", "--experts", experts, "--noise", "0", "--top-k", "keep", source, "-o", "wide"
+    )
+    assert ("width: the function is preserved" in done.stderr) == is_exact
+    distance = tiny.distance(tiny.logits(source), tiny.logits(tmp_path / "wide"))
+    assert (distance < 1e-4) == is_exact
 
 
 def test_another_top_k_alone_is_told_too(compensated):

@@ -143,6 +143,9 @@ def test_a_step_between_moe_layers_is_spelled_out_as_dense_layers(checkpoint, tm
     new = json.loads(moegrow.depth(source).config)
     assert new["decoder_sparse_step"] == 1
     assert new["mlp_only_layers"] == [0, 1, 4, 5]
+    # Where the step is still true, engines that read nothing else are right too.
+    new = json.loads(moegrow.depth(source, group=2).config)
+    assert (new["decoder_sparse_step"], new["mlp_only_layers"]) == (2, [])
 
 
 def test_dense_layers_at_the_front_are_counted(changed):
@@ -186,6 +189,33 @@ def test_the_pattern_of_indexers_is_changed_where_it_is_and_the_list_beside_it(c
     assert found["indexer_types"] == ["full", "full", "shared", "full", "shared"]
     found = changed("glm_moe_dsa", layers="0-3,3", index_topk_pattern="FFSF", indexer_types=...)
     assert "indexer_types" not in found
+
+
+def test_copies_keep_their_indexers_where_no_layer_shares_one(checkpoint):
+    plan = moegrow.depth(checkpoint("glm_moe_dsa", indexer_types=["full"] * 4))
+    config = json.loads(plan.config)
+    assert config["indexer_types"] == ["full"] * 8
+    assert "index_topk_pattern" not in config
+    having = {o.name.split(".")[2] for o in plan.outputs if ".indexer." in o.name}
+    assert having == {str(layer) for layer in range(8)}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "key", "value"),
+    [
+        ("afmoe", "route_norm", True),
+        ("deepseek_v3", "scoring_func", "sigmoid"),
+        ("kimi_k25", "scoring_func", "sigmoid"),
+        ("glm4_moe_lite", "scoring_func", "sigmoid"),
+        ("nemotron_h", "norm_topk_prob", True),
+    ],
+)
+def test_a_key_that_engines_take_for_something_else_is_written_where_it_is_absent(
+    changed, model_type, key, value
+):
+    assert changed(model_type, experts="2x", **{key: ...})[key] == value
+    assert key not in changed(model_type, experts="2x", **{key: value})
+    assert key not in changed(model_type, **{key: ...})
 
 
 def test_other_spellings_of_a_routers_keys_must_agree_and_are_changed_alike(changed):

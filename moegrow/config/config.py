@@ -29,7 +29,12 @@ def grown_config(
     keys = layout.family.config
     outside = {f"/{key}": value for key, value in layout.checkpoint.config.items()}
     config = {**layout.config, **outside}
-    changes: dict[str, Any] = dict(settings)
+    unchanged = tuple(range(layout.layers)), tuple(range(layout.experts))
+    unsaid = {} if (growth.layers, growth.experts) == unchanged else layout.family.router.unsaid
+    changes: dict[str, Any] = {
+        key: value for key, value in unsaid.items() if lookup(config, key) is None
+    }
+    changes |= settings
     layers = len(growth.layers)
     promised = max(layout.prediction_layers, promised_predictions(config, layout.family))
     periods = [

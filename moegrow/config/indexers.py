@@ -16,10 +16,12 @@ def sharing_copies(layout: Layout, growth: Growth) -> frozenset[int]:
 
     A full copy would select keys anew for every sharing layer behind it; as a sharing layer it
     uses what its original selected, and needs no indexer of its own. So does a copy that begins as
-    the identity, wherever it stands, where a layer that computes would use what it selects.
+    the identity, wherever it stands, where a layer that computes would use what it selects. Where
+    no layer of the source shares, there is none behind it, and engines that give every layer an
+    indexer find them all.
     """
     indexer, full = layout.family.depth.shared_indexer, _full_layers(layout)
-    if not indexer or not indexer.chains:
+    if not indexer or not indexer.chains or len(full) == layout.layers:
         return frozenset()
     sharing = set()
     nearest = None
@@ -45,7 +47,10 @@ def _next_computing(growth: Growth) -> list[int | None]:
 
 
 def indexer_types(layout: Layout, growth: Growth) -> dict[str, Any]:
-    """The change to the config's list or letters; a list where a rule stood for them."""
+    """The changes to the config's list and letters; a list where a rule stood for them.
+
+    The letters are written beside the list where layers share and an engine reads them alone.
+    """
     indexer = layout.family.depth.shared_indexer
     if not indexer or not (full := _full_layers(layout)):
         return {}
@@ -69,12 +74,15 @@ def indexer_types(layout: Layout, growth: Growth) -> dict[str, Any]:
                 " and this layer map puts another sharing layer between them",
                 "use --group 2 or another length that keeps such layers together",
             )
-    told = present(layout.config, filter(None, (indexer.key, indexer.pattern)))
+    told = present(layout.config, filter(None, (indexer.key, indexer.pattern))) or [indexer.key]
+    if indexer.letters_too and SHARED in new:
+        told = [*dict.fromkeys((*told, indexer.pattern))]
+    letters = "".join("F" if kind == FULL else "S" for kind in new)
     return {
-        key: "".join("F" if kind == FULL else "S" for kind in new)
-        if isinstance(lookup(layout.config, key), str)
+        key: letters
+        if key == indexer.pattern and not isinstance(lookup(layout.config, key), list)
         else new + behind
-        for key in told or [indexer.key]
+        for key in told
     }
 
 

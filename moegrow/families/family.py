@@ -176,18 +176,22 @@ class Router:
     """How scores become weights, as far as copies of experts can change the result.
 
     scores: "softmax" or "sigmoid", or the config key that says which. normalised: whether the
-    weights are divided by their sum. exponent: the config key of the norm they are divided by,
-    where it need not be the sum. scaling: the config key of a factor on the weights. balance:
-    "fixed", or "probability" where the load-balancing bias is added to probabilities, which
-    shrink as experts are copied. extra: the config key that counts rows of the router behind
-    those of the experts, for zero experts or shared ones, which are copied with the experts.
-    lists: how many lists of experts, each with its own router, stand one behind the other.
-    kind: "rows" (one row per expert), "grid" (product keys) or "skip" (a class that skips).
+    weights are divided by their sum; where nothing is said, those of a sigmoid are, and of those
+    of a softmax, for which it matters with one expert alone, it is not known. exponent: the config
+    key of the norm they are divided by, where it need not be the sum. scaling: the config key of
+    a factor on the weights. balance: "fixed", or "probability" where the load-balancing bias is
+    added to probabilities, which shrink as experts are copied. extra: the config key that counts
+    rows of the router behind those of the experts, for zero experts or shared ones, which are
+    copied with the experts. lists: how many lists of experts, each with its own router, stand one
+    behind the other. kind: "rows" (one row per expert), "grid" (product keys) or "skip" (a class
+    that skips).
+    unsaid: config keys with what holds where they are absent. Serving engines take something else
+    for granted there, with which copies would change the result, so a grown config has them.
     refuses_width: why the experts of this family cannot be copied.
     """
 
     scores: str | Setting = "softmax"
-    normalised: bool | Setting = True
+    normalised: bool | Setting | None = None
     multiplies: str = "output"
     exponent: Setting | None = None
     scaling: Setting | None = None
@@ -196,6 +200,7 @@ class Router:
     extra: str = ""
     lists: int = 1
     kind: str = "rows"
+    unsaid: Mapping[str, Any] = field(default_factory=dict)
     refuses_width: str = ""
 
     def scores_by(self, config: Config) -> str:
@@ -209,13 +214,15 @@ class SharedIndexer:
     """Layers that select keys with the indexer of the nearest full layer before them.
 
     `key` is the config's per-layer list of "full" and "shared", `pattern` one that says the same
-    in letters, F and S; only full layers have `tensors`. Without `chains`, a sharing layer must
+    in letters, F and S, and is written with `letters_too` where it is not there; only full layers
+    have `tensors`. Without `chains`, a sharing layer must
     come right behind a full one. Layers whose entry in layer_types is `unused` select no keys.
     """
 
     key: str
     tensors: Names
     pattern: str = ""
+    letters_too: bool = False
     unused: str = ""
     chains: bool = True
 

@@ -156,11 +156,19 @@ def _check_places(key: str, old: list[int], layer_map: Map) -> None:
 
 
 def _dense_numbers(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
-    """Numbers of dense layers; a step that makes others dense too becomes 1 and is spelled out."""
+    """Numbers of dense layers; a step that makes others dense too stays where it is still true.
+
+    Elsewhere it becomes 1, and what it has said is spelled out.
+    """
     old = lookup(model.config, key)
     step = number(model.config, form.step, 1)
     was_dense = dense_numbered(model, key, form)
     dense = [new for new, layer in enumerate(layer_map) if layer in was_dense]
+    listed_before = set(old or ())
+    numbered = [new for new, layer in enumerate(layer_map) if layer in listed_before]
+    by_step = {new for new in range(len(layer_map)) if step > 1 and (new + 1) % step}
+    if step > 1 and not form.rule and by_step.union(numbered) == set(dense):
+        return {key: numbered} if numbered != (old or []) else {}
     changes: Changes = {key: dense} if dense != (old or []) or form.rule else {}
     return changes | ({form.step: 1} if step > 1 else {})
 

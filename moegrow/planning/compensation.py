@@ -9,7 +9,7 @@ from typing import Any
 
 from moegrow.config.config import scaled
 from moegrow.errors import MoegrowError
-from moegrow.families.family import Config, Groups, Setting, lookup, number
+from moegrow.families.family import Config, Groups, Router, Setting, lookup, number
 from moegrow.families.layout import Layout
 from moegrow.maps import NULL, Map
 from moegrow.plans import ONE, ZERO, Growth
@@ -104,9 +104,6 @@ def _skip(layout: Layout, growth: Growth) -> Compensation:
 def _magnitude(layout: Layout, growth: Growth) -> tuple[Fraction, dict[str, Any], tuple[str, ...]]:
     """Weights that are not divided by their sum add up to more when more experts are chosen."""
     router, config = layout.family.router, layout.config
-    normalised = router.normalised
-    if isinstance(normalised, Setting):
-        normalised = bool(normalised.read(config))
     scale = Fraction(layout.top_k, growth.top_k)
     exponent = router.exponent.read(config) if router.exponent else None
     if exponent not in (None, 1) and scale != 1:
@@ -117,7 +114,7 @@ def _magnitude(layout: Layout, growth: Growth) -> tuple[Fraction, dict[str, Any]
             f"output projections of the experts times {power:g}: the router's weights are divided"
             f" by their {exponent:g}-norm",
         )  # fmt: skip
-    if scale == 1 or router.scores_by(config) == "softmax" or normalised:
+    if scale == 1 or router.scores_by(config) == "softmax" or _are_divided(router, config):
         return ONE, {}, ()
     why = "the router's weights are not divided by their sum"
     if router.scaling and router.multiplies == "output":
@@ -128,6 +125,16 @@ def _magnitude(layout: Layout, growth: Growth) -> tuple[Fraction, dict[str, Any]
     if router.multiplies == "input":
         why = "the router's weights multiply the experts' input"
     return scale, {}, (f"output projections of the experts times {scale}: {why}",)
+
+
+def _are_divided(router: Router, config: Config) -> bool:
+    """Whether the weights of the chosen experts are known to be divided by a norm of them."""
+    if router.exponent:
+        return router.exponent.read(config) is not None
+    normalised = router.normalised
+    if normalised is None:
+        return router.scores_by(config) != "softmax"
+    return bool(normalised.read(config)) if isinstance(normalised, Setting) else normalised
 
 
 def group_size(layout: Layout) -> int:
@@ -227,6 +234,8 @@ def _losses(layout: Layout, growth: Growth) -> tuple[str, ...]:
     """Why the function is not preserved, if it is not."""
     losses = []
     copies = Counter(Counter(growth.experts).values())
+    if _is_one_of_copies(layout, growth, are_even=len(copies) == 1):
+        return ()
     if len(copies) > 1:
         most, least = max(copies), min(copies)
         losses.append(
@@ -242,3 +251,17 @@ def _losses(layout: Layout, growth: Growth) -> tuple[str, ...]:
             f" about {max(reached, 1):g} of the source's experts instead of {layout.top_k}"
         )
     return tuple(losses)
+
+
+def _is_one_of_copies(layout: Layout, growth: Growth, *, are_even: bool) -> bool:
+    """Whether a token goes to one copy of the one expert that it went to, at the same weight.
+
+    Copies have the score of their original, so any of them is the best where it was. Its weight
+    stays where the score depends on that expert alone, or is divided by itself.
+    """
+    router = layout.family.router
+    if growth.top_k != 1 or layout.top_k != 1 or router.kind != "rows" or router.extra:
+        return False
+    if router.balance == "probability" and not are_even:
+        return False  # biases shrink evenly, and the probabilities that they are added to do not
+    return router.scores_by(layout.config) == "sigmoid" or _are_divided(router, layout.config)
