@@ -2,7 +2,7 @@
 
 import pytest
 import tiny
-from families_page import TYPES, factor, group
+from families_page import TYPES, addressed, factor, group
 
 import moegrow
 from moegrow.families.catalogue import find_family
@@ -16,6 +16,7 @@ def test_both_axes_keep_the_logits_in_the_layout_of_the_memory(checkpoint, tmp_p
     if not family.router.refuses_width:
         plan = moegrow.width(plan, experts=factor(name), noise=0)
     if not family.depth.identity_is_not:
-        plan = moegrow.depth(plan, new_layers="identity", group=group(name))
+        kept = addressed(name) or None
+        plan = moegrow.depth(plan, new_layers="identity", group=group(name), keep_first=kept)
     moegrow.apply(plan, tmp_path / "grown")
     assert tiny.distance(tiny.logits(source), tiny.logits(tmp_path / "grown")) < 3e-4

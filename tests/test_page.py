@@ -111,7 +111,7 @@ def test_a_page_loads_nothing_and_runs_nothing(text):
 def test_whatever_a_checkpoint_is_called_is_text_on_the_page(checkpoint, tmp_path):
     source = alter.copy(checkpoint(), tmp_path)
     with alter.table(source / CONFIG) as config:
-        config["architectures"] = [EVIL]
+        config["transformers_version"] = EVIL
         config[f"num_{EVIL}"] = EVIL
         config["layer_types"] = [f"{EVIL}{layer}" for layer in range(4)]
     source = source.rename(tmp_path / EVIL)

@@ -235,3 +235,12 @@ def test_a_composite_around_another_model_than_the_one_tried_is_refused_by_both_
     (tmp_path / "own.toml").write_text(text)
     run("width", "--noise", "0", other, "--family", "own.toml", "-o", "grown")
     assert tiny.distance(tiny.logits(other), tiny.logits(tmp_path / "grown")) < 1e-4
+
+
+def test_many_long_names_make_a_sentence_that_can_be_read(run, forked):
+    with alter.table(forked / CONFIG) as config:
+        config["architectures"] = ["x" * 10_000] * 1_000
+    for verb, code in ("depth", 1), ("width", 0):
+        done = run(verb, forked, "--dry-run", "-o", "grown", code=code)
+        assert "and 994 more" in done.stderr
+        assert len(done.stderr) < 4_000

@@ -100,13 +100,13 @@ def unnamed_keys(config: Config, family: Family, layers: int) -> dict[str, Any]:
     }
 
 
-def _entries(config: Config, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value of a config by the path of its key, without tables about something else."""
+def _entries(config: Config, path: str = "", deeper: int = 3) -> Iterator[tuple[str, Any]]:
+    """The values of a config by the paths of their keys, without tables about something else."""
     for key, value in config.items():
         if not isinstance(value, Mapping):
             yield path + key, value
-        elif not _TABLES.fullmatch(key):
-            yield from _entries(value, f"{path}{key}.")
+        elif deeper and not _TABLES.fullmatch(key):
+            yield from _entries(value, f"{path}{key}.", deeper - 1)
 
 
 def _speaks(key: str, value: Any, layers: int) -> bool:

@@ -17,7 +17,7 @@ def check_class(plan: Plan, layout: Layout) -> None:
     others = _others(plan, layout)
     if others:
         raise MoegrowError(
-            f"config.json names the class {', '.join(others)}, and moegrow knows"
+            f"config.json names the class {_told(others)}, and moegrow knows"
             f" {layout.family.name} by other classes: what its layers compute may depend on their"
             " numbers",
             f"if it computes what {layout.family.name} in transformers does, write that class under"
@@ -31,7 +31,7 @@ def class_warnings(plan: Plan, layout: Layout) -> Iterator[str]:
     others = _others(plan, layout)
     if others and plan.steps:
         yield (
-            f"config.json names the class {', '.join(others)}, and moegrow was tried with other"
+            f"config.json names the class {_told(others)}, and moegrow was tried with other"
             f" classes of {layout.family.name}: if its router computes something else, the function"
             " is not preserved; compare the logits of source and result with the model's own code"
         )
@@ -43,12 +43,21 @@ def key_warnings(plan: Plan, layout: Layout) -> Iterator[str]:
         return
     found = unnamed_keys(layout.config, layout.family, layout.layers)
     if found:
-        told = ", ".join(f"{key} {one_line(str(value))[:60]}" for key, value in found.items())
+        told = _told([f"{key} {str(value)[:60]}" for key, value in found.items()])
         yield (
             f"config.json has keys that may speak of layers, that {layout.family.name} does not"
             f" name, and that stay as they are: {told}; if the model reads them, name them in a"
             " family file (docs/adding-a-family.md)"
         )
+
+
+MOST = 6  # names in a sentence
+
+
+def _told(names: list[str]) -> str:
+    """Some names from a config, which may be long and many, for a sentence."""
+    more = f" and {len(names) - MOST} more" if names[MOST:] else ""
+    return ", ".join(one_line(name)[:120] for name in names[:MOST]) + more
 
 
 def _others(plan: Plan, layout: Layout) -> list[str]:
