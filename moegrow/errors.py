@@ -26,6 +26,10 @@ class InterruptedRun(MoegrowError):
     """The person, or the system, stopped the run (exit code 130)."""
 
 
+class UnfinishedError(MoegrowError):
+    """A run ended early, and can be gone on with where it has finished shards."""
+
+
 class OutOfReachError(MoegrowError):
     """A source far away that is not looked for, because no network is to be used."""
 

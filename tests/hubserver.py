@@ -43,10 +43,10 @@ class Fault:
     """What goes wrong with the next answers to requests whose path matches."""
 
     pattern: str
-    kind: str  # "cut", "short", "wrong size", "no range", or a status
+    kind: str  # "cut", "short", "wrong size", "no range", "flip", or a status
     times: int = 1
     headers: dict[str, str] = field(default_factory=dict)
-    after: int = 0  # bytes that still come, where the connection is cut
+    after: int = 0  # bytes that still come where the connection is cut, or before the wrong one
     skip: int = 0  # matching requests that are answered well before
 
 
@@ -320,6 +320,9 @@ class _Answer(BaseHTTPRequestHandler):
             status, data = 206, data[start:stop]
             told = size + 1 if kind == "wrong size" else size
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{told}"
+        if kind == "flip":  # one bit of the answer
+            data = bytearray(data)
+            data[min(fault.after, len(data) - 1)] ^= 1
         cut = fault.after if fault and kind == "cut" else None
         self._send(status, data, headers, cut=cut)
         if self.command == "GET":

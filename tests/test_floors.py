@@ -13,8 +13,8 @@ import moegrow
 FLOORS = """
 errors | maps
 ground: jsontext mounts patterns ranges strangers tomltext waiting | durable tables
-source: header metadata origin refusals | fetch fingerprints folder foreign listing |
-    hub index sidefiles stores | locating weightfiles | checkpoint
+source: sums | header metadata ordering origin pace refusals | fetch fingerprints folder foreign
+    listing | hub index sidefiles stores | locating weightfiles | checkpoint
 formats: codes decoding grids schemes | blocks exactly formats | columns finding | decoders |
     encoders
 families: adapters endings family | catalogue places prefixes signs | perlayer settings structure |
@@ -27,7 +27,8 @@ planning: planlines realised serving | addressed check forecast headermetadata l
     experts presets steps | outputs | grow | opened ways | notices verbs
 numbers: noise | compiled | arithmetic compiled_codes | straight | conversion lanes rounding |
     lookup reading | changes | stream | values
-writing: card | shards | digests schedule | direct partial | holding targets | engine integrity
+writing: card | shards | digests schedule | comparison direct partial | holding targets worker |
+    engine integrity
     resume | publishing space | parts verifier | uploader writer
 analysis: lineage | ribbons | models weights | images | layerwise tokens | batch cuts |
     difference squares | logits | profiles | inspecting labels | drawn plots | seams story |

@@ -1,13 +1,16 @@
 """The Hub as a source, through its real client and against a small Hub on loopback."""
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -295,6 +298,208 @@ def test_a_token_given_as_an_option_is_noted_nowhere(run, hub, source, commit, t
         assert run("verify", "grown", *given).returncode == 0
         assert "num_hidden_layers" in run("diff", "--headers", NAME, "grown", *given).stdout
         assert "qwen3_moe" in run("inspect", NAME, *given).stdout
+
+
+# Wrong bytes
+
+
+@pytest.fixture
+def shards(hub, checkpoint):
+    """A source of several weight files; gives its folder."""
+    folder = checkpoint("qwen3_moe", shard_size="100KB")
+    hub.add(NAME, folder)
+    assert len(sizes(folder)) > 2
+    return folder
+
+
+@pytest.mark.parametrize("verb", [["depth"], ["width", "--noise", "0.01"]])
+@pytest.mark.parametrize("skip", [0, 8])
+def test_a_wrong_bit_in_an_answer_ends_the_run_and_the_same_command_mends_it(
+    run, hub, shards, tmp_path, verb, skip
+):
+    run(*verb, shards, "-o", "grown-here", "--max-shard-size", "50KB")
+    name = sorted(sizes(shards))[1]
+    plan = run(*verb, NAME, "--plan").stdout
+    # The next opening asks for the header as this one did; the answers behind that are weights.
+    opened = sum(asked.host == "storage" and name in asked.path for asked in hub.asked)
+    hub.fail(f"{name}.*Signature", "flip", skip=opened + skip, after=50)
+    command = ["apply", "-o", "grown", "--max-shard-size", "50KB", "--threads", 2]
+    done = run(*command, stdin=plan, code=1)
+    assert [fault.times for fault in hub.faults] == [0]
+    right = hashlib.sha256((shards / name).read_bytes()).hexdigest()
+    found = re.search(f"bytes of {name} .* SHA-256 ([0-9a-f]{{64}}), and {right} is", done.stderr)
+    assert found
+    assert found[1] != right
+    assert not (tmp_path / "grown").exists()
+    assert "go on with" in done.stderr or "run the command again" in done.stderr
+    run(*command, "--resume", stdin=plan)
+    assert alter.same(tmp_path / "grown", tmp_path / "grown-here")
+
+
+def test_a_wrong_bit_in_a_header_is_found_though_it_can_be_read(run, hub, shards, tmp_path):
+    name = sorted(sizes(shards))[0]
+    place = (shards / name).read_bytes().index(b'"pt"')
+    hub.fail(f"{name}.*Signature", "flip", skip=1, after=place + 1 - 8)  # the length came before
+    done = run("depth", NAME, "-o", "grown", code=1)
+    assert [fault.times for fault in hub.faults] == [0]
+    assert f"bytes of {name}" in done.stderr
+    assert not (tmp_path / "grown").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("config.json", 5),
+        ("model.safetensors.index.json", 5),
+        ("tokenizer.json", 9),
+        ("LICENSE", 0),
+    ],
+)
+def test_a_wrong_bit_in_a_small_file_is_found_by_what_git_calls_it(
+    run, hub, source, commit, tmp_path, name, place
+):
+    hub.fail(f"/resolve/.*{name}", "flip", after=place)
+    done = run("depth", NAME, "-o", "grown", code=1)
+    assert [fault.times for fault in hub.faults] == [0]
+    assert "git SHA-1" in done.stderr
+    path = next(source.glob(f"*{name}"))
+    assert f"{hubserver._git(path.read_bytes())} is listed" in done.stderr
+    assert not (tmp_path / "grown").exists()
+    run("depth", NAME, "-o", "grown", "--resume")
+    run("verify", "grown")
+
+
+@pytest.mark.parametrize("model", ["qwen3_moe", "gemma4"])
+def test_what_was_not_read_whole_is_named_and_verify_reads_it(
+    run, hub, checkpoint, tmp_path, model
+):
+    source = checkpoint(model)
+    hub.add(NAME, source)
+
+    def grown(*how):
+        document = json.loads(run("depth", *how, NAME, "-o", "grown", "--json").stdout)
+        return document["unchecked"]
+
+    assert grown("--mode", "stack") == []
+    shutil.rmtree(tmp_path / "grown")
+    unchecked = grown("--layers", "0,0,1,1")
+    assert unchecked == sorted(unchecked) != []
+    run("verify", "grown")
+    # Bytes that no tensor of the result was made of: all that was copied is as it is here.
+    skip = sum(asked.host == "storage" and unchecked[-1] in asked.path for asked in hub.asked)
+    hub.fail(f"{unchecked[-1]}.*Signature", "flip", times=1000, after=1 << 30, skip=2)
+    assert skip
+    told = run("verify", "grown", code=1).stderr
+    assert f"bytes of {unchecked[-1]}" in told
+
+
+def test_what_is_damaged_in_the_cache_is_found_when_it_arrives_and_by_verify(
+    run, hub, source, commit, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    name = sorted(sizes(source))[0]
+    hub.fail(f"{name}.*Signature", "flip", skip=2, after=5000)
+    done = run("depth", NAME, "-o", "grown", "--download", code=1)
+    assert [fault.times for fault in hub.faults] == [0]
+    assert f"bytes of {name}" in done.stderr
+    hint = done.stderr.splitlines()[-1].partition("run the command again: ")[2]
+    assert hint.startswith("rm ")
+    subprocess.run(hint, shell=True, check=True)
+    run("depth", NAME, "-o", "grown", "--download")
+    run("verify", "grown")
+    blob = next((tmp_path / "hf-home").rglob(f"snapshots/*/{name}")).resolve()
+    alter.flip(blob, -1)
+    assert f"bytes of {name}" in run("verify", "grown", code=1).stderr
+
+
+# Lists and answers that cannot be
+
+
+@pytest.mark.parametrize("size", [-1, -(1 << 70), 1 << 70, "12", 1.5])
+def test_a_size_that_no_file_has_is_refused(refused, hub, commit, monkeypatch, size):
+    answer = hubserver._Answer._json
+
+    def lying(self, value):
+        for row in value.get("siblings", [])[:1]:
+            row["size"] = size
+        return answer(self, value)
+
+    monkeypatch.setattr(hubserver._Answer, "_json", lying)
+    done = refused("depth", NAME, "-o", "grown", says="which no file has")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_list_without_end_is_given_up(refused, hub, commit, monkeypatch):
+    def endless(self, name, revision):
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.close_connection = True
+        with suppress(OSError):
+            self.wfile.write(b'{"siblings": [')
+            while True:
+                self.wfile.write(b'{"rfilename": "a", "size": 1},' * 10_000)
+
+    monkeypatch.setattr(hubserver._Answer, "_info", endless)
+    done = refused("depth", NAME, "-o", "grown", says="where a list was asked for")
+    assert done.peak is None or done.peak < 500_000_000
+
+
+def changed(folder, settings, *arguments):
+    """The command with other settings of its modules, in a Python of its own."""
+    script = f"{settings}\nimport sys\nfrom moegrow.cli import main\nmain()\n"
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], cwd=folder, capture_output=True, text=True,
+        check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (folder / "grown").exists()
+    return done.stderr
+
+
+def test_pages_of_a_list_without_end_are_given_up(hub, source, commit, tmp_path, monkeypatch):
+    def endless(self, name, revision):
+        self.hub.sent["pages"] += 1
+        place = f"{self.hub.url}{self.path.partition('?')[0]}?cursor={self.hub.sent['pages']}"
+        link = {"Content-Type": "application/json", "Link": f'<{place}>; rel="next"'}
+        self._send(200, b"[]", link)
+
+    monkeypatch.setattr(hubserver._Answer, "_tree", endless)
+    settings = "import moegrow.source.pace as pace\npace.MOST_PAGES = 20"
+    told = changed(tmp_path, settings, "depth", NAME, "-o", "grown", "--download")
+    assert "lists files without end" in told
+    assert hub.sent["pages"] < 30
+
+
+@pytest.mark.parametrize("what", ["weights", "list"])
+def test_an_answer_of_a_byte_at_a_time_is_given_up(
+    hub, source, commit, tmp_path, monkeypatch, what
+):
+    real = hubserver._Answer._send
+
+    def send(self, status, body, headers=None, cut=None):
+        if status > 299 or (
+            self.host != "storage" if what == "weights" else "/api/" not in self.path
+        ):
+            return real(self, status, body, headers, cut)
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        with suppress(OSError):
+            for place in range(len(body)):
+                self.wfile.write(body[place : place + 1])
+                time.sleep(0.02)
+        return None
+
+    monkeypatch.setattr(hubserver._Answer, "_send", send)
+    settings = (
+        "import moegrow.source.pace as pace, moegrow.source.fetch as fetch\n"
+        "pace.WINDOW, fetch.FIRST_WAIT, fetch.LONGEST_WAIT = 0.3, 0.01, 0.02"
+    )
+    assert "too slow" in changed(tmp_path, settings, "depth", NAME, "-o", "grown")
 
 
 # Bad days

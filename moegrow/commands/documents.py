@@ -51,6 +51,7 @@ def growth(
         "moved": _moved(written.moved) if written else None,
         "noise": _noise(written.moved.realised) if written else None,
         "still": sorted(written.moved.still) if written else None,
+        "unchecked": written.moved.unchecked if written else None,
         "seconds": seconds,
         "verified": verified,
         "uploaded": uploaded,

@@ -7,10 +7,9 @@ from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
-from moegrow.errors import InterruptedRun, MoegrowError
+from moegrow.errors import InterruptedRun, MoegrowError, UnfinishedError
 from moegrow.source.checkpoint import PLAN
 from moegrow.writing.partial import RESULT, kept_of, partial_of
-from moegrow.writing.resume import UnfinishedError
 
 # Options that go along from a command behind a pipe; a token is never shown.
 _KEPT = ("--force", "--digests", "--no-reflink", "--download", "--private")

@@ -33,5 +33,12 @@ def wait(seconds: float) -> None:
         raise InterruptedError("stopped while waiting to try again")
 
 
+def check() -> None:
+    """Raise InterruptedError in a thread whose work is not wanted any more."""
+    ended: threading.Event | None = getattr(_thread, "ended", None)
+    if ended is not None and ended.is_set():
+        raise InterruptedError("stopped while waiting for other threads")
+
+
 def _begin(ended: threading.Event) -> None:
     _thread.ended = ended

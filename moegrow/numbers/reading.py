@@ -17,6 +17,7 @@ from moegrow.numbers.arithmetic import Bytes, Scratch
 from moegrow.plans import Piece
 from moegrow.source.checkpoint import Checkpoint
 from moegrow.source.header import TensorSpec, nbytes
+from moegrow.source.ordering import Begun, Ordered
 
 READ = 8 << 20  # bytes read at a time
 KEPT = 32 << 20  # bytes fetched from far away that each thread keeps
@@ -25,8 +26,10 @@ KEPT = 32 << 20  # bytes fetched from far away that each thread keeps
 class Source:
     """The files of a checkpoint, opened as they are needed and closed together."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, ordered: Ordered | None = None) -> None:
+        """What comes from far away is held against `ordered`, the sums of its files."""
         self._checkpoint = checkpoint
+        self._ordered = ordered
         self._open: dict[str, int] = {}
         self._lock = threading.Lock()
         self._kept = threading.local()
@@ -73,6 +76,8 @@ class Source:
         try:
             if descriptor is None:
                 self._checkpoint.origin.read_into(file, start, view)
+                if self._ordered:
+                    self._ordered.take(file, start, view)
             else:
                 read_all(descriptor, start, view)
         except EOFError as end:
@@ -181,6 +186,18 @@ class Source:
             f"{self._checkpoint.location}/{file} ends before the end of {name}",
             "it was changed while it was read; nothing was published",
         )
+
+
+def far(checkpoint: Checkpoint) -> Begun:
+    """The weight files that are not on this machine, with what has been read of each so far."""
+    found = {}
+    for name, begun in checkpoint.begun.items():
+        descriptor = checkpoint.origin.open(name)
+        if descriptor is None:
+            found[name] = begun
+        else:
+            os.close(descriptor)
+    return found
 
 
 def piece_range(spec: TensorSpec, piece: Piece) -> tuple[int, int]:

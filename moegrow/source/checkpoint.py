@@ -47,6 +47,7 @@ class Checkpoint:
     `named` is the weight file or the index that it was opened by, or "" for a whole folder.
     `metadata` is what each file's header says beside its tensors, but for their format. `left`
     stays behind when it grows; `remarks` say where its files are not quite as their index says.
+    `begun` has for each weight file the bytes that its header takes and a SHA-256 of these.
     """
 
     origin: Origin
@@ -59,6 +60,7 @@ class Checkpoint:
     metadata: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     left: tuple[Left, ...] = ()
     remarks: tuple[str, ...] = ()
+    begun: Mapping[str, tuple[int, Any]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -108,6 +110,7 @@ def open_checkpoint(source: str | os.PathLike[str], access: Access = ANYONE) -> 
         metadata={name: found for name in headers if (found := _metadata(headers[name]))},
         left=sides.left,
         remarks=tuple(filter(None, (weights.remark, *remarks))),
+        begun={name: (header.begin, header.state) for name, header in headers.items()},
     )
 
 

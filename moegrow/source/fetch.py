@@ -13,8 +13,9 @@ from huggingface_hub import constants, get_session, hf_raise_for_status
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import parse_ratelimit_headers
 
-from moegrow.errors import MoegrowError
+from moegrow.errors import MoegrowError, UnfinishedError
 from moegrow.ground.waiting import wait
+from moegrow.source.pace import SlowError, watch
 
 TRIES = 6  # before giving up, if nothing at all has come in between
 FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0  # seconds between tries, doubling
@@ -53,7 +54,7 @@ class Patience:
         asked = error.seconds if isinstance(error, Again) else None
         if failures >= TRIES or (asked or 0) > LONGEST_ASKED:
             wish = f", and asks to wait {asked:.0f} s" if asked else f", {failures} times"
-            raise MoegrowError(
+            raise UnfinishedError(
                 f"{_spell(error)}{wish}", "run the command again, or with fewer --threads"
             ) from None
         if asked is None:
@@ -90,6 +91,7 @@ class Fetcher:
     """Reads ranges with the headers given, which leave the host of the first URL for no other."""
 
     def __init__(self, headers: Mapping[str, str], patience: Patience) -> None:
+        watch()
         self._headers = {**headers, "Accept-Encoding": "identity"}
         self._patience = patience
         self._moved: dict[
@@ -112,8 +114,10 @@ class Fetcher:
                 if position < stop:
                     raise Again(f"{host_of(url)} ended an answer early")
             except (httpx2.TransportError, Again) as error:
-                failures = 1 if position > before else failures + 1
-                if not (position > before and isinstance(error, Again) and error.seconds is None):
+                is_slow = isinstance(error, SlowError)
+                has_come = position > before and not is_slow
+                failures = 1 if has_come else failures + 1
+                if not (has_come and isinstance(error, Again) and error.seconds is None):
                     self._patience.after(failures, error)
 
     def _parts(self, url: str, size: int, start: int, stop: int) -> Iterator[bytes]:
@@ -233,5 +237,7 @@ def host_of(url: str) -> str:
 def _spell(error: Exception) -> str:
     if isinstance(error, Again):
         return str(error)
+    if isinstance(error, SlowError):
+        return f"the connection is too slow, with {error}"
     what = "did not answer in time" if isinstance(error, httpx2.TimeoutException) else "was lost"
     return f"the connection {what} ({type(error).__name__})"

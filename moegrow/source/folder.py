@@ -87,6 +87,9 @@ class LocalFolder:
     def sha256(self, name: str) -> str | None:
         return None
 
+    def blob(self, name: str) -> str | None:
+        return None
+
     def version(self, name: str) -> int:
         with opened(self.folder, name, self.links_to) as file:
             return os.fstat(file.fileno()).st_mtime_ns

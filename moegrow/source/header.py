@@ -46,7 +46,8 @@ class TensorSpec(NamedTuple):
 class Header(NamedTuple):
     """What a safetensors file says of itself.
 
-    `digest` is the SHA-256 of the header's bytes, `begin` the position of the data behind it.
+    `digest` is the SHA-256 of the header's bytes, `begin` the position of the data behind it, and
+    `state` a hashlib object that has taken these bytes, to go on with.
     """
 
     tensors: tuple[TensorSpec, ...]
@@ -54,6 +55,7 @@ class Header(NamedTuple):
     digest: str
     size: int
     begin: int
+    state: Any = None
 
 
 @lru_cache(maxsize=1 << 16)
@@ -101,7 +103,7 @@ def header_of(file_name: str, size: int, read: Callable[[int, int], bytes]) -> H
             f"{file_name}: a header of {length} bytes is over the limit of {LARGEST_HEADER}"
         )
     raw = read(8, 8 + length)
-    digest = hashlib.sha256(length.to_bytes(8, "little") + raw).hexdigest()
+    state = hashlib.sha256(length.to_bytes(8, "little") + raw)
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
@@ -118,7 +120,7 @@ def header_of(file_name: str, size: int, read: Callable[[int, int], bytes]) -> H
     data = 8 + length
     tensors = tuple(_spec(name, entry, file_name, data) for name, entry in table.items())
     _check_layout(tensors, file_name, data, size)
-    return Header(tensors, metadata, digest, size, 8 + length)
+    return Header(tensors, metadata, state.hexdigest(), size, 8 + length, state)
 
 
 def write_header(

@@ -3,14 +3,25 @@
 import logging
 import os
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moegrow.errors import MoegrowError, OutOfReachError, UsageError, printable
-from moegrow.source.listing import Entry, Listed, safe
-from moegrow.source.origin import CARD, CONFIG, INDEX, Access, names_weights, read_here
+from moegrow.ground.waiting import pool
+from moegrow.source.listing import Digests, Entry, Listed, digests, entry, safe
+from moegrow.source.origin import (
+    CARD,
+    CONFIG,
+    INDEX,
+    Access,
+    contents,
+    names_weights,
+    read_here,
+)
 from moegrow.source.refusals import TOKENS, explained
+from moegrow.source.sums import WrongBytesError
 
 if TYPE_CHECKING:
     from moegrow.source.fetch import Fetcher
@@ -140,6 +151,20 @@ class Repository(Listed):
                     f"{name} of {self.repository} did not arrive whole in the Hub's cache",
                     "run the command again",
                 )
+        with pool(self.threads) as threads:
+            list(threads.map(self._check_arrived, missing))
+
+    def _check_arrived(self, name: str) -> None:
+        """Raise MoegrowError where a file in the Hub's cache has other bytes than are listed."""
+        try:
+            for _ in contents(self, name):
+                pass
+        except WrongBytesError as error:
+            path = self.path(name)
+            blob = shlex.quote(str(path and path.resolve()))
+            raise MoegrowError(
+                error.message, f"remove it and run the command again: rm {blob}"
+            ) from None
 
 
 def find(text: str, access: Access) -> tuple[Repository, str]:
@@ -210,7 +235,9 @@ def _listed_files(
     from huggingface_hub.utils import build_hf_headers
 
     from moegrow.source.fetch import Fetcher, Patience
+    from moegrow.source.pace import watch
 
+    watch()
     patience = Patience()
     api = HfApi(token=token or False, library_name="moegrow")
     info = patience.insist(
@@ -220,7 +247,7 @@ def _listed_files(
     if not _COMMIT.fullmatch(commit):
         raise ValueError("no commit")
     files = {
-        safe(file.rfilename): Entry(int(file.size), _whole(file))
+        safe(file.rfilename): entry(file.rfilename, file.size, _digests(file))
         for file in info.siblings or []
         if file.size is not None
     }
@@ -247,28 +274,30 @@ def _cached_files(name: str, revision: str | None, is_guess: bool) -> tuple[str,
     folder = Path(path).parent
     try:
         listed = get_cached_repo_tree(name, revision=folder.name)
-        return folder.name, {safe(file.path): Entry(file.size, _whole(file)) for file in listed}
+        return folder.name, {
+            safe(file.path): entry(file.path, file.size, _digests(file)) for file in listed
+        }
     except CachedRepoTreeNotFoundError:
         pass
     files = {}
     blobs = Path(constants.HF_HUB_CACHE).resolve()
     for root, _, names in os.walk(folder):
-        for file in names:
-            blob = Path(root, file).resolve()
+        for name_there in names:
+            blob = Path(root, name_there).resolve()
             if blob.is_file() and blob.is_relative_to(blobs):
-                whole = blob.name if re.fullmatch(r"[0-9a-f]{64}", blob.name) else None
-                name_here = Path(root, file).relative_to(folder).as_posix()
-                files[name_here] = Entry(blob.stat().st_size, whole)
+                file = Path(root, name_there).relative_to(folder).as_posix()
+                # The cache calls a file what the Hub knows it by.
+                known_by = digests(blob.name, blob.name)
+                files[file] = entry(file, blob.stat().st_size, known_by)
     return folder.name, files
 
 
 TIMEOUT = 30.0  # seconds that the Hub may take to answer
 
 
-def _whole(file: Any) -> str | None:
-    """The SHA-256 of a listed file, which is known of large ones."""
-    found = file.lfs.sha256 if file.lfs else ""
-    return found if re.fullmatch(r"[0-9a-f]{64}", found) else None
+def _digests(file: Any) -> Digests:
+    """The SHA-256 of a large file, and of a small one what git calls it."""
+    return digests(file.lfs.sha256, None) if file.lfs else digests(None, file.blob_id)
 
 
 def _pattern(name: str) -> str:

@@ -1,21 +1,37 @@
 """The names of files far away, as a repository or a store lists them."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from moegrow.errors import MoegrowError
 from moegrow.source.origin import check_count
 
 CONNECTIONS = 8  # at a time, unless --threads says otherwise
+MOST_BYTES = 1 << 63  # of a file
 
 
 class Entry(NamedTuple):
-    """A file far away: its bytes, their SHA-256 where it is known, and its version."""
+    """A file far away: how many bytes it has, their digests where they are known, and its version.
+
+    `blob` is the SHA-1 that git gives to a small file.
+    """
 
     size: int
     sha256: str | None = None
     version: str = ""
+    blob: str | None = None
+
+
+class Digests(NamedTuple):
+    """By what a list knows the bytes of a file, as in `Entry`."""
+
+    sha256: str | None = None
+    blob: str | None = None
+
+
+NONE = Digests()
 
 
 class Listed:
@@ -76,11 +92,34 @@ class Listed:
     def sha256(self, name: str) -> str | None:
         return self._files[name].sha256
 
+    def blob(self, name: str) -> str | None:
+        return self._files[name].blob
+
     def version(self, name: str) -> str:
         return self._files[name].version
 
     def refresh(self) -> None:
         """A list holds for good, unless the kind of place says otherwise."""
+
+
+def entry(name: str, size: Any, digests: Digests = NONE, version: str = "") -> Entry:
+    """What a list says of a file; raises MoegrowError where that cannot be."""
+    if type(size) is not int or not 0 <= size < MOST_BYTES:
+        raise MoegrowError(
+            f"the source lists {name[:200]!r} with {str(size)[:30]} bytes, which no file has",
+            "check the address; nothing was written",
+        )
+    return Entry(size, digests.sha256, version, digests.blob)
+
+
+def digests(sha256: object, blob: object) -> Digests:
+    """The digests that a list gives for a file, as far as they are any."""
+    return Digests(_digest(sha256, 64), _digest(blob, 40))
+
+
+def _digest(text: object, length: int) -> str | None:
+    is_one = isinstance(text, str) and re.fullmatch(f"[0-9a-f]{{{length}}}", text)
+    return str(text) if is_one else None
 
 
 def safe(name: str) -> str:

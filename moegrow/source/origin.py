@@ -9,6 +9,7 @@ from typing import Protocol
 
 from moegrow.errors import MoegrowError
 from moegrow.ground.ranges import read_all
+from moegrow.source.sums import sum_of
 
 CONFIG, INDEX, CARD = "config.json", "model.safetensors.index.json", "README.md"
 BLOCK = 8 << 20  # bytes of a file read at a time
@@ -85,6 +86,9 @@ class Origin(Protocol):
     def sha256(self, name: str) -> str | None:
         """The SHA-256 of a file where it is known without reading, or None."""
 
+    def blob(self, name: str) -> str | None:
+        """The SHA-1 by which git knows a small file, where its place says so, or None."""
+
     def version(self, name: str) -> int | str:
         """When a file here was last written, in nanoseconds, or what its place far away calls it.
 
@@ -128,7 +132,10 @@ def read_here(descriptor: int, start: int, view: memoryview) -> None:
 
 
 def read_range(origin: Origin, name: str, start: int, stop: int) -> bytes:
-    """The bytes of a file from `start` to `stop`; raises MoegrowError where it ends before."""
+    """The bytes of a file from `start` to `stop`; raises MoegrowError where it ends before.
+
+    All of them together are held against the digest that its place lists.
+    """
     found = bytearray(stop - start)
     try:
         origin.read_into(name, start, memoryview(found))
@@ -138,6 +145,9 @@ def read_range(origin: Origin, name: str, start: int, stop: int) -> bytes:
             f" {origin.size(name)} bytes by what its place says",
             "it was changed while it was read; run the command again",
         ) from None
+    if start == 0 and stop == origin.size(name) and (known := sum_of(origin, name)):
+        known.update(found)
+        known.check()
     return bytes(found)
 
 
@@ -161,10 +171,18 @@ def read_text(origin: Origin, name: str, most: int) -> str:
 
 
 def contents(origin: Origin, name: str) -> Iterator[bytes]:
-    """All bytes of a file, a few at a time."""
-    size = origin.size(name)
+    """All bytes of a file, a few at a time.
+
+    Raises WrongBytesError behind the last where they are not what its place lists.
+    """
+    size, known = origin.size(name), sum_of(origin, name)
     for start in range(0, size, BLOCK):
-        yield read_range(origin, name, start, min(size, start + BLOCK))
+        block = read_range(origin, name, start, min(size, start + BLOCK))
+        if known:
+            known.update(block)
+        yield block
+    if known:
+        known.check()
 
 
 def is_index(name: str) -> bool:

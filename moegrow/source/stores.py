@@ -7,7 +7,7 @@ from typing import Any
 
 from moegrow.errors import MoegrowError, UsageError
 from moegrow.ground.waiting import wait
-from moegrow.source.listing import Entry, Listed, safe
+from moegrow.source.listing import Entry, Listed, entry, safe
 from moegrow.source.origin import Access, names_weights, scheme, short_name
 
 # The driver of each kind of address, and the extra of moegrow that brings it along.
@@ -120,9 +120,10 @@ def _listed(location: str, root: str, filesystem: Any) -> dict[str, Entry]:
         filesystem.invalidate_cache()
         found = filesystem.find(root, detail=True)
     return {
-        safe(path.removeprefix(f"{root}/")): Entry(int(entry["size"]), version=_version(entry))
-        for path, entry in found.items()
-        if entry.get("type") == "file" and path.startswith(f"{root}/") and not path.endswith("/")
+        safe(name): entry(name, told.get("size"), version=_version(told))
+        for path, told in found.items()
+        if told.get("type") == "file" and path.startswith(f"{root}/") and not path.endswith("/")
+        for name in [path.removeprefix(f"{root}/")]
     }
 
 

@@ -9,22 +9,22 @@ from typing import TypeVar
 
 from moegrow.ground import waiting
 from moegrow.ground.ranges import BLOCK, copy_range, share_range
-from moegrow.numbers.arithmetic import Bytes, Scratch, compiled_loops
+from moegrow.numbers.arithmetic import Bytes, compiled_loops
 from moegrow.numbers.changes import change, is_relative, sigma
-from moegrow.numbers.reading import READ, Source
+from moegrow.numbers.reading import READ, Source, far
 from moegrow.numbers.rounding import note
 from moegrow.numbers.stream import blocks, is_rounded
 from moegrow.planning.realised import Realised, add_all
 from moegrow.source.checkpoint import Checkpoint
 from moegrow.source.header import nbytes
-from moegrow.writing.direct import BOUNCE, is_of_use, placed, room
-from moegrow.writing.schedule import Copy, Job, Whole, jobs, moves
+from moegrow.source.ordering import Ordered
+from moegrow.writing.direct import is_of_use
+from moegrow.writing.schedule import Copy, Job, Whole, jobs, moves, ranges
 from moegrow.writing.shards import Shard
 from moegrow.writing.targets import Journal, Targets
+from moegrow.writing.worker import CACHED, WRITE, Worker, gathered, parts
 
 HELD = 32 << 20  # bytes of a piece that are kept between finding their deviation and adding noise
-WRITE = 4 << 20  # bytes computed and written at a time
-CACHED = 256 << 10  # the same where the kernel copies them, few enough to be in a core's cache then
 NO_JOURNAL = Journal()
 
 Progress = Callable[[int], None]
@@ -39,7 +39,9 @@ class Moved:
     but the few that are joined along a later axis. What the kernel copies to several places, one
     right after the other, counts once: it is read from the disk once. `still` are the tensors with
     rows that should have taken noise, and took none, because they are empty or all values equal.
-    `realised` is the noise that was found in each kind of tensor.
+    `realised` is the noise that was found in each kind of tensor. `unchecked` are the files that
+    came from far away, and were not held against the SHA-256 that is listed for them: not all of
+    their bytes were read, or not in an order in which they can be summed up.
     """
 
     shared: int = 0
@@ -48,6 +50,7 @@ class Moved:
     read: int = 0
     realised: dict[str, Realised] = field(default_factory=dict, compare=False)
     still: set[str] = field(default_factory=set)
+    unchecked: list[str] = field(default_factory=list, compare=False)
 
 
 def fill(
@@ -66,7 +69,8 @@ def fill(
     failure stops all threads and is raised.
     """
     wanted = moves(shards, checkpoint, without=journal.done)
-    with Source(checkpoint) as source, Targets(folder, shards, journal) as targets:
+    ordered = Ordered(checkpoint.origin, far(checkpoint))
+    with Source(checkpoint, ordered) as source, Targets(folder, shards, journal) as targets:
         changed = sum(change.stop - change.start for change in wanted.changes)
         changed += sum(whole.nbytes for whole in wanted.wholes if is_rounded(source, whole.output))
         engine = _Engine(source, targets, reflink, progress, compiled_loops(changed))
@@ -77,8 +81,11 @@ def fill(
             copies = left
         if is_of_use(folder, max((shard.nbytes for shard in shards), default=0)):
             threads *= 2  # one waits for the disk while the other computes
-        engine.run(threads, jobs(copies, wanted.changes, side_by_side=threads), engine.move)
+        # They read a little here and there; what follows goes through each file in order.
         engine.run(threads, wanted.wholes, engine.make)
+        ordered.expect(ranges(copies, wanted.changes))
+        engine.run(threads, jobs(copies, wanted.changes, side_by_side=threads), engine.move)
+        engine.moved.unchecked += ordered.finish()
         targets.finish()
         # What has no bytes has no job either.
         engine.moved.still |= {
@@ -90,26 +97,6 @@ def fill(
             and any(map(is_relative, output.pieces))
         }
         return engine.moved
-
-
-class _Worker:
-    """What one thread keeps from job to job."""
-
-    def __init__(self, compiled: ModuleType | None) -> None:
-        self.scratch = Scratch(compiled)
-        self.bounce = room(BOUNCE)
-        self._new = room(max(WRITE, CACHED))
-        self._held = room(0)
-
-    def new(self, size: int, offset: int) -> Bytes:
-        """Memory for bytes that are computed, to be written at an offset."""
-        return placed(self._new, size, offset)
-
-    def buffer(self, size: int, offset: int) -> Bytes:
-        """Memory for bytes that are valid until the next call, to be written at an offset."""
-        if self._held.size < size + BLOCK:
-            self._held = room(size)
-        return placed(self._held, size, offset)
 
 
 class _Engine:
@@ -134,14 +121,14 @@ class _Engine:
         self._lock = threading.Lock()
 
     def run(
-        self, threads: int, tasks: Iterable[Task], work: Callable[[Task, _Worker], None]
+        self, threads: int, tasks: Iterable[Task], work: Callable[[Task, Worker], None]
     ) -> None:
         """Do all tasks, in their order as far as several threads can."""
         left = iter(tasks)
         failures: list[BaseException] = []
 
         def loop(_: int) -> None:
-            worker = _Worker(self._compiled)
+            worker = Worker(self._compiled)
             try:
                 while not self._stop.is_set():
                     with self._lock:
@@ -190,7 +177,7 @@ class _Engine:
         if stop < copy.stop:
             yield copy.part(stop, copy.stop)
 
-    def move(self, job: Job, worker: _Worker) -> None:
+    def move(self, job: Job, worker: Worker) -> None:
         """Read the bytes of a job and write everything that is made of them."""
         if job.changes:
             self._change(job, worker)
@@ -224,14 +211,14 @@ class _Engine:
         if done < size:
             yield copy.part(copy.start + done, copy.stop)
 
-    def make(self, whole: Whole, worker: _Worker) -> None:
+    def make(self, whole: Whole, worker: Worker) -> None:
         """Write an output that is not made piece by piece, and its equal copies."""
         made = blocks(self._source, whole.output, worker.scratch)
-        for done, part in _gathered(made, whole.places[0][1], worker):
+        for done, part in gathered(made, whole.places[0][1], worker):
             for shard, offset in whole.places:
                 self._write_computed(shard, part, offset + done, worker, goes_on=done > 0)
 
-    def _change(self, job: Job, worker: _Worker) -> None:
+    def _change(self, job: Job, worker: Worker) -> None:
         """Read a piece, write it as it is where it is copied, and changed where it is changed."""
         dtype = job.changes[0].output.dtype
         width = nbytes(dtype, (1,))
@@ -270,7 +257,7 @@ class _Engine:
                 self._write(copy.shard, block, copy.offset + at, worker)
             for wish, made in changes:
                 size = WRITE if self._targets.is_direct(wish.shard) else CACHED
-                for first, part in _parts(block, size):
+                for first, part in parts(block, size):
                     start, goes_on = (at + first) // width, at + first > 0
                     offset = wish.offset + at + first
                     new = worker.new(part.size, offset)
@@ -287,12 +274,12 @@ class _Engine:
         if self._stop.is_set():
             raise InterruptedError("another thread failed")
 
-    def _write(self, shard: int, view: Bytes, offset: int, worker: _Worker) -> None:
+    def _write(self, shard: int, view: Bytes, offset: int, worker: Worker) -> None:
         self._targets.write(shard, view, offset, worker.bounce)
         self._wrote(shard, view.size, copied=view.size)
 
     def _write_computed(
-        self, shard: int, view: Bytes, offset: int, worker: _Worker, *, goes_on: bool
+        self, shard: int, view: Bytes, offset: int, worker: Worker, *, goes_on: bool
     ) -> None:
         self._targets.write(shard, view, offset, worker.bounce)
         self._targets.computed(shard, offset, view.data, goes_on=goes_on)
@@ -311,29 +298,3 @@ class _Engine:
             self.moved.copied += copied
             self.moved.computed += computed
             self.moved.read += read
-
-
-def _gathered(blocks: Iterable[Bytes], offset: int, worker: _Worker) -> Iterator[tuple[int, Bytes]]:
-    """The same bytes in portions, with the position of each, that end where a block of the file
-    does: those can go past the page cache as they are."""
-    done = held = 0
-    size = max(WRITE, BLOCK)
-    room = worker.new(size - offset % BLOCK, offset)
-    for block in blocks:
-        at = 0
-        while at < block.size:
-            count = min(block.size - at, room.size - held)
-            room[held : held + count] = block[at : at + count]
-            at, held = at + count, held + count
-            if held == room.size:
-                yield done, room
-                done, held = done + held, 0
-                room = worker.new(size, offset + done)
-    if held:
-        yield done, room[:held]
-
-
-def _parts(block: Bytes, size: int) -> Iterator[tuple[int, Bytes]]:
-    """A block in parts of `size` bytes, with the position of each."""
-    for first in range(0, block.size, size):
-        yield first, block[first : first + size]

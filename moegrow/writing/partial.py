@@ -138,7 +138,7 @@ class Partial:
         good = self.good(shards, range(len(shards)), threads, say, then=then)
         for number, shard in enumerate(shards):
             if number not in good:
-                self._drop(shard)
+                self.drop(shard)
         return good
 
     def good(
@@ -165,7 +165,7 @@ class Partial:
             if kept == entry(shard, kept.ranges) and not any(damage(path, kept)):
                 return True
             say(f"{shard.name} was damaged after it was finished; {then}")
-            self._drop(shard)
+            self.drop(shard)
             return False
 
         asked = list(numbers)
@@ -173,7 +173,7 @@ class Partial:
             found = list(pool.map(is_good, asked))
         return frozenset(number for number, is_kept in zip(asked, found, strict=True) if is_kept)
 
-    def _drop(self, shard: Shard) -> None:
+    def drop(self, shard: Shard) -> None:
         """Take a shard's name and entry away."""
         _remove(self.result / shard.name)
         _remove(self._entry_path(shard.name))

@@ -18,7 +18,16 @@ from moegrow.writing import engine
 from moegrow.writing.engine import Moved
 from moegrow.writing.holding import HeldError, locked
 from moegrow.writing.partial import Partial, partial_of
-from moegrow.writing.publishing import Run, check_free, check_renaming, complete, failing, telling
+from moegrow.writing.publishing import (
+    Run,
+    check_free,
+    check_renaming,
+    complete,
+    dropping,
+    failing,
+    telling,
+    unchecked,
+)
 from moegrow.writing.resume import PARTS, as_begun, begin_anew, is_written
 from moegrow.writing.space import check_space
 from moegrow.writing.targets import Journal
@@ -204,10 +213,12 @@ def _fill(run: Run, partial: Partial, numbers: range) -> tuple[frozenset[int], M
     run.progress(sum(output.nbytes for number in kept for output in run.files[number].outputs))
     others = kept | (frozenset(range(len(run.files))) - frozenset(numbers))
     check_space(run.files, partial.result, run.checkpoint, done=others, reflink=run.reflink)
-    moved = engine.fill(
-        run.files, partial.result, run.checkpoint, threads=run.threads, reflink=run.reflink,
-        journal=Journal(others, partial.note, everything=run.digests), progress=run.progress,
-    )  # fmt: skip
+    with dropping(run, partial):
+        moved = engine.fill(
+            run.files, partial.result, run.checkpoint, threads=run.threads, reflink=run.reflink,
+            journal=Journal(others, partial.note, everything=run.digests), progress=run.progress,
+        )  # fmt: skip
+    unchecked(run, moved)
     check_unchanged(run.seen, run.checkpoint)
     return kept, moved
 

@@ -7,17 +7,20 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from moegrow.errors import MoegrowError
+from moegrow.errors import MoegrowError, UnfinishedError
 from moegrow.ground.durable import durable, sync, temporary
 from moegrow.ground.mounts import is_mount
 from moegrow.planning.check import Witness, check_unchanged
 from moegrow.plans import Plan
 from moegrow.source.checkpoint import CARD, CONFIG, DIGESTS, INDEX, PLAN, Checkpoint
 from moegrow.source.origin import contents
+from moegrow.source.sums import WrongBytesError
 from moegrow.writing import card, shards
 from moegrow.writing.digests import Digests, file_digest, text_bytes, text_digest
+from moegrow.writing.engine import Moved
 from moegrow.writing.partial import RESULT, Partial, partial_of
-from moegrow.writing.resume import Facts, Say, UnfinishedError, facts_of
+from moegrow.writing.resume import Facts, Say, facts_of
+from moegrow.writing.schedule import made_from
 from moegrow.writing.shards import Shard
 
 Progress = Callable[[int], None]
@@ -154,6 +157,26 @@ def failing(partial: Partial, target: Path) -> Iterator[None]:
                 else:
                     partial.remove()
             raise
+
+
+@contextmanager
+def dropping(run: Run, partial: Partial) -> Iterator[None]:
+    """Remove the finished shards that hold bytes of a file which then turned out to be wrong."""
+    try:
+        yield
+    except WrongBytesError as error:
+        for number in made_from(run.files, run.checkpoint, error.file):
+            partial.drop(run.files[number])
+        raise
+
+
+def unchecked(run: Run, moved: Moved) -> None:
+    """Say which files of the source were not held against the digests that are listed for them."""
+    if count := len(moved.unchecked):
+        run.say(
+            f"{count} of {len(run.checkpoint.files)} weight files were read in part, or not in the"
+            " order of their bytes, and so not held against their SHA-256; moegrow verify does it"
+        )
 
 
 @contextmanager

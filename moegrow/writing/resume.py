@@ -20,10 +20,6 @@ Facts = Mapping[str, object]
 PARTS = "parts"  # in what a run begins with: of how many parts the first one was one
 
 
-class UnfinishedError(MoegrowError):
-    """A run ended early, and can be gone on with where it has finished shards."""
-
-
 def facts_of(max_shard_size: int, digests: bool, seen: Witness) -> Facts:
     """What a run begins with and another must share to go on with it, beside the plan."""
     return {

@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import pairwise, zip_longest
 from typing import NamedTuple
 
@@ -119,6 +119,33 @@ def moves(
                 offset += stop - start
                 row += piece.stop - piece.start
     return Moves(copies, changes, [*wholes.values()])
+
+
+def ranges(
+    copies: Iterable[Copy], changes: Iterable[Change]
+) -> Mapping[str, list[tuple[int, int]]]:
+    """The bytes of each source file that some copies and changes read."""
+    found: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for copy in copies:
+        found[copy.file].append((copy.start, copy.stop))
+    for change in changes:
+        found[change.file].append((change.start, change.stop))
+    return found
+
+
+def made_from(shards: Iterable[Shard], checkpoint: Checkpoint, file: str) -> frozenset[int]:
+    """The numbers of the shards that hold bytes of a source file, or what was made of them."""
+    inside = {name for name, spec in checkpoint.tensors.items() if spec.file == file}
+
+    def reads(piece: Piece) -> bool:
+        companions = piece.decoding.companions if piece.decoding else ()
+        return piece.source in inside or any(name in inside for _, name in companions)
+
+    return frozenset(
+        number
+        for number, shard in enumerate(shards)
+        if any(reads(piece) for output in shard.outputs for piece in output.pieces)
+    )
 
 
 def _append(copies: list[Copy], new: Copy) -> None:

@@ -5,12 +5,12 @@ import resource
 from collections.abc import Collection
 from pathlib import Path
 
+from moegrow.errors import UnfinishedError
 from moegrow.ground.durable import temporary
 from moegrow.ground.ranges import BLOCK, share_range
 from moegrow.numbers.reading import Source
 from moegrow.planning.report import size
 from moegrow.source.checkpoint import Checkpoint
-from moegrow.writing.resume import UnfinishedError
 from moegrow.writing.schedule import moves
 from moegrow.writing.shards import Shard
 

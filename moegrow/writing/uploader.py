@@ -83,6 +83,9 @@ def prepare(
         )
     from huggingface_hub import HfApi, is_offline_mode
 
+    from moegrow.source.pace import watch
+
+    watch()
     if is_offline_mode():
         raise MoegrowError(f"{name} cannot be written: HF_HUB_OFFLINE is set", "unset it")
     api = HfApi(token=found, library_name="moegrow")

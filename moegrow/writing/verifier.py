@@ -2,27 +2,21 @@
 
 import hashlib
 import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
-from types import ModuleType
-
-import numpy as np
 
 from moegrow.errors import MoegrowError, OutOfReachError, printable
 from moegrow.families.layout import parameters, read_layout
 from moegrow.ground import jsontext, waiting
 from moegrow.ground.ranges import BLOCK, cores
 from moegrow.ground.strangers import exists_inside, read_text
-from moegrow.numbers.arithmetic import Scratch, compiled_loops
-from moegrow.numbers.reading import READ, Source
-from moegrow.numbers.stream import segments
+from moegrow.numbers.arithmetic import compiled_loops
 from moegrow.planning import report
 from moegrow.planning.check import check_plan, check_source
 from moegrow.planning.planfile import read_plan
-from moegrow.planning.realised import Realised, add_all
+from moegrow.planning.realised import Realised
 from moegrow.plans import Output, Plan
 from moegrow.source.checkpoint import (
     CONFIG,
@@ -35,6 +29,7 @@ from moegrow.source.checkpoint import (
 )  # fmt: skip
 from moegrow.source.header import read_header, write_header
 from moegrow.source.origin import Access
+from moegrow.writing.comparison import Comparison
 from moegrow.writing.digests import Digests
 from moegrow.writing.integrity import Held, file_problems, hold, is_as_written, kept_digests
 
@@ -177,12 +172,13 @@ def _compare(
         for output in same
         if any(piece.noise or piece.decoding for piece in output.pieces)
     )
-    comparison = _Comparison(origin, written, progress, compiled_loops(computed))
+    comparison = Comparison(origin, written, progress, compiled_loops(computed))
     with waiting.pool(threads) as pool:
         each = pool.map(comparison.compare, _by_file(same, written))
-        problems = tuple(problem for found in each for problem in found)
+        problems = [problem for found in each for problem in found]
+    problems += comparison.source_problems(threads)
     return Verified(
-        problems, len(plan.outputs), comparison.copied, comparison.drawn, comparison.decoded,
+        tuple(problems), len(plan.outputs), comparison.copied, comparison.drawn, comparison.decoded,
         comparison.realised,
     )  # fmt: skip
 
@@ -274,63 +270,3 @@ def _by_file(outputs: list[Output], written: Checkpoint) -> list[list[Output]]:
     for output in outputs:
         files.setdefault(written.tensors[output.name].file, []).append(output)
     return list(files.values())
-
-
-class _Comparison:
-    """The comparison of tensors with what the plan makes of the source, on several threads."""
-
-    def __init__(
-        self,
-        origin: Checkpoint,
-        written: Checkpoint,
-        progress: Progress,
-        compiled: ModuleType | None,
-    ) -> None:
-        self.copied = 0
-        self.drawn = 0
-        self.decoded = 0
-        self.realised: dict[str, Realised] = {}
-        self._origin = origin
-        self._written = written
-        self._progress = progress
-        self._compiled = compiled
-        self._lock = threading.Lock()
-
-    def compare(self, outputs: list[Output]) -> list[str]:
-        """The problems of the tensors of one file: for each the first byte that differs."""
-        problems, scratch = [], Scratch(self._compiled)
-        with Source(self._origin) as source, Source(self._written) as written:
-            for output in outputs:
-                if (byte := self._first_difference(source, written, output, scratch)) is not None:
-                    spec = self._written.tensors[output.name]
-                    problems.append(
-                        f"{output.name} differs from its plan at byte {byte} of its {output.nbytes}"
-                        f" ({spec.file}, byte {spec.start + byte})"
-                    )
-        with self._lock:
-            add_all(self.realised, scratch.realised)
-        return problems
-
-    def _first_difference(
-        self, source: Source, written: Source, output: Output, scratch: Scratch
-    ) -> int | None:
-        spec = written.spec(output.name)
-        position = spec.start
-        buffer = np.empty(min(output.nbytes, READ), np.uint8)
-        for segment in segments(source, output, scratch):
-            first = position
-            for block in segment.blocks:
-                found = buffer[: block.size] if block.size <= READ else np.empty_like(block)
-                written.read_into(spec.file, position, found.data)
-                if not np.array_equal(found, block):
-                    return int(np.argmax(found != block)) + position - spec.start
-                position += block.size
-                self._progress(block.size)
-            with self._lock:
-                if segment.is_drawn:
-                    self.drawn += position - first
-                elif segment.is_decoded:
-                    self.decoded += position - first
-                else:
-                    self.copied += position - first
-        return None

@@ -28,7 +28,9 @@ from moegrow.writing.publishing import (
     check_renaming,
     check_target,
     complete,
+    dropping,
     failing,
+    unchecked,
 )  # fmt: skip
 from moegrow.writing.resume import Say, begin_anew, go_on, is_written
 from moegrow.writing.space import check_space
@@ -184,10 +186,13 @@ def _write(run: Run, *, resume: bool) -> Written:
             done = partial.check(files, run.threads, run.say)
             check_space(files, partial.result, run.checkpoint, done=done, reflink=run.reflink)
             run.progress(sum(output.nbytes for number in done for output in files[number].outputs))
-            moved = engine.fill(
-                files, partial.result, run.checkpoint, threads=run.threads, reflink=run.reflink,
-                journal=Journal(done, partial.note, everything=run.digests), progress=run.progress,
-            )  # fmt: skip
+            with dropping(run, partial):
+                moved = engine.fill(
+                    files, partial.result, run.checkpoint, threads=run.threads,
+                    reflink=run.reflink, progress=run.progress,
+                    journal=Journal(done, partial.note, everything=run.digests),
+                )  # fmt: skip
+            unchecked(run, moved)
             complete(run, partial, plan)
     return Written(target, len(files), len(plan.outputs), plan.nbytes, moved, len(done))
 
