@@ -187,6 +187,7 @@ def test_one_file_of_several_is_named(run, refused, hub, source, tmp_path):
     address = f"hf://{NAME}@{commit}/moe.safetensors"
     assert not hub.sent
     refused("depth", NAME, says="2 .safetensors files", hint=f"hf://{NAME}@{commit}/adapter")
+    hub.sent.clear()
     run("depth", address, "-o", "grown")
     assert "adapter.safetensors" not in hub.sent
     run("verify", "grown")

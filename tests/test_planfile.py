@@ -126,7 +126,7 @@ def test_nothing_at_all_is_refused():
         from_lines([])
 
 
-@pytest.mark.parametrize("version", [0, 4, "1", None, 1.5, []])
+@pytest.mark.parametrize("version", [0, 5, "1", None, 1.5, []])
 def test_another_format_is_refused(lines, version):
     with pytest.raises(MoegrowError, match="not a plan that moegrow can read"):
         from_lines([changed(lines[0], moegrow_plan=version), *lines[1:]])

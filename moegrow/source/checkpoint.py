@@ -120,8 +120,9 @@ def _metadata(header: Header) -> dict[str, str]:
 
 def _read_config(origin: Origin) -> str:
     if not origin.has(CONFIG):
-        foreign.refuse_folder(origin, CONFIG)
         found = origin.below(CONFIG)
+        if not found:
+            foreign.refuse_folder(origin, CONFIG)
         raise MoegrowError(
             f"{origin.location} holds no {CONFIG}",
             f"did you mean {found[0]}?" if found else "a checkpoint folder has one",
