@@ -24,7 +24,8 @@ plans
 config: copies indexers | expressions | modulenames | quantconfig | storedconfig | config
 planning: planlines realised serving | addressed check forecast headermetadata leftbehind modes
     planfile | factors regridded report servinglayers storage | compensation unfamiliar |
-    experts presets steps | outputs | grow | opened ways | notices verbs
+    experts presets steps | outputs | grow | opened uncounted ways |
+    notices verbs
 numbers: noise | compiled | arithmetic compiled_codes | straight | conversion lanes rounding |
     lookup reading | changes | stream | values
 writing: card | shards | digests schedule | comparison direct partial | holding targets worker |

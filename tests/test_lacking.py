@@ -82,3 +82,13 @@ def test_layers_may_be_quantised_or_not(checkpoint, tmp_path, ending):
             if ending == "weight_packed":
                 del tensors[name + "weight"]
     assert read_layout(open_checkpoint(source)).layers == 4
+
+
+def test_identity_layers_are_refused_where_an_output_has_another_name(checkpoint, run, tmp_path):
+    source = alter.copy(checkpoint(), tmp_path)
+    with alter.weights(source) as tensors:
+        for name in [name for name in tensors if name.endswith("self_attn.o_proj.weight")]:
+            tensors[name.replace("o_proj", "out_proj")] = tensors.pop(name)
+    done = run("depth", "--new-layers", "identity", source, "-o", "grown", code=1)
+    assert "layer 0 has attention weights, and no output of them is known" in done.stderr
+    run("depth", source, "-o", "grown")

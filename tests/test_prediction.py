@@ -184,6 +184,29 @@ def test_prediction_layers_are_renumbered_and_their_experts_grow(case, checkpoin
         assert tiny.distance(plain, tiny.logits(after)) < 3e-4
 
 
+@pytest.mark.parametrize("value", [0, None, "absent"])
+def test_prediction_layers_that_the_config_does_not_count_grow_and_are_told(
+    value, checkpoint, run, tmp_path
+):
+    case = Case("glm4_moe", BEHIND, NEXTN)
+    source, prefix = with_prediction(case, checkpoint("glm4_moe"), tmp_path)
+    with alter.table(source / "config.json") as config:
+        del config["num_nextn_predict_layers"]
+        if value != "absent":
+            config["num_nextn_predict_layers"] = value
+    plan = run("depth", source, "--plan").stdout
+    done = run("width", "--noise", "0", "-o", "grown", stdin=plan)
+    # The summary breaks its lines where they end.
+    assert "counts 0 prediction layers" in " ".join(done.stderr.split())
+    new = tiny.tensors(tmp_path / "grown")
+    found = layer_of(new, "model.layers.8.")
+    assert prefix == "model.layers.4."
+    assert AROUND.keys() < found.keys()
+    assert expert_count(found) == 2 * expert_count(layer_of(tiny.tensors(source), prefix))
+    run("verify", "grown")
+    load(tmp_path / "grown")
+
+
 def expert_count(layer):
     """How many experts a layer has, by its own tensors."""
     numbers = {int(match[1]) for name in layer if (match := re.search(r"experts\.(\d+)\.", name))}

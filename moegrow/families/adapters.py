@@ -1,7 +1,7 @@
 """Adapters that lie in a checkpoint without being merged into its weights: found by their names."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from moegrow.errors import MoegrowError
 
@@ -18,14 +18,14 @@ HINT = (
 )
 
 
-def check_merged(name: str, tensors: Iterable[str]) -> None:
+def check_merged(name: str, tensors: Collection[str]) -> None:
     """Raise MoegrowError where tensors of the checkpoint `name` are parts of an adapter.
 
     Layers wrapped by it have other names than loaders look for, and its factors are no weights of
-    experts, which noise could be added to.
+    experts, which noise could be added to. An adapter alone is not meant.
     """
     found = [tensor for tensor in tensors if _PARTS.search(tensor)]
-    if found:
+    if found and len(found) < len(tensors):
         parts = sorted({match[1] for tensor in found if (match := _PARTS.search(tensor))})
         raise MoegrowError(
             f"{name} holds an adapter that is not merged into its weights: {len(found)} tensors are"

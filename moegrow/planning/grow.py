@@ -63,6 +63,7 @@ def deepen(plan: Plan, layout: Layout, layer_map: Map, *, identity: bool = False
 def _silent(layout: Layout, layer_map: Map) -> tuple[bool, ...]:
     """Which layers of an identity growth are silent: the copies that are not the original."""
     depth = layout.family.depth
+    _check_outputs(layout, frozenset(layer_map))
     if depth.identity_is_not:
         raise MoegrowError(
             f"a layer of {layout.family.name} with zero outputs is not the identity:"
@@ -73,6 +74,26 @@ def _silent(layout: Layout, layer_map: Map) -> tuple[bool, ...]:
         # Layers behind use what the last copy computed, so that must be the original.
         return repeats(layer_map[::-1])[::-1]
     return repeats(layer_map)
+
+
+def _check_outputs(layout: Layout, layers: frozenset[int]) -> None:
+    """Every part of a layer that adds to the residual stream must have an output to make silent."""
+    has: dict[int, set[str]] = {}
+    adds: dict[int, set[str]] = {}
+    for place in layout.places.values():
+        is_main = place.layer in layers and not place.is_prediction
+        if is_main and place.group in ("attention", "dense", "experts"):
+            has.setdefault(place.layer, set()).add(place.group)
+            if place.is_output:
+                adds.setdefault(place.layer, set()).add(place.group)
+    for layer in sorted(has):
+        if left := sorted(has[layer] - adds.get(layer, set())):
+            raise MoegrowError(
+                f"layer {layer} has {left[0]} weights, and no output of them is known as one of"
+                f" {layout.family.name}: it would not become the identity",
+                "use --new-layers copy, or name the outputs in a family file: --family FILE.toml"
+                " (docs/adding-a-family.md)",
+            )
 
 
 def _check_needs(layout: Layout) -> None:

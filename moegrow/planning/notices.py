@@ -13,6 +13,7 @@ from moegrow.planning import (
     leftbehind,
     serving,
     servinglayers,
+    uncounted,
     unfamiliar,
     ways,
 )
@@ -45,6 +46,8 @@ def _notices(plan: Plan, layout: Layout) -> Iterator[Notice]:
     for text in leftbehind.warnings(layout.checkpoint):
         yield Notice("source", text)
     for text in leftbehind.facts(layout.checkpoint):
+        yield Notice("source", text, is_warning=False)
+    for text in uncounted.facts(layout):
         yield Notice("source", text, is_warning=False)
     for text in headermetadata.facts(layout.checkpoint):
         yield Notice("source", text, is_warning=False)
