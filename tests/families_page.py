@@ -14,6 +14,9 @@ import tiny
 import moegrow
 from moegrow.errors import MoegrowError
 from moegrow.families.catalogue import find_family, known_types
+from moegrow.families.family import lookup
+from moegrow.families.layout import Layout
+from moegrow.planning import serving
 from moegrow.planning.opened import load
 
 PAGE = Path(__file__).parent.parent / "docs" / "families.md"
@@ -55,6 +58,10 @@ in float32: the largest difference of the logits between source and result, in u
 standard deviation, for width without noise and for identity layers. Wrong results differ by 0.2
 and more. Depth by copies has no source to be equal to: it was held against a model deepened in
 memory, layer by layer.
+
+*Whole periods* marks types of which some serving engines compute from a layer's number what kind
+of layer it is: they want [groups of whole periods](method.md#kinds-of-layers), and the summary of
+a plan says which.
 
 """
 
@@ -134,7 +141,21 @@ def _depth(source: Path) -> str:
     why, kept = layout.family.depth.identity_is_not, addressed(source.name)
     told = f"identity layers with `--keep-first {kept}`" if kept else "identity layers"
     cells.append(f"no identity layers: {why}" if why else told)
+    if engines := numbering(layout):
+        cells.append(f"whole periods for {', '.join(engines)}")
     return "; ".join(cells)
+
+
+def numbering(layout: Layout) -> list[str]:
+    """The engines that compute kinds of a model's layers from their numbers."""
+    found = [
+        engine
+        for kinds in serving.facts().kinds
+        if layout.family.name in kinds.types and kinds.rule and not kinds.unless
+        if not kinds.rule.when or lookup(layout.config, kinds.rule.when)
+        for engine in kinds.engines
+    ]
+    return [engine for engine in serving.facts().engines if engine in found]
 
 
 def measure(name: str, folder: Path) -> dict[str, str]:

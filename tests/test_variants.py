@@ -152,16 +152,6 @@ def test_what_a_special_recipe_cannot_serve_is_refused(run, checkpoint, model_ty
     assert says in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("experts", "top_k", "says"),
-    [(1024, 16, "vLLM"), (1024, 16, "llama.cpp takes at most 512 experts"), (64, 16, "top-k")],
-)
-def test_leaving_what_serving_engines_accept_is_said(run, checkpoint, experts, top_k, says):
-    done = run("width", "--experts", experts, "--top-k", top_k, checkpoint(), "--dry-run")
-    assert f"serving: {says}" in done.stderr or says in done.stderr
-    assert "serving:" not in run("width", checkpoint(), "--dry-run").stderr
-
-
 def test_groups_of_experts_are_copied_as_wholes_also_where_some_have_one_copy_more(
     run, checkpoint, tmp_path
 ):

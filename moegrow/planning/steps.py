@@ -110,6 +110,8 @@ def _spell(numbers: Map, layers: int) -> str:
     'every layer 2 times in place'
     >>> _spell((0, 1, 0, 1), 2)
     'the whole block 2 times'
+    >>> _spell((0, 1, 0, 1, 2, 3, 2, 3), 4)
+    'every group of 2 layers 2 times in place'
     >>> _spell((0, 0, 1, 2, 3, 3), 4)
     '0,0-3,3'
     """
@@ -118,4 +120,8 @@ def _spell(numbers: Map, layers: int) -> str:
         return f"every layer {total // layers} times in place"
     if total % layers == 0 and numbers == maps.stack(layers, to=total):
         return f"the whole block {total // layers} times"
+    for size in range(2, layers):
+        whole = total % layers == layers % size == 0
+        if whole and numbers == maps.interpose(layers, to=total, group=size):
+            return f"every group of {size} layers {total // layers} times in place"
     return maps.spell(numbers)
