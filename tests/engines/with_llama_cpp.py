@@ -27,11 +27,14 @@ def answer(folder: Path, prompts: list[list[int]]) -> Answers:
     with tempfile.TemporaryDirectory() as scratch:
         converted = Path(scratch) / "model.gguf"
         convert(folder, converted)
-        model = llama_cpp.Llama(
-            str(converted), n_ctx=256, logits_all=True, seed=0,
-            type_k=llama_cpp.GGML_TYPE_F32, type_v=llama_cpp.GGML_TYPE_F32,
-            yarn_attn_factor=-1.0, yarn_beta_fast=-1.0, yarn_beta_slow=-1.0,  # the model's own
-        )  # fmt: skip
+        try:
+            model = llama_cpp.Llama(
+                str(converted), n_ctx=256, logits_all=True, seed=0,
+                type_k=llama_cpp.GGML_TYPE_F32, type_v=llama_cpp.GGML_TYPE_F32,
+                yarn_attn_factor=-1.0, yarn_beta_fast=-1.0, yarn_beta_slow=-1.0,  # the model's own
+            )  # fmt: skip
+        except ValueError as problem:
+            raise ValueError(str(problem).replace(f"{scratch}/", "")) from problem
 
         def logits(tokens: list[int]) -> np.ndarray:
             model.reset()
