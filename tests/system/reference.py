@@ -23,8 +23,8 @@ TOP_KS = (
     "top_k_experts",
 )  # fmt: skip
 
-# Full layers select keys for the sharing layers behind them: of two copies of a full layer with no
-# other full layer between them, the later one shares (docs/families.md).
+# Full layers select keys for the sharing layers behind them, if there are any: of two copies of a
+# full layer with no other full layer between them, the later one shares (docs/families.md).
 SHARED_INDEXERS = ("glm_moe_dsa", "hy_v4", "mistral_large4")
 # Their biases are added to probabilities, which shrink as experts are copied (docs/method.md).
 BIASED_PROBABILITIES = ("ernie4_5_moe", "ernie4_5_vl_moe", "longcat_flash")
@@ -113,6 +113,8 @@ def _renumber(module: torch.nn.Module, number: int) -> None:
 
 def _share_indexers(new: Network, source: Network, order: tuple[int, ...]) -> None:
     types = text_config(source).indexer_types
+    if "shared" not in types:
+        return
     nearest = None
     for old, layer in zip(order, getattr(*layers(new)), strict=True):
         if types[old] == "full":
