@@ -12,6 +12,7 @@ OTHERWISE = {
     "llama4": {"layer_types"},
     "llama4_text": {"layer_types"},
     "muse_spark": {"layer_types", "layer_rope_theta"},
+    "muse_spark_text": {"layer_types", "layer_rope_theta"},
 }
 
 

@@ -6,6 +6,7 @@ from fractions import Fraction
 import alter
 import pytest
 import tiny
+import torch
 
 import moegrow
 from moegrow import maps
@@ -162,3 +163,11 @@ def test_the_scale_reaches_the_output_projections_of_routed_experts_and_nothing_
     scaled = {o.name for o in plan.outputs if any(p.scale != 1 for p in o.pieces)}
     assert scaled == {f"model.layers.{n}.feed_forward.experts.down_proj" for n in (1, 3)}
     assert {p.scale for o in plan.outputs for p in o.pieces} == {1, Fraction(1, 2)}
+
+
+@pytest.mark.parametrize(("dtype", "is_exact"), [("float32", True), ("bfloat16", False)])
+def test_biases_of_16_bits_that_take_a_shift_are_said_to_be_rounded(checkpoint, dtype, is_exact):
+    source = checkpoint("zaya", dtype=getattr(torch, dtype))
+    (step,) = moegrow.width(source, experts="2x", noise=0).steps
+    assert step["preserves_function"] == is_exact
+    assert any("stored as BF16" in sentence for sentence in step["says"]) != is_exact

@@ -379,3 +379,12 @@ def test_layers_with_tables_by_their_place_keep_their_order(checkpoint, layers, 
     with pytest.raises(MoegrowError, match="ple_layer_ids") as refused:
         moegrow.depth(source, layers=layers)
     assert "--mode interpose" in refused.value.hint
+
+
+def test_a_layer_that_shares_an_indexer_cannot_be_first_and_the_hint_works(checkpoint):
+    source = checkpoint("hy_v4")
+    with pytest.raises(MoegrowError, match="puts it first") as refused:
+        moegrow.depth(source, layers="2,3,0")
+    layers = refused.value.hint.split()[-1]
+    kinds = json.loads(moegrow.depth(source, layers=layers).config)["indexer_types"]
+    assert kinds == ["full", "shared", "full", "full"]

@@ -31,10 +31,9 @@ def grown_config(
     config = {**layout.config, **outside}
     unchanged = tuple(range(layout.layers)), tuple(range(layout.experts))
     unsaid = {} if (growth.layers, growth.experts) == unchanged else layout.family.router.unsaid
-    changes: dict[str, Any] = {
-        key: value for key, value in unsaid.items() if lookup(config, key) is None
-    }
-    changes |= settings
+    on_disk = _tables(layout)[layout.nested]
+    unsaid = {key: value for key, value in unsaid.items() if lookup(on_disk, key) is None}
+    changes: dict[str, Any] = {**unsaid, **settings}
     layers = len(growth.layers)
     promised = max(layout.prediction_layers, promised_predictions(config, layout.family))
     periods = [
@@ -60,7 +59,7 @@ def grown_config(
     new = {
         path: value
         for key, value in changes.items()
-        if value != lookup(config, key)
+        if value != lookup(config, key) or key in unsaid
         for path in _paths(layout, key)
     }
     new |= _lists_around(layout, growth)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from moegrow import maps
 from moegrow.errors import MoegrowError
 from moegrow.families import perlayer
 from moegrow.families.family import lookup
@@ -67,6 +68,13 @@ def indexer_types(layout: Layout, growth: Growth) -> dict[str, Any]:
     sharing = sharing_copies(layout, growth)
     new = [SHARED if i in sharing else types[old] for i, old in enumerate(growth.layers)]
     behind = types[layout.layers : layout.layers + layout.prediction_layers]
+    if new[:1] == [SHARED]:
+        raise MoegrowError(
+            f"layer {growth.layers[0]} uses what a layer before it selects, and this layer map"
+            " puts it first",
+            "begin with a layer that selects for itself:"
+            f" --layers {min(full)},{maps.spell(growth.layers)}",
+        )
     for number, kind in enumerate(new):
         if kind == SHARED and not indexer.chains and new[number - 1] == SHARED:
             raise MoegrowError(

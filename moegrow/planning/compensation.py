@@ -98,6 +98,24 @@ def _skip(layout: Layout, growth: Growth) -> Compensation:
             f"output projections of the experts times {times}, load-balancing biases b to"
             f" b/{times} + (1/{times} - 1): probabilities shrink as much",
         ),
+        losses=_rounded_biases(layout) if times > 1 else (),
+    )
+
+
+def _rounded_biases(layout: Layout) -> tuple[str, ...]:
+    """Why biases that take a shift do not order the experts as before, if they do not.
+
+    They are small, and near the shift a float of 16 bits has steps that are large beside them.
+    """
+    found = {
+        layout.checkpoint.tensors[name].dtype
+        for name, place in layout.places.items()
+        if place.role == "balance_bias"
+    }
+    return tuple(
+        f"load-balancing biases are stored as {dtype}, which rounds them where they are shifted,"
+        " and experts with nearly the same probability change places"
+        for dtype in sorted(found & {"BF16", "F16"})
     )
 
 
