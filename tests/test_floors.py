@@ -15,8 +15,8 @@ errors | maps
 ground: jsontext mounts patterns ranges strangers tomltext waiting | durable tables
 source: header metadata origin refusals | fetch fingerprints folder foreign listing |
     hub index sidefiles stores | locating weightfiles | checkpoint
-formats: codes decoding grids schemes | blocks exactly formats | columns finding | decoders |
-    encoders
+formats: codes decoding grids schemes | blocks exactly formats | columns finding | claims
+    decoders | encoders
 families: family | catalogue places | perlayer settings structure | blocks dense | layout
 recipes: recipe | cookbook
 plans
