@@ -28,7 +28,7 @@ OPTIONAL = (
     "expert_layer_offset", "full_attention_interval", "kv_source_layers",
 )  # fmt: skip
 LENGTH = ("num_hidden_layers", "num_layers", "n_layers")
-# Whether copies share an indexer depends on the source that a command is given, so that one pass and
+# Whether copies share an indexer depends on the source that a command is given: one pass and
 # several make other models where a first command leaves no sharing layer.
 PIPED = ("glm_moe_dsa", "hy_v4", "mistral_large4")
 # Always two experts, always one expert and skipping, or as many as the token table has.
