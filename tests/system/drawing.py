@@ -28,6 +28,9 @@ OPTIONAL = (
     "expert_layer_offset", "full_attention_interval", "kv_source_layers",
 )  # fmt: skip
 LENGTH = ("num_hidden_layers", "num_layers", "n_layers")
+# Whether copies share an indexer depends on the source that a command is given: one pass and
+# several make other models where a first command leaves no sharing layer.
+PIPED = ("glm_moe_dsa", "hy_v4", "mistral_large4")
 # Always two experts, always one expert and skipping, or as many as the token table has.
 FIXED_TOP_K = {"phimoe": 2, "zaya": 1}
 
@@ -73,7 +76,7 @@ def draw(model_type: str, seed: int) -> Case:
         at_root=chance.random() < 0.25,
         aliases=chance.random() < 0.25,
         operations=_operations(model_type, count, chance),
-        is_piped=chance.random() < 0.5,
+        is_piped=chance.random() < 0.5 or model_type in PIPED,
         chance=chance,
     )
 
