@@ -31,10 +31,7 @@ def grown_config(
     config = {**layout.config, **outside}
     unchanged = tuple(range(layout.layers)), tuple(range(layout.experts))
     unsaid = {} if (growth.layers, growth.experts) == unchanged else layout.family.router.unsaid
-    changes: dict[str, Any] = {
-        key: value for key, value in unsaid.items() if lookup(config, key) is None
-    }
-    changes |= settings
+    changes: dict[str, Any] = dict(settings)
     layers = len(growth.layers)
     promised = max(layout.prediction_layers, promised_predictions(config, layout.family))
     periods = [
@@ -64,6 +61,13 @@ def grown_config(
         for path in _paths(layout, key)
     }
     new |= _lists_around(layout, growth)
+    # What the config on disk does not have, whatever a class of transformers has as its default.
+    said = _tables(layout)[layout.nested]
+    new |= {
+        (*layout.nested, key): value
+        for key, value in unsaid.items()
+        if lookup(said, key) is None and lookup(config, key) in (None, value)
+    }
     if is_quantised:
         new |= QuantConfig(layout).grown(growth)
     text = layout.checkpoint.config_text
