@@ -31,9 +31,7 @@ def grown_config(
     config = {**layout.config, **outside}
     unchanged = tuple(range(layout.layers)), tuple(range(layout.experts))
     unsaid = {} if (growth.layers, growth.experts) == unchanged else layout.family.router.unsaid
-    on_disk = _tables(layout)[layout.nested]
-    unsaid = {key: value for key, value in unsaid.items() if lookup(on_disk, key) is None}
-    changes: dict[str, Any] = {**unsaid, **settings}
+    changes: dict[str, Any] = dict(settings)
     layers = len(growth.layers)
     promised = max(layout.prediction_layers, promised_predictions(config, layout.family))
     periods = [
@@ -59,10 +57,17 @@ def grown_config(
     new = {
         path: value
         for key, value in changes.items()
-        if value != lookup(config, key) or key in unsaid
+        if value != lookup(config, key)
         for path in _paths(layout, key)
     }
     new |= _lists_around(layout, growth)
+    # What the config on disk does not have, whatever a class of transformers has as its default.
+    said = _tables(layout)[layout.nested]
+    new |= {
+        (*layout.nested, key): value
+        for key, value in unsaid.items()
+        if key not in changes and lookup(said, key) is None and lookup(config, key) in (None, value)
+    }
     if is_quantised:
         new |= QuantConfig(layout).grown(growth)
     text = layout.checkpoint.config_text
