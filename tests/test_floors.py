@@ -15,8 +15,8 @@ errors | maps
 ground: jsontext mounts patterns ranges strangers tomltext waiting | durable tables
 source: header metadata origin refusals | fetch fingerprints folder foreign listing |
     hub index sidefiles stores | locating weightfiles | checkpoint
-formats: codes decoding grids schemes | blocks exactly formats | columns finding | decoders |
-    encoders
+formats: codes decoding grids schemes | blocks exactly formats | columns finding | claims
+    decoders | encoders
 families: adapters endings family | catalogue places prefixes signs | perlayer settings structure |
     blocks dense lacking | layout
 recipes: recipe | cookbook

@@ -1,11 +1,13 @@
 """What a checkpoint says of its quantisation, in its config and in files beside it, as it grows."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property, lru_cache
 from typing import Any
 
 from moegrow.config.modulenames import ModuleNames
+from moegrow.errors import raise_all
 from moegrow.families.layout import Layout
+from moegrow.formats import claims
 from moegrow.formats.finding import find_quantised
 from moegrow.formats.formats import Quantised
 from moegrow.ground import jsontext
@@ -86,6 +88,31 @@ class QuantConfig:
                     text, {(key,): value for key, value in new.items() if value != table.get(key)}
                 )
         return found
+
+
+def check_claims(layout: Layout) -> None:
+    """Raise MoegrowError where config.json says of the weights' quantisation what is not so.
+
+    It would be copied, and those who load the result would fail or compute something else.
+    """
+    told = list(QuantConfig(layout).in_config.values())[:1]
+    raise_all(
+        "quantization_config in config.json does not fit the weights",
+        [
+            problem
+            for one in told
+            for problem in claims.problems(layout.checkpoint, one, quantised_in(layout))
+        ],
+        "add --dtype bf16, which writes plain weights and no quantization_config; or put right what"
+        " config.json says",
+    )
+
+
+def facts(layout: Layout) -> Iterator[str]:
+    """What a person should know of what is said of quantisation, as sentences."""
+    quant = QuantConfig(layout)
+    for told in quant.told[:1]:
+        yield from claims.facts(told, quantised_in(layout), is_in_config=bool(quant.in_config))
 
 
 @lru_cache(maxsize=2)

@@ -61,6 +61,10 @@ class Schemes:
         """
         return self._choices[numbers].of(module)
 
+    def is_target(self, module: str) -> bool:
+        """Whether the config has a group for a module; ValueError where that cannot be told."""
+        return any(choice.is_target(module) for choice in self._choices.values())
+
 
 class _Choice:
     """The schemes for one kind of numbers, and which of them a module has."""
@@ -87,6 +91,9 @@ class _Choice:
         if len(found) > 1:
             raise ValueError(f"quantization_config has {len(found)} schemes for it")
         return next(iter(found), Scheme())
+
+    def is_target(self, module: str) -> bool:
+        return bool(self._classes or module in self._names or self._matched(module))
 
     def _matched(self, module: str) -> set[Scheme]:
         patterns, problem = self._patterns

@@ -6,6 +6,7 @@ The terminal's summary, the JSON documents and the report show the same notices.
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
+from moegrow.config import quantconfig
 from moegrow.families.layout import Layout
 from moegrow.planning import (
     addressed,
@@ -48,6 +49,8 @@ def _notices(plan: Plan, layout: Layout) -> Iterator[Notice]:
         yield Notice("source", text, is_warning=False)
     for text in headermetadata.facts(layout.checkpoint):
         yield Notice("source", text, is_warning=False)
+    for text in quantconfig.facts(layout):
+        yield Notice("source", text)
     for text in serving.warnings(plan, layout):
         yield Notice("serving", text)
     for text in servinglayers.warnings(plan, layout):
