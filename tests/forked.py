@@ -32,10 +32,11 @@ class Asked:
         self.child = json.loads(self.answers.readline()).get("child", 0)
 
     def wait(self, timeout=None):
-        """The exit code of the process, or minus the signal, and the bytes that it took at most."""
+        """The exit code of the process, or minus the signal, the bytes that it took at most, and
+        its seconds of processor time."""
         self.connection.settimeout(timeout)
         ended = json.loads(self.answers.readline())
-        return ended["code"], ended["peak"]
+        return ended["code"], ended["peak"], ended["seconds"]
 
     def close(self):
         """A process that has not ended is killed by this."""
@@ -50,7 +51,7 @@ def main():
     )
     if not asked.child:
         os.execv(sys.executable, [*REAL, *arguments])
-    code, _ = asked.wait()
+    code, *_ = asked.wait()
     if code < 0:
         signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)

@@ -25,9 +25,11 @@ SERVER = Path(__file__).with_name("forkserver.py")
 
 
 class Ended(subprocess.CompletedProcess[str]):
-    """A process that has ended, and the bytes of memory that it took at most, if they are known."""
+    """A process that has ended; the bytes of memory that it took at most, and its seconds of
+    processor time, if they are known."""
 
     peak: int | None = None
+    seconds: float | None = None
 
 
 class Begun:
@@ -83,12 +85,12 @@ class Begun:
 
     def end(self, timeout: float | None = None) -> Ended:
         """Wait until it ends; TimeoutError where it does not, and then it is killed."""
-        peak = None
+        peak = seconds = None
         try:
             if self._real:
                 code = self._real.wait(timeout)
             else:
-                code, peak = self._asked.wait(timeout)
+                code, peak, seconds = self._asked.wait(timeout)
         except (TimeoutError, subprocess.TimeoutExpired) as error:
             self.kill()
             raise TimeoutError(f"moegrow {self._arguments} has not ended") from error
@@ -97,7 +99,7 @@ class Begun:
         for thread in self._threads:
             thread.join()
         ended = Ended(self._arguments, code, *(reader.text() for reader in self._said))
-        ended.peak = peak
+        ended.peak, ended.seconds = peak, seconds
         assert "Traceback" not in ended.stderr, ended.stderr
         return ended
 

@@ -138,7 +138,8 @@ class Server:
             if not child:
                 break
             code, peak = os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024
-            answer(self._children.pop(child), code=code, peak=peak)
+            seconds = usage.ru_utime + usage.ru_stime
+            answer(self._children.pop(child), code=code, peak=peak, seconds=seconds)
 
     def _end(self) -> NoReturn:
         for child in self._children:
