@@ -221,7 +221,8 @@ LAYOUTS = {
     "dots1": Published(
         "dots1",
         {"layer_types": None, "sliding_window": None, "moe_layer_freq": 1},
-        {"num_hidden_layers": 8, "first_k_dense_replace": 2},
+        # Layers from number max_window_layers on slide unless the list says otherwise.
+        {"num_hidden_layers": 8, "first_k_dense_replace": 2, "layer_types": [FULL] * 8},
         {"n_routed_experts": 16, "num_experts_per_tok": 4},
     ),
     # The language model's config at the root, and that of sliding layers in keys of their own.

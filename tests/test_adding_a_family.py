@@ -163,7 +163,7 @@ MISTAKES = {
                      "trunk.h3.ffn.router.load_bias [4] is in a MoE block"),
     "other layers": ("trunk.h{layer}.", "trunk.layer.{layer}.", "has no layers that are named as"),
     "no router": ('"ffn.router.weight"', '"ffn.gate.weight"', "has experts and no router"),
-    "experts by rows": ("ffn.expert_{expert}.*", "ffn.expert_*", "has 6 rows for 4 experts"),
+    "experts by rows": ("ffn.expert_{expert}.*", "ffn.expert_*", "is neither a weight nor a part"),
     "other config key": ('"moe.experts"', '"num_experts"', "does not say the number of experts"),
     "the wrong layers": ("dense = true", "sparse = true",
                          "by first_dense_blocks layer 0 is sparse, and it has no experts"),

@@ -22,8 +22,10 @@ NOT_PLAIN = {
 }
 NO_WIDTH = {"phimoe": "always picks two"}
 NO_IDENTITY = {name for name in TYPES if find_family(name).depth.identity_is_not}
-# The tiny linear-attention stacks of these amplify rounding.
-TOLERANCE = dict.fromkeys(("gemma4", "gemma4_text", "qwen3_5_moe", "qwen3_next"), 3e-4)
+# The tiny stacks of these amplify rounding: in float64 their logits are equal.
+TOLERANCE = dict.fromkeys(
+    ("gemma4", "gemma4_text", "muse_spark", "qwen3_5_moe", "qwen3_next"), 3e-4
+)
 
 
 @pytest.fixture(scope="module", params=TYPES)
@@ -79,7 +81,8 @@ def test_depth_equals_a_model_interposed_in_memory(source, run, tmp_path, times)
     grown = tiny.load(tmp_path / "grown")
     if layer_map:
         reference = interpose(loaded(source), layer_map)
-        assert tiny.distance(tiny.logits(reference), tiny.logits(grown)) < 1e-5
+        tolerance = TOLERANCE.get(source.name, 1e-5)
+        assert tiny.distance(tiny.logits(reference), tiny.logits(grown)) < tolerance
 
 
 def test_identity_depth_keeps_the_logits_or_is_refused(source, run, tmp_path):

@@ -187,7 +187,7 @@ def test_weights_that_are_rounded_need_not_give_the_same_logits(checkpoint, made
 def test_what_is_quantised_in_an_unknown_way_is_refused(checkpoint, tmp_path):
     source = alter.copy(checkpoint(), tmp_path)
     with alter.table(source / CONFIG) as config:
-        config["quantization_config"] = {"quant_method": "fp8"}
+        config["quantization_config"] = {"quant_method": "mystery"}
     with pytest.raises(
         MoegrowError, match=r"is quantised by its config\.json, and no tensor"
     ) as raised:

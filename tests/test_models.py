@@ -17,7 +17,6 @@ from moegrow.source.checkpoint import CONFIG
         ("attn_implementation", "somebody/their-kernel"),
         ("_attn_implementation", "somebody/their-kernel"),
         ("experts_implementation", "somebody/their-kernel"),
-        ("transformers_weights", "../elsewhere.safetensors"),
         ("dtype", "float16"),
     ],
 )

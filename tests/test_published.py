@@ -38,7 +38,7 @@ def source(checkpoint, layout, tmp_path_factory):
     """The published checkpoint, which transformers reads as it reads the saved one."""
     saved = checkpoint(layout.family, **layout.settings)
     source = publish(saved, layout, tmp_path_factory.mktemp("published") / "published")
-    assert tiny.distance(tiny.logits(saved), tiny.logits(source)) < 1e-6
+    assert tiny.distance(tiny.logits(saved), tiny.logits(source)) < 1e-5
     return source
 
 

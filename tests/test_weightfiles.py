@@ -93,7 +93,7 @@ def test_transformers_weights_in_the_config_are_taken_and_the_key_is_left_out(
     assert torch.equal(grown, single[PROBE])
     with alter.table(source / CONFIG) as config:
         config["transformers_weights"] = "../mine.safetensors"
-    refused(source, "no name of a file")
+    refused(source, "names no safetensors file")
 
 
 def test_two_complete_sets_without_an_index_are_asked_about(source, single):

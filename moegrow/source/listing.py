@@ -122,11 +122,16 @@ def _digest(text: object, length: int) -> str | None:
     return str(text) if is_one else None
 
 
-def safe(name: str) -> str:
-    """A name of a stranger's file; raises MoegrowError where it would lead out of a folder."""
+def is_safe(name: str) -> bool:
+    """Whether a name stands for a file within a folder, and can be printed."""
     path = PurePosixPath(name)
     is_inside = not path.is_absolute() and ".." not in path.parts and str(path) == name != "."
-    if not is_inside or not name.isprintable() or "\\" in name:
+    return is_inside and name.isprintable() and "\\" not in name
+
+
+def safe(name: str) -> str:
+    """A name of a stranger's file; raises MoegrowError where it would lead out of a folder."""
+    if not is_safe(name):
         raise MoegrowError(f"the source lists {name[:200]!r}, which is no name of a file in it")
     return name
 

@@ -9,7 +9,7 @@ from moegrow.errors import MoegrowError
 from moegrow.source import foreign
 from moegrow.source.fingerprints import read_header
 from moegrow.source.index import SINGLE, read_weight_map
-from moegrow.source.listing import safe
+from moegrow.source.listing import is_safe
 from moegrow.source.origin import INDEX, Origin, is_index, names_weights
 
 NAMED_IN_CONFIG = "transformers_weights"  # the key by which transformers takes other files
@@ -93,13 +93,12 @@ def _named(origin: Origin, named: str) -> Weights:
 
 def _in_config(origin: Origin, told: Any) -> Weights:
     """The files that config.json names for transformers."""
-    if not isinstance(told, str) or not names_weights(told):
+    if not isinstance(told, str) or not names_weights(told) or not is_safe(told):
         raise MoegrowError(
-            f"config.json: {NAMED_IN_CONFIG} is {told!r}, which is no safetensors file and no index"
-            " of some",
-            "correct it, or take it out",
+            f"config.json: {NAMED_IN_CONFIG} is {told!r}, which names no safetensors file and no"
+            " index in the checkpoint's folder",
+            f"correct {NAMED_IN_CONFIG} in config.json, or remove it",
         )
-    safe(told)
     weights = _of_index(origin, told) if is_index(told) else Weights([told])
     return weights._replace(remark=f"{told} has the weights, as config.json says for transformers")
 

@@ -133,6 +133,8 @@ OWN_RULES = (
     "sparse_attention_config", "number_of_conv_states", "compress_ratios", "num_hash_layers",
     "max_window_layers", "attn_layer_period", "moe_layers_enum", "route_norm",
 )  # fmt: skip
+# What the classes of transformers compute without the key, and other engines only with it.
+WRITTEN_FOR_ENGINES = {"scoring_func": "sigmoid"}
 
 
 def config_problems(place: Path, result: Path, model: Model, count: int) -> Iterator[str]:
@@ -142,7 +144,7 @@ def config_problems(place: Path, result: Path, model: Model, count: int) -> Iter
     for key in sorted(old.keys() | new.keys()):
         had, has = old.get(key), new.get(key)
         wants = had
-        if key in OWN_RULES:
+        if key in OWN_RULES or (had is None and has == WRITTEN_FOR_ENGINES.get(key, had)):
             continue
         if key in reference.LAYER_COUNTS:
             wants = had and had * layers // count
