@@ -11,7 +11,7 @@ import tiny
 import torch
 
 import moegrow
-from moegrow.source.checkpoint import CONFIG
+from moegrow.source.origin import CONFIG
 
 OTHER = "MyQwen3MoeForCausalLM"
 

@@ -10,8 +10,9 @@ from moegrow.config.quantconfig import QuantConfig
 from moegrow.errors import MoegrowError, raise_all
 from moegrow.families import perlayer
 from moegrow.families.family import Config, Setting, lookup, number
-from moegrow.families.layout import Layout, present, promised_predictions
+from moegrow.families.settings import present, promised_predictions
 from moegrow.families.signs import NEVER_PER_LAYER, named_keys
+from moegrow.families.structure import Layout
 from moegrow.ground import jsontext
 from moegrow.plans import Growth
 from moegrow.source.weightfiles import NAMED_IN_CONFIG

@@ -6,7 +6,8 @@ from moegrow import maps
 from moegrow.errors import MoegrowError
 from moegrow.families import perlayer
 from moegrow.families.family import lookup
-from moegrow.families.layout import Layout, present
+from moegrow.families.settings import present
+from moegrow.families.structure import Layout
 from moegrow.plans import Growth
 
 FULL, SHARED = "full", "shared"

@@ -6,7 +6,7 @@ from typing import Any
 
 from moegrow.config.modulenames import ModuleNames
 from moegrow.errors import raise_all
-from moegrow.families.layout import Layout
+from moegrow.families.structure import Layout
 from moegrow.formats import claims
 from moegrow.formats.finding import find_quantised
 from moegrow.formats.formats import Quantised

@@ -7,7 +7,7 @@ from moegrow.config.quantconfig import QuantConfig
 from moegrow.config.storedconfig import expert_modules, quant_files, stored_config
 from moegrow.errors import MoegrowError
 from moegrow.families.family import lookup
-from moegrow.families.layout import Layout
+from moegrow.families.structure import Layout
 from moegrow.maps import Map, repeats
 from moegrow.planning import factors, headermetadata
 from moegrow.planning.addressed import check_identity

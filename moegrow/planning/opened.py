@@ -8,13 +8,15 @@ from typing import NamedTuple
 
 from moegrow.errors import MoegrowError, UsageError
 from moegrow.families.catalogue import LARGEST_FAMILY
-from moegrow.families.layout import Layout, read_layout
+from moegrow.families.layout import read_layout
+from moegrow.families.structure import Layout
 from moegrow.ground.strangers import read_text
 from moegrow.planning import grow, planfile
 from moegrow.planning.check import check_growth, check_plan, check_result, check_source
 from moegrow.planning.planfile import Lines
 from moegrow.plans import Plan
-from moegrow.source.checkpoint import open_checkpoint, user_path
+from moegrow.source.checkpoint import open_checkpoint
+from moegrow.source.locating import user_path
 from moegrow.source.origin import ANYONE, Access
 
 

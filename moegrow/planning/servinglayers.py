@@ -13,7 +13,7 @@ from moegrow.config.config import grown_config
 from moegrow.errors import MoegrowError
 from moegrow.families import perlayer
 from moegrow.families.family import Config, Names, Setting, lookup
-from moegrow.families.layout import Layout
+from moegrow.families.structure import Layout
 from moegrow.ground import jsontext
 from moegrow.maps import Map
 from moegrow.planning import modes
