@@ -90,6 +90,7 @@ class QuantConfig:
         return found
 
 
+@lru_cache(maxsize=2)  # of a growth of several steps, the same source is asked for at each
 def check_claims(layout: Layout) -> None:
     """Raise MoegrowError where config.json says of the weights' quantisation what is not so.
 

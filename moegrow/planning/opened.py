@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from moegrow import maps
+from moegrow.config.quantconfig import KEYS, check_claims
 from moegrow.errors import MoegrowError, UsageError
 from moegrow.families.catalogue import LARGEST_FAMILY
 from moegrow.families.layout import read_layout
@@ -83,6 +85,9 @@ def begin(
     check_source(header, checkpoint)
     layout = read_layout(checkpoint, family_text=header.family_text)
     check_growth(header, layout)
+    if header.growth.layers != maps.identity(layout.layers):
+        grow.check_layers(header, layout, header.growth)
+    check_kept(header, layout)
     rendered = grow.render(header, layout, header.growth)
     if not isinstance(source, Lines):
         plan = source
@@ -102,6 +107,12 @@ def _family_text(path: Path) -> str:
         raise MoegrowError(f"--family {path} is not a file", "give the path of a family file")
     path = path.resolve()
     return read_text(path.parent, path.name, LARGEST_FAMILY)
+
+
+def check_kept(plan: Plan, layout: Layout) -> None:
+    """Raise MoegrowError where the result's config would keep what is not so of quantisation."""
+    if any(f'"{key}"' in plan.config for key in KEYS):
+        check_claims(layout)
 
 
 def check_unedited(old: Plan) -> None:

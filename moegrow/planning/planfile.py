@@ -289,7 +289,10 @@ def _metadata(table: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     """Texts for the headers of weight files; their format is moegrow's to say."""
     if "format" in table:
         raise ValueError("the metadata cannot say the format")
-    return tuple(sorted((key, _text(text)) for key, text in table.items()))
+    found = tuple(sorted((key, _text(text)) for key, text in table.items()))
+    for text in (text for pair in found for text in pair):
+        text.encode()  # an escape for half a character is no text, and raises a ValueError
+    return found
 
 
 def _step(table: dict[str, Any]) -> dict[str, Any]:
