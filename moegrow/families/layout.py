@@ -9,7 +9,7 @@ from moegrow.families.catalogue import find_family, read_family
 from moegrow.families.dense import dense_problems
 from moegrow.families.family import Family
 from moegrow.families.lacking import lacking_problems
-from moegrow.families.perlayer import Old
+from moegrow.families.layerrules import Old
 from moegrow.families.places import Place, locator, named
 from moegrow.families.prefixes import with_prefixes_of
 from moegrow.families.settings import (
