@@ -73,7 +73,11 @@ def periodic(model: Old, key: str, form: PerLayer) -> tuple[int, int]:
 
 
 def numbered(table: Mapping[str, Any]) -> dict[int, Any]:
-    """The entries of a table under numbers of layers, which may be padded with zeros."""
+    """The entries of a table under numbers of layers, which may be padded with zeros.
+
+    >>> numbered({"00": 1, "11": 2, "full_attention": 3})
+    {0: 1, 11: 2}
+    """
     return {int(name): value for name, value in table.items() if is_number(name)}
 
 
