@@ -12,9 +12,9 @@ from moegrow import maps
 from moegrow.formats.decoding import Decoding
 from moegrow.maps import NULL, Map
 from moegrow.recipes.recipe import Step
-from moegrow.source.checkpoint import INDEX, SourceFile
+from moegrow.source.fingerprints import SourceFile
 from moegrow.source.header import nbytes
-from moegrow.source.origin import scheme, short_name
+from moegrow.source.origin import INDEX, scheme, short_name
 
 ONE, ZERO = Fraction(1), Fraction(0)
 

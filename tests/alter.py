@@ -11,7 +11,8 @@ import tiny
 import torch
 from safetensors.torch import save_file
 
-from moegrow.source.checkpoint import CARD, DIGESTS, PLAN
+from moegrow.source.origin import CARD
+from moegrow.source.sidefiles import DIGESTS, PLAN
 
 
 def copy(source: Path, folder: Path) -> Path:

@@ -15,7 +15,7 @@ import moegrow
 from moegrow.errors import MoegrowError
 from moegrow.families.catalogue import find_family, known_types
 from moegrow.families.family import lookup
-from moegrow.families.layout import Layout
+from moegrow.families.structure import Layout
 from moegrow.planning import serving
 from moegrow.planning.opened import load
 

@@ -10,7 +10,7 @@ import torch
 from moegrow.analysis.images import drawn_image
 from moegrow.analysis.models import library
 from moegrow.families.catalogue import find_family
-from moegrow.source.checkpoint import CONFIG
+from moegrow.source.origin import CONFIG
 
 TYPES = ["qwen3_vl_moe", "qwen3_omni_moe_thinker"]  # two feature maps, so layers 0 and 1
 

@@ -11,7 +11,7 @@ import moegrow
 from moegrow.analysis import advice, profiles
 from moegrow.errors import UsageError
 from moegrow.planning import opened
-from moegrow.source.checkpoint import CONFIG
+from moegrow.source.origin import CONFIG
 
 FACTS = {
     "tokens", "above", "below", "widens", "refuses width", "auxiliary loss", "balancing bias",

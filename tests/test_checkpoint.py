@@ -10,7 +10,9 @@ import pytest
 import tiny
 
 from moegrow.errors import MoegrowError
-from moegrow.source.checkpoint import CONFIG, INDEX, index_text, open_checkpoint
+from moegrow.source.checkpoint import open_checkpoint
+from moegrow.source.index import index_text
+from moegrow.source.origin import CONFIG, INDEX
 
 
 @pytest.fixture

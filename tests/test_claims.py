@@ -160,3 +160,22 @@ def test_every_format_that_is_known_belongs_to_a_method():
 @pytest.mark.parametrize("name", FORMATS)
 def test_what_libraries_save_fits_its_config(made, run, name):
     assert json.loads(run("depth", made(name), "--dry-run", "--json").stdout)["warnings"] == []
+
+
+def test_a_plan_that_says_what_is_not_so_of_its_weights_is_refused_too(checkpoint, run, tmp_path):
+    source = with_config(checkpoint(), tmp_path / "source", {"quant_method": "fp8"})
+    header, *lines = run("width", source, "--plan", "--dtype", "bf16").stdout.splitlines()
+    edited = json.loads(header)
+    config = json.loads(edited["config"]) | {"quantization_config": {"quant_method": "fp8"}}
+    edited["config"] = json.dumps(config)
+    (tmp_path / "plan.jsonl").write_text("\n".join([json.dumps(edited), *lines]))
+    assert REFUSED in run("apply", "plan.jsonl", "-o", "out", code=1).stderr
+
+
+def test_an_expression_that_is_none_is_no_traceback(made, run, tmp_path):
+    told = {**FORMATS["int4"].config, "ignore": ["re:("]}
+    source = with_config(made("int4"), tmp_path / "source", told)
+    for layers in ("0-3", "0,0-3"):
+        assert (
+            "Traceback" not in run("depth", source, "--layers", layers, "--plan", code=None).stderr
+        )

@@ -4,7 +4,7 @@ import class_defaults
 import pytest
 import transformers
 
-from moegrow.families import perlayer
+from moegrow.families import layerrules
 from moegrow.families.catalogue import find_family, known_types
 
 # The list of another key decides these, or they are counted from the last layer.
@@ -30,7 +30,7 @@ def test_lists_that_a_config_class_derives_are_what_the_family_says(model_type):
         derived = cls(**{key: layers}).to_dict()
         mlps = derived.get("mlp_layer_types") or ["sparse"] * layers
         moe = frozenset(layer for layer, kind in enumerate(mlps) if kind != "dense")
-        model = perlayer.Old({**family.config.defaults, key: layers}, layers, moe)
+        model = layerrules.Old({**family.config.defaults, key: layers}, layers, moe)
         indexer = family.depth.shared_indexer  # derived from the tensors
         skipped = {*OTHERWISE.get(model_type, ()), *([indexer.key] if indexer else [])}
         for name, value in derived.items():
@@ -40,4 +40,4 @@ def test_lists_that_a_config_class_derives_are_what_the_family_says(model_type):
                 continue
             form = family.config.per_layer[name]
             if form.form == "list":
-                assert perlayer.entries(model, name, form) == value
+                assert layerrules.entries(model, name, form) == value

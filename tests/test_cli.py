@@ -18,7 +18,8 @@ import moegrow
 from moegrow import cli
 from moegrow.errors import MoegrowError
 from moegrow.planning import planfile, planlines
-from moegrow.source.checkpoint import CONFIG, INDEX, PLAN
+from moegrow.source.origin import CONFIG, INDEX
+from moegrow.source.sidefiles import PLAN
 
 COMMANDS = [
     "depth",

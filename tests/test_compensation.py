@@ -14,7 +14,8 @@ from moegrow.errors import MoegrowError
 from moegrow.families.layout import read_layout
 from moegrow.planning.compensation import compensate
 from moegrow.plans import Growth
-from moegrow.source.checkpoint import CONFIG, open_checkpoint
+from moegrow.source.checkpoint import open_checkpoint
+from moegrow.source.origin import CONFIG
 
 
 @pytest.fixture

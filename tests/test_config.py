@@ -8,7 +8,7 @@ import pytest
 
 import moegrow
 from moegrow.errors import MoegrowError
-from moegrow.source.checkpoint import CONFIG
+from moegrow.source.origin import CONFIG
 
 
 def language(config):

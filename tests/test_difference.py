@@ -9,7 +9,7 @@ import torch
 import moegrow
 from moegrow.ground.tables import groups
 from moegrow.planning.planlines import to_lines
-from moegrow.source.checkpoint import CONFIG
+from moegrow.source.origin import CONFIG
 
 
 @pytest.fixture

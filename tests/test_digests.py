@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 import moegrow
 from moegrow.errors import MoegrowError
 from moegrow.plans import Output
-from moegrow.source.checkpoint import DIGESTS, open_checkpoint
+from moegrow.source.checkpoint import open_checkpoint
+from moegrow.source.sidefiles import DIGESTS
 from moegrow.writing import engine
 from moegrow.writing.digests import Digests, Entry, Range, damage, joined, merged, read_digests
 from moegrow.writing.shards import Shard

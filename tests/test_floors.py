@@ -17,8 +17,8 @@ source: sums | header metadata ordering origin pace refusals | fetch fingerprint
     listing | hub index sidefiles stores | locating weightfiles | checkpoint
 formats: codes decoding grids schemes | blocks exactly formats | columns finding | claims
     decoders | encoders
-families: adapters endings family | catalogue places prefixes signs | perlayer settings structure |
-    blocks dense lacking | layout
+families: adapters endings family | catalogue layerrules places prefixes signs |
+    perlayer settings structure | blocks dense lacking | layout
 recipes: recipe | cookbook
 plans
 config: copies indexers | expressions | modulenames | quantconfig | storedconfig | config

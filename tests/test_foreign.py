@@ -9,7 +9,8 @@ import torch
 from moegrow.errors import MoegrowError
 from moegrow.families.layout import read_layout
 from moegrow.source import foreign
-from moegrow.source.checkpoint import CONFIG, INDEX, open_checkpoint
+from moegrow.source.checkpoint import open_checkpoint
+from moegrow.source.origin import CONFIG, INDEX
 
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 4999999\n"
 

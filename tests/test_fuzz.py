@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 import moegrow
 from moegrow.planning.planlines import to_lines
-from moegrow.source.checkpoint import CONFIG, INDEX, open_checkpoint
+from moegrow.source.checkpoint import open_checkpoint
+from moegrow.source.origin import CONFIG, INDEX
 
 sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
 import mutations

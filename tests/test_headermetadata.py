@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from moegrow.errors import MoegrowError
 from moegrow.planning.verbs import depth, width
-from moegrow.source.checkpoint import CONFIG
+from moegrow.source.origin import CONFIG
 
 
 @pytest.fixture

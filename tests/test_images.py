@@ -14,7 +14,7 @@ from moegrow.analysis.models import library
 from moegrow.maps import repeats
 from moegrow.planning import grow
 from moegrow.planning.opened import load
-from moegrow.source.checkpoint import CONFIG
+from moegrow.source.origin import CONFIG
 
 CONFIGS = {path.stem: json.loads(path.read_text()) for path in tiny.CONFIGS.glob("*.json")}
 SEEING = sorted(name for name, config in CONFIGS.items() if "vision_config" in config)

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from moegrow.errors import MoegrowError
-from moegrow.source.checkpoint import INDEX, open_checkpoint
+from moegrow.source.checkpoint import open_checkpoint
+from moegrow.source.origin import INDEX
 
 PROBE = "model.layers.1.self_attn.o_proj.weight"
 

@@ -7,7 +7,9 @@ import alter
 import pytest
 
 import moegrow
-from moegrow.source.checkpoint import CONFIG, DIGESTS, INDEX, PLAN, open_checkpoint
+from moegrow.source.checkpoint import open_checkpoint
+from moegrow.source.origin import CONFIG, INDEX
+from moegrow.source.sidefiles import DIGESTS, PLAN
 from moegrow.writing.digests import read_digests
 
 

@@ -8,7 +8,8 @@ import torch
 
 from moegrow.errors import MoegrowError
 from moegrow.families.layout import read_layout
-from moegrow.source.checkpoint import CONFIG, open_checkpoint
+from moegrow.source.checkpoint import open_checkpoint
+from moegrow.source.origin import CONFIG
 
 
 def refused(folder):

@@ -9,7 +9,8 @@ from families_page import TYPES
 from moegrow.analysis import layerwise
 from moegrow.errors import MoegrowError
 from moegrow.families.layout import read_layout
-from moegrow.source.checkpoint import CONFIG, open_checkpoint
+from moegrow.source.checkpoint import open_checkpoint
+from moegrow.source.origin import CONFIG
 
 # Here the choice is not handed to the experts as a table of numbers.
 SHOWS_NO_ROUTING = {"doge", "jetmoe", "llama4", "llama4_text"}

@@ -5,9 +5,11 @@ import pytest
 import torch
 
 from moegrow.errors import MoegrowError
-from moegrow.families.layout import parameters, read_layout
+from moegrow.families.layout import read_layout
+from moegrow.families.structure import parameters
 from moegrow.planning import grow
-from moegrow.source.checkpoint import CONFIG, open_checkpoint
+from moegrow.source.checkpoint import open_checkpoint
+from moegrow.source.origin import CONFIG
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from quantised import FORMATS
 import moegrow
 from moegrow.analysis.logits import TOLERANCE
 from moegrow.errors import MoegrowError
-from moegrow.source.checkpoint import CONFIG
+from moegrow.source.origin import CONFIG
 
 FAMILIES = ["qwen3_moe", "deepseek_v3", "gpt_oss", "llama4", "qwen3_next", "dbrx", "gemma4"]
 ROUTED = [name for name in FAMILIES if name != "llama4"]

@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 import moegrow
-from moegrow.source.checkpoint import PLAN
+from moegrow.source.sidefiles import PLAN
 
 
 @pytest.fixture

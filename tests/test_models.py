@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_layerwise import outcome
 
-from moegrow.source.checkpoint import CONFIG
+from moegrow.source.origin import CONFIG
 
 
 @pytest.mark.parametrize(

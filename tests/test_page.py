@@ -11,7 +11,7 @@ import pytest
 
 import moegrow
 from moegrow.analysis import page, story
-from moegrow.source.checkpoint import CONFIG
+from moegrow.source.origin import CONFIG
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 EVIL = "<img src=x onerror=alert(1)>\"'&\x1b[31m"

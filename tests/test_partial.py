@@ -11,7 +11,7 @@ import pytest
 
 import moegrow
 from moegrow.errors import MoegrowError
-from moegrow.source.checkpoint import PLAN
+from moegrow.source.sidefiles import PLAN
 from moegrow.writing import partial
 from moegrow.writing.holding import locked
 from moegrow.writing.partial import BEGUN, JOURNAL, LOCK, REPLACED, RESULT, partial_of

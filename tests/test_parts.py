@@ -13,7 +13,7 @@ import pytest
 
 import moegrow
 from moegrow.errors import MoegrowError, UsageError
-from moegrow.source.checkpoint import PLAN
+from moegrow.source.sidefiles import PLAN
 from moegrow.writing import partial, parts
 from moegrow.writing.holding import locked
 from moegrow.writing.partial import OWNER, Partial, kept_of, partial_of

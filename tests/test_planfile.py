@@ -184,6 +184,8 @@ def test_a_malformed_tensor_line_is_refused_by_its_number(lines, changes):
         {"config": {}},
         {"commands": [5]},
         {"commands": None},
+        {"metadata": {"key": "\ud800"}},
+        {"metadata": {"\ud800": "text"}},
     ],
 )
 def test_a_malformed_header_line_is_refused(lines, changes):

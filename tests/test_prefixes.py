@@ -14,7 +14,8 @@ from moegrow.families.catalogue import find_family, known_types
 from moegrow.families.layout import read_layout
 from moegrow.families.places import locator
 from moegrow.families.prefixes import with_prefixes_of
-from moegrow.source.checkpoint import CONFIG, open_checkpoint
+from moegrow.source.checkpoint import open_checkpoint
+from moegrow.source.origin import CONFIG
 
 
 @pytest.fixture

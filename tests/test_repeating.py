@@ -7,7 +7,8 @@ import alter
 import pytest
 
 from moegrow.recipes import cookbook
-from moegrow.source.checkpoint import CARD, DIGESTS, PLAN
+from moegrow.source.origin import CARD
+from moegrow.source.sidefiles import DIGESTS, PLAN
 
 # They say by which command the result came about, which is another one; so do their digests.
 SAY_HOW = {CARD, PLAN, DIGESTS}

@@ -12,7 +12,8 @@ import pytest
 
 import moegrow
 from moegrow.errors import MoegrowError
-from moegrow.source.checkpoint import CONFIG, DIGESTS, PLAN
+from moegrow.source.origin import CONFIG
+from moegrow.source.sidefiles import DIGESTS, PLAN
 from moegrow.writing import partial, resume
 
 SIZE = "--max-shard-size", "40KB"  # of a big checkpoint this makes some forty files

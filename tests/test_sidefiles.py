@@ -6,9 +6,9 @@ import alter
 import pytest
 
 from moegrow.errors import MoegrowError
-from moegrow.source.checkpoint import CONFIG, INDEX
 from moegrow.source.folder import LocalFolder
 from moegrow.source.listing import Entry, Listed
+from moegrow.source.origin import CONFIG, INDEX
 from moegrow.source.sidefiles import side_files
 
 WEIGHTS = "model.safetensors"

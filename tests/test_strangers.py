@@ -17,7 +17,9 @@ import moegrow
 from moegrow.errors import MoegrowError
 from moegrow.ground import strangers
 from moegrow.source import origin
-from moegrow.source.checkpoint import CONFIG, INDEX, PLAN, open_checkpoint
+from moegrow.source.checkpoint import open_checkpoint
+from moegrow.source.origin import CONFIG, INDEX
+from moegrow.source.sidefiles import PLAN
 
 HANG = 30  # seconds after which a command that should refuse at once counts as hanging
 MEMORY = 500_000_000  # bytes that a refusal may take

@@ -11,7 +11,8 @@ import moegrow
 from moegrow.analysis import tokens
 from moegrow.errors import MoegrowError
 from moegrow.families.layout import read_layout
-from moegrow.source.checkpoint import CONFIG, open_checkpoint
+from moegrow.source.checkpoint import open_checkpoint
+from moegrow.source.origin import CONFIG
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat"]
 

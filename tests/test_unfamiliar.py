@@ -11,7 +11,7 @@ import tiny
 import torch
 
 import moegrow
-from moegrow.source.checkpoint import CONFIG
+from moegrow.source.origin import CONFIG
 
 OTHER = "MyQwen3MoeForCausalLM"
 
@@ -40,6 +40,20 @@ def test_depth_of_a_class_that_nobody_tried_is_refused_until_the_config_names_on
     with alter.table(forked / CONFIG) as config:
         config["architectures"] = ["Qwen3MoeForCausalLM"]
     run("depth", forked, "-o", "grown")
+
+
+@pytest.mark.parametrize("silent", [[], [1]])
+def test_a_plan_whose_header_repeats_layers_of_such_a_class_is_refused(
+    run, forked, tmp_path, silent
+):
+    header, *lines = run("width", forked, "--plan").stdout.splitlines()
+    edited = json.loads(header)
+    edited["growth"] |= {"layers": [0, *edited["growth"]["layers"]], "silent": silent}
+    text = "\n".join([json.dumps(edited), *lines])
+    (tmp_path / "plan.jsonl").write_text(text)
+    for command in (["apply", "plan.jsonl", "-o", "grown"], ["width", "plan.jsonl", "-o", "grown"]):
+        assert OTHER in run(*command, code=1).stderr
+    assert OTHER in run("depth", "--plan", code=1, stdin=text).stderr
 
 
 def test_depth_of_such_a_class_goes_by_a_family_file_of_ones_own(run, forked, tmp_path):

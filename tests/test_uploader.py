@@ -13,7 +13,7 @@ from huggingface_hub.repocard import RepoCard
 from test_hub import hub as hub
 
 import moegrow
-from moegrow.source.checkpoint import PLAN
+from moegrow.source.sidefiles import PLAN
 
 TOKEN = "hf_secretSECRETsecret"
 GOAL = "me/grown-moe"

@@ -10,7 +10,8 @@ import torch
 
 import moegrow
 from moegrow.errors import MoegrowError
-from moegrow.source.checkpoint import CONFIG, DIGESTS, INDEX, PLAN
+from moegrow.source.origin import CONFIG, INDEX
+from moegrow.source.sidefiles import DIGESTS, PLAN
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ import tiny
 import torch
 
 from moegrow.errors import MoegrowError
-from moegrow.source.checkpoint import CONFIG, INDEX, open_checkpoint
+from moegrow.source.checkpoint import open_checkpoint
+from moegrow.source.origin import CONFIG, INDEX
 
 SINGLE = "model.safetensors"
 PROBE = "model.layers.1.self_attn.o_proj.weight"

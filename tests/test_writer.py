@@ -16,7 +16,8 @@ from safetensors import safe_open
 
 import moegrow
 from moegrow.errors import MoegrowError
-from moegrow.source.checkpoint import DIGESTS, INDEX, PLAN
+from moegrow.source.origin import INDEX
+from moegrow.source.sidefiles import DIGESTS, PLAN
 from moegrow.writing import partial, shards, writer
 
 

@@ -16,7 +16,7 @@ from moegrow.analysis.seams import usual_step
 from moegrow.analysis.targets import Target, targets
 from moegrow.errors import UsageError, one_line
 from moegrow.families.family import lookup
-from moegrow.families.layout import Layout
+from moegrow.families.structure import Layout
 from moegrow.ground import tables
 from moegrow.planning import report
 from moegrow.planning.opened import Opened

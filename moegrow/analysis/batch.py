@@ -10,7 +10,7 @@ from moegrow.analysis.models import library
 from moegrow.analysis.tokens import LENGTH, drawn, special_tokens, tokenized
 from moegrow.analysis.weights import Progress
 from moegrow.errors import MoegrowError
-from moegrow.families.layout import Layout
+from moegrow.families.structure import Layout
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,8 +4,8 @@ import math
 from typing import NamedTuple
 
 from moegrow.errors import MoegrowError
-from moegrow.families.layout import Layout, is_of_all
 from moegrow.families.places import Place
+from moegrow.families.structure import Layout, is_of_all
 from moegrow.source.header import TensorSpec
 
 # How little of a tensor a sample reads, in values, and of how many experts of a layer.

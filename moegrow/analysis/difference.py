@@ -18,7 +18,8 @@ from moegrow.planning import planfile
 from moegrow.planning.check import check_plan, check_source
 from moegrow.planning.planfile import Lines
 from moegrow.plans import Output, Piece, Plan
-from moegrow.source.checkpoint import Checkpoint, open_checkpoint, user_path
+from moegrow.source.checkpoint import Checkpoint, open_checkpoint
+from moegrow.source.locating import user_path
 from moegrow.source.origin import Access
 
 # A checkpoint's folder or file, a plan's file, its lines, or a plan.

@@ -14,7 +14,7 @@ from moegrow.analysis.images import Image, drawn_image
 from moegrow.analysis.models import build, library, reason
 from moegrow.analysis.weights import Progress, Weights, check_weights
 from moegrow.errors import MoegrowError, raise_all
-from moegrow.families.layout import Layout
+from moegrow.families.structure import Layout
 from moegrow.numbers.reading import Source
 
 if TYPE_CHECKING:

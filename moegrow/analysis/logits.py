@@ -12,7 +12,8 @@ from moegrow.analysis.layerwise import Outcome
 from moegrow.analysis.models import library
 from moegrow.analysis.weights import Progress
 from moegrow.errors import MoegrowError
-from moegrow.families.layout import Layout, read_layout
+from moegrow.families.layout import read_layout
+from moegrow.families.structure import Layout
 from moegrow.formats.decoding import EXACT
 from moegrow.ground.strangers import exists_inside
 from moegrow.maps import NULL
@@ -21,8 +22,10 @@ from moegrow.planning.compensation import compensate
 from moegrow.planning.opened import EDITED
 from moegrow.planning.planfile import read_plan
 from moegrow.plans import Output, Plan
-from moegrow.source.checkpoint import PLAN, open_checkpoint, user_path
+from moegrow.source.checkpoint import open_checkpoint
+from moegrow.source.locating import user_path
 from moegrow.source.origin import Access
+from moegrow.source.sidefiles import PLAN
 
 if TYPE_CHECKING:
     from torch import Tensor

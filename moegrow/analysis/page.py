@@ -15,7 +15,7 @@ from moegrow.planning import report, ways
 from moegrow.planning.notices import notices
 from moegrow.planning.realised import Realised
 from moegrow.recipes.recipe import Recipe, to_toml
-from moegrow.source.checkpoint import PLAN
+from moegrow.source.sidefiles import PLAN
 
 COLUMNS = 12  # of squares: as many as a phone can show so that their numbers are read
 LONGEST = 400  # characters of a value of the config

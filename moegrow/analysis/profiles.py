@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from moegrow.analysis import cuts
 from moegrow.analysis.squares import Measured, Squares, measure
 from moegrow.config.quantconfig import quantised_in
-from moegrow.families.layout import Layout
 from moegrow.families.places import GROUPS, locator
+from moegrow.families.structure import Layout
 from moegrow.formats.decoding import EXACT, decoded_shape
 from moegrow.planning.factors import in_scales
 from moegrow.planning.forecast import on_weight

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from moegrow.analysis import profiles
 from moegrow.analysis.profiles import Norms, Profile
 from moegrow.errors import MoegrowError
-from moegrow.families.layout import Layout
+from moegrow.families.structure import Layout
 from moegrow.maps import Map
 from moegrow.planning import verbs
 from moegrow.planning.opened import Opened

@@ -12,7 +12,7 @@ from moegrow.analysis import cuts
 from moegrow.analysis.cuts import Cut, Run
 from moegrow.config.quantconfig import quantised_in
 from moegrow.errors import MoegrowError
-from moegrow.families.layout import Layout
+from moegrow.families.structure import Layout
 from moegrow.formats.decoding import Decoding
 from moegrow.ground import waiting
 from moegrow.ground.ranges import cores

@@ -8,13 +8,16 @@ from pathlib import Path
 from moegrow.analysis import profiles
 from moegrow.analysis.profiles import Profile
 from moegrow.errors import MoegrowError
-from moegrow.families.layout import Layout, read_layout
+from moegrow.families.layout import read_layout
+from moegrow.families.structure import Layout
 from moegrow.ground.strangers import exists_inside
 from moegrow.planning.check import check_source
 from moegrow.planning.planfile import read_plan
 from moegrow.plans import Plan
-from moegrow.source.checkpoint import PLAN, open_checkpoint, user_path
+from moegrow.source.checkpoint import open_checkpoint
+from moegrow.source.locating import user_path
 from moegrow.source.origin import Access, scheme
+from moegrow.source.sidefiles import PLAN
 from moegrow.writing.verifier import Verified
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from moegrow.analysis.seams import deep_options, first_taken, spelled
 from moegrow.errors import MoegrowError
-from moegrow.families.layout import Layout
+from moegrow.families.structure import Layout
 from moegrow.planning import report, serving, servinglayers, verbs
 from moegrow.planning.opened import Opened
 from moegrow.planning.report import Numbers

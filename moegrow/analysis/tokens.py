@@ -6,7 +6,7 @@ from typing import Any
 from moegrow.analysis.models import library
 from moegrow.errors import MoegrowError
 from moegrow.families.family import lookup
-from moegrow.families.layout import Layout
+from moegrow.families.structure import Layout
 
 RANDOM = "leave --prompt out to run random tokens"
 SEQUENCES, LENGTH = 4, 32  # of random tokens

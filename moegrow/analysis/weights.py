@@ -9,7 +9,7 @@ import numpy as np
 
 from moegrow.config.quantconfig import quantised_in
 from moegrow.errors import MoegrowError, raise_all
-from moegrow.families.layout import Layout
+from moegrow.families.structure import Layout
 from moegrow.formats.formats import Quantised, Weight
 from moegrow.numbers.reading import Source
 from moegrow.plans import Piece

@@ -12,7 +12,8 @@ from moegrow import apply, depth, verify, width
 from moegrow.commands import show
 from moegrow.errors import MoegrowError
 from moegrow.planning import opened
-from moegrow.source.checkpoint import CONFIG, INDEX, index_text
+from moegrow.source.index import index_text
+from moegrow.source.origin import CONFIG, INDEX
 
 HIDDEN, HEADS, HEAD = 64, 4, 16
 LAYERS, EXPERTS, TOP_K, EXPERT_SIZE = 4, 8, 2, 32

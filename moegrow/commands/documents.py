@@ -9,7 +9,7 @@ from moegrow.analysis.advice import Advice
 from moegrow.analysis.logits import TOLERANCE, Compared
 from moegrow.analysis.profiles import Profile
 from moegrow.analysis.seams import Jump, Planned, Way
-from moegrow.families.layout import Layout
+from moegrow.families.structure import Layout
 from moegrow.planning import report
 from moegrow.planning.notices import notices
 from moegrow.planning.realised import Realised

@@ -6,7 +6,7 @@ from typing import Any
 from moegrow import maps
 from moegrow.analysis.difference import config_changes
 from moegrow.families import catalogue
-from moegrow.families.layout import Layout
+from moegrow.families.structure import Layout
 from moegrow.ground import jsontext
 from moegrow.planning import report
 from moegrow.plans import Plan

@@ -14,11 +14,11 @@ from moegrow.commands.progress import phase
 from moegrow.commands.terminal import print_json, print_lines
 from moegrow.errors import MoegrowError, UsageError
 from moegrow.ground.durable import durable
-from moegrow.source.checkpoint import user_path
+from moegrow.source.locating import user_path
 from moegrow.source.origin import Access
 
 if TYPE_CHECKING:
-    from moegrow.families.layout import Layout
+    from moegrow.families.structure import Layout
     from moegrow.plans import Plan
     from moegrow.writing.shards import Shard
 

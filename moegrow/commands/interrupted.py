@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from moegrow.errors import InterruptedRun, MoegrowError, UnfinishedError
-from moegrow.source.checkpoint import PLAN
+from moegrow.source.sidefiles import PLAN
 from moegrow.writing.partial import RESULT, kept_of, partial_of
 
 # Options that go along from a command behind a pipe; a token is never shown.

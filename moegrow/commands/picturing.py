@@ -17,7 +17,8 @@ from moegrow.commands.terminal import (
     writing,
 )
 from moegrow.errors import MoegrowError, UsageError
-from moegrow.source.checkpoint import PLAN, user_path
+from moegrow.source.locating import user_path
+from moegrow.source.sidefiles import PLAN
 
 if TYPE_CHECKING:
     from moegrow.planning.opened import Opened

@@ -39,7 +39,7 @@ def report(
     from moegrow.commands import show
     from moegrow.commands.progress import phase
     from moegrow.ground.durable import durable
-    from moegrow.source.checkpoint import user_path
+    from moegrow.source.locating import user_path
 
     folder = read_source(grown)
     if not isinstance(folder, str):

@@ -13,7 +13,7 @@ from moegrow.commands.terminal import print_json
 from moegrow.errors import UsageError
 
 if TYPE_CHECKING:
-    from moegrow.families.layout import Layout
+    from moegrow.families.structure import Layout
     from moegrow.plans import Plan
 
 

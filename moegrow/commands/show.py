@@ -12,7 +12,7 @@ from rich.text import Text
 
 from moegrow.analysis.logits import TOLERANCE, Compared
 from moegrow.errors import one_line, printable
-from moegrow.families.layout import Layout
+from moegrow.families.structure import Layout
 from moegrow.ground.tables import groups
 from moegrow.planning import report
 from moegrow.planning.notices import notices

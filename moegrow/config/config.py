@@ -10,8 +10,10 @@ from moegrow.config.quantconfig import QuantConfig
 from moegrow.errors import MoegrowError, raise_all
 from moegrow.families import perlayer
 from moegrow.families.family import Config, Setting, lookup, number
-from moegrow.families.layout import Layout, present, promised_predictions
+from moegrow.families.layerrules import Old
+from moegrow.families.settings import present, promised_predictions
 from moegrow.families.signs import NEVER_PER_LAYER, named_keys
+from moegrow.families.structure import Layout
 from moegrow.ground import jsontext
 from moegrow.plans import Growth
 from moegrow.source.weightfiles import NAMED_IN_CONFIG
@@ -39,7 +41,7 @@ def grown_config(
         for key, form in keys.per_layer.items()
         if form.form == "period"
     ]
-    old = perlayer.Old(config, layout.layers, layout.moe_layers, promised, math.lcm(*periods))
+    old = Old(config, layout.layers, layout.moe_layers, promised, math.lcm(*periods))
     if growth.layers != tuple(range(layout.layers)):
         _check_lists(layout, promised)
         changes |= dict.fromkeys(present(config, keys.layers), layers)

@@ -4,9 +4,10 @@ from typing import Any
 
 from moegrow import maps
 from moegrow.errors import MoegrowError
-from moegrow.families import perlayer
+from moegrow.families import layerrules
 from moegrow.families.family import lookup
-from moegrow.families.layout import Layout, present
+from moegrow.families.settings import present
+from moegrow.families.structure import Layout
 from moegrow.plans import Growth
 
 FULL, SHARED = "full", "shared"
@@ -97,8 +98,8 @@ def indexer_types(layout: Layout, growth: Growth) -> dict[str, Any]:
 def _layer_types(layout: Layout) -> list[Any]:
     """The entry of each layer in layer_types; none where the family has no such list."""
     form = layout.family.config.per_layer.get("layer_types")
-    model = perlayer.Old(layout.config, layout.layers, layout.moe_layers)
-    found = perlayer.entries(model, "layer_types", form) if form else None
+    model = layerrules.Old(layout.config, layout.layers, layout.moe_layers)
+    found = layerrules.entries(model, "layer_types", form) if form else None
     return found if isinstance(found, list) else []
 
 

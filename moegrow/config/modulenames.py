@@ -7,7 +7,8 @@ from typing import Any
 from moegrow.config.copies import Copy, Numbers
 from moegrow.config.expressions import Expressions, Inside
 from moegrow.errors import MoegrowError
-from moegrow.families.layout import Layout, promised_predictions
+from moegrow.families.settings import promised_predictions
+from moegrow.families.structure import Layout
 from moegrow.ground.jsontext import MOST_VALUES
 from moegrow.plans import Growth
 from moegrow.source.checkpoint import LARGEST_CONFIG

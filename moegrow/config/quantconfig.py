@@ -6,7 +6,7 @@ from typing import Any
 
 from moegrow.config.modulenames import ModuleNames
 from moegrow.errors import raise_all
-from moegrow.families.layout import Layout
+from moegrow.families.structure import Layout
 from moegrow.formats import claims
 from moegrow.formats.finding import find_quantised
 from moegrow.formats.formats import Quantised
@@ -90,6 +90,7 @@ class QuantConfig:
         return found
 
 
+@lru_cache(maxsize=2)  # of a growth of several steps, the same source is asked for at each
 def check_claims(layout: Layout) -> None:
     """Raise MoegrowError where config.json says of the weights' quantisation what is not so.
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from moegrow.config.quantconfig import KEYS, QuantConfig
 from moegrow.errors import MoegrowError
-from moegrow.families.layout import Layout
+from moegrow.families.structure import Layout
 from moegrow.ground import jsontext
 from moegrow.plans import Growth, Storage
 from moegrow.source.checkpoint import QUANT_FILES

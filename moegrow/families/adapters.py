@@ -12,6 +12,8 @@ _PARTS = re.compile(
     r"|modules_to_save|original_module)(?:\.|$)"
 )
 
+_BEGINNINGS = ("base_layer", "lora_", "modules_to_save", "original_module")
+
 HINT = (
     "merge it with PEFT first: PeftModel.from_pretrained(MODEL, ADAPTER).merge_and_unload()"
     '.save_pretrained("merged"), then grow merged'
@@ -24,6 +26,9 @@ def check_merged(name: str, tensors: Collection[str]) -> None:
     Layers wrapped by it have other names than loaders look for, and its factors are no weights of
     experts, which noise could be added to. An adapter alone is not meant.
     """
+    everything = "\n".join(tensors)
+    if not any(part in everything for part in _BEGINNINGS):
+        return
     found = [tensor for tensor in tensors if _PARTS.search(tensor)]
     if found and len(found) < len(tensors):
         parts = sorted({match[1] for tensor in found if (match := _PARTS.search(tensor))})

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from moegrow.families.family import PARTIAL, PerLayer, lookup
-from moegrow.families.perlayer import Old, dense_numbered, listed, partial
+from moegrow.families.layerrules import Old, dense_numbered, listed, partial
 
 
 def dense_problems(model: Old, per_layer: Mapping[str, PerLayer]) -> Iterator[str]:

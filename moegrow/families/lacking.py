@@ -11,7 +11,7 @@ from typing import Any
 from moegrow.errors import MoegrowError
 from moegrow.families.endings import module, parts_of_quantised
 from moegrow.families.family import PARTIAL, Config, PerLayer, lookup
-from moegrow.families.perlayer import Old, entries, listed, partial
+from moegrow.families.layerrules import Old, entries, listed, numbered, partial
 from moegrow.families.places import named
 from moegrow.families.structure import Layout, Tensor
 from moegrow.formats.formats import PLAIN
@@ -146,7 +146,8 @@ def _key(model: Old, key: str, form: PerLayer) -> Callable[[int], Hashable] | No
         numbers = {number - form.base for number in listed(told, key) or ()}
         return numbers.__contains__
     if form.form == "table" and isinstance(told, Mapping):
-        return lambda layer: str(told.get(str(layer)))
+        of_layers = numbered(told)
+        return lambda layer: str(of_layers.get(layer))
     if form.form == "owners" and isinstance(told, list) and len(told) >= model.layers:
         return lambda layer: told[layer] == layer
     return None

@@ -9,16 +9,18 @@ from moegrow.families.catalogue import find_family, read_family
 from moegrow.families.dense import dense_problems
 from moegrow.families.family import Family
 from moegrow.families.lacking import lacking_problems
-from moegrow.families.perlayer import Old
+from moegrow.families.layerrules import Old
 from moegrow.families.places import Place, locator, named
 from moegrow.families.prefixes import with_prefixes_of
-from moegrow.families.settings import extra, layer_count, model_type, setting, text_config
-from moegrow.families.settings import present as present
-from moegrow.families.settings import promised_predictions as promised_predictions
-from moegrow.families.structure import Layout as Layout
-from moegrow.families.structure import Tensor as Tensor
-from moegrow.families.structure import is_of_all as is_of_all
-from moegrow.families.structure import parameters as parameters
+from moegrow.families.settings import (
+    extra,
+    layer_count,
+    model_type,
+    promised_predictions,
+    setting,
+    text_config,
+)
+from moegrow.families.structure import Layout
 from moegrow.source import foreign
 from moegrow.source.checkpoint import Checkpoint
 

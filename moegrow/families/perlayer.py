@@ -1,46 +1,28 @@
-"""Config keys that speak of layers one by one, and what becomes of each under a layer map."""
+"""What becomes of config keys that speak of layers one by one under a layer map, form by form."""
 
-import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from moegrow import maps
 from moegrow.errors import MoegrowError
-from moegrow.families.family import Config, PerLayer, Rule, Setting, lookup, number
+from moegrow.families.family import PerLayer, lookup, number
+from moegrow.families.layerrules import (
+    Old,
+    check_numbers,
+    dense_numbered,
+    entries,
+    from_rule,
+    is_number,
+    is_stood_for,
+    listed,
+    numbered,
+    partial,
+    periodic,
+)
 from moegrow.maps import Map
-
-# A layer's number as a key; Python also calls others digits, such as ².
-_DIGITS = re.compile(r"[0-9]{1,9}")
 
 # What a form gives back: the new value of its key and of others, by key.
 Changes = dict[str, Any]
-
-
-class Old(NamedTuple):
-    """The model before: its config, its number of layers, and which of them have experts.
-
-    `predictions` is the number of multi-token-prediction layers behind the last, `period` the
-    length after which all of the config's periodic rules begin anew.
-    """
-
-    config: Config
-    layers: int
-    moe_layers: frozenset[int]
-    predictions: int = 0
-    period: int = 1
-
-
-def entries(model: Old, key: str, form: PerLayer) -> Any:
-    """What the config has under a key of the form "list", or its rule says in its place."""
-    old = lookup(model.config, key)
-    if (old is None or old == []) and not _is_stood_for(model, form):
-        return from_rule(form.rule, model)
-    return old
-
-
-def _is_stood_for(model: Old, form: PerLayer) -> bool:
-    """Whether another key says what a list would say, be it that there are none of a kind."""
-    return bool(form.unless) and lookup(model.config, form.unless) is not None
 
 
 Form = Callable[[Old, str, PerLayer, Map], Changes]
@@ -56,38 +38,10 @@ def grown(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
     return _FORMS[form.form](model, key, form, layer_map)
 
 
-def partial(model: Old, key: str, form: PerLayer) -> Callable[[int], bool]:
-    """Whether a layer is one of those that a key of a partial form means."""
-    if form.form == "period":
-        period, offset = _periodic(model, key, form)
-        return lambda layer: layer % period == offset % period
-    old = number(model.config, key, form.default)
-    if form.form == "prefix":
-        return lambda layer: layer < old
-    if form.form == "suffix":
-        return lambda layer: layer >= model.layers - old
-    return lambda layer: old < 0 or layer <= old
-
-
-def dense_numbered(model: Old, key: str, form: PerLayer) -> frozenset[int]:
-    """The layers that the config makes dense by a key of the form "dense_numbers"."""
-    old = lookup(model.config, key)
-    if old is None:
-        old = _marked(from_rule(form.rule, model))
-    _check_numbers(old, key)
-    meant = set(old)
-    step = number(model.config, form.step, 1)
-    return frozenset(
-        layer
-        for layer in range(model.layers)
-        if layer in meant or (step > 1 and (layer + 1) % step)
-    )
-
-
 def _list(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
     """One entry per layer: written out even where a rule stands for it, for rules do not grow."""
     old = entries(model, key, form)
-    if (old is None or old == []) and form.required and not _is_stood_for(model, form):
+    if (old is None or old == []) and form.required and not is_stood_for(model, form):
         raise MoegrowError(
             f"config.json has no {key}, and what the model derives without it changes with the"
             " number of layers",
@@ -165,10 +119,10 @@ def _dense_numbers(model: Old, key: str, form: PerLayer, layer_map: Map) -> Chan
     was_dense = dense_numbered(model, key, form)
     dense = [new for new, layer in enumerate(layer_map) if layer in was_dense]
     listed_before = set(old or ())
-    numbered = [new for new, layer in enumerate(layer_map) if layer in listed_before]
+    kept = [new for new, layer in enumerate(layer_map) if layer in listed_before]
     by_step = {new for new in range(len(layer_map)) if step > 1 and (new + 1) % step}
-    if step > 1 and not form.rule and by_step.union(numbered) == set(dense):
-        return {key: numbered} if numbered != (old or []) else {}
+    if step > 1 and not form.rule and by_step.union(kept) == set(dense):
+        return {key: kept} if kept != (old or []) else {}
     changes: Changes = {key: dense} if dense != (old or []) or form.rule else {}
     return changes | ({form.step: 1} if step > 1 else {})
 
@@ -222,19 +176,19 @@ def _last(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
 def _table(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
     """Layer number → settings; keys that are no numbers, such as layer types, stay."""
     old = lookup(model.config, key)
-    if not isinstance(old, dict) or not any(map(_DIGITS.fullmatch, old)):
+    if not isinstance(old, dict) or not any(map(is_number, old)):
         return {}
-    numbered = {int(name): value for name, value in old.items() if _DIGITS.fullmatch(name)}
+    entry = numbered(old)
     width = max(map(len, old))
     padded = all(len(name) == width for name in old) and width > 1 and "0" * width in old
     new = {
-        f"{position:0{width}d}" if padded else str(position): numbered[layer]
+        f"{position:0{width}d}" if padded else str(position): entry[layer]
         for position, layer in enumerate(layer_map)
-        if layer in numbered
+        if layer in entry
     }
-    for layer in (layer for layer in numbered if layer >= model.layers):
-        new[str(layer - model.layers + len(layer_map))] = numbered[layer]
-    return {key: new | {name: value for name, value in old.items() if not _DIGITS.fullmatch(name)}}
+    for layer in (layer for layer in entry if layer >= model.layers):
+        new[str(layer - model.layers + len(layer_map))] = entry[layer]
+    return {key: new | {name: value for name, value in old.items() if not is_number(name)}}
 
 
 def _owners(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
@@ -246,7 +200,7 @@ def _owners(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
     old = lookup(model.config, key)
     if old is None:
         return {}
-    _check_numbers(old, key)
+    check_numbers(old, key)
     if len(old) < model.layers:
         raise MoegrowError(f"config.json: {key} has {len(old)} entries for {model.layers} layers")
     new = []
@@ -261,7 +215,7 @@ def _owners(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
 
 def _period(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
     """A rule without a list form: it must also hold for the grown model, as it stands."""
-    is_meant, (period, _) = partial(model, key, form), _periodic(model, key, form)
+    is_meant, (period, _) = partial(model, key, form), periodic(model, key, form)
     for position, layer in enumerate(layer_map):
         if is_meant(position) != is_meant(layer):
             raise MoegrowError(
@@ -270,12 +224,6 @@ def _period(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
                 f"use --group with a multiple of {model.period} that divides the layers",
             )
     return {}
-
-
-def _periodic(model: Old, key: str, form: PerLayer) -> tuple[int, int]:
-    """The period of a rule and its offset."""
-    offset = form.offset.read(model.config) if isinstance(form.offset, Setting) else form.offset
-    return max(1, number(model.config, key, form.default or 1)), offset
 
 
 def _span(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
@@ -333,53 +281,3 @@ _FORMS: Mapping[str, Form] = {
     "point": _point,
     "groups": _groups,
 }
-
-
-def from_rule(rule: Rule | None, model: Old) -> list[Any] | None:
-    """The list that the model derives itself, or None where no rule applies."""
-    if rule is None or (rule.when and not lookup(model.config, rule.when)):
-        return None
-    every, start, before = (
-        value.read(model.config) if isinstance(value, Setting) else value
-        for value in (rule.every, rule.start, rule.before)
-    )
-    for value in (every, start, before):
-        if type(value) is not int:
-            raise MoegrowError(
-                f"config.json has a pattern of layers ({value!r}) that moegrow does not read",
-                "load the checkpoint with transformers and save it, which writes the list",
-            )
-    below = number(model.config, rule.below, model.layers) if rule.below else None
-
-    def is_hit(layer: int) -> bool:
-        if layer < start:
-            return bool(before > 0 and (layer + 1) % before == 0)
-        return (
-            (every > 0 and (layer - start) % every == rule.at % every)
-            or (rule.rest and every > 0 and layer >= model.layers // every * every)
-            or layer < rule.first
-            or (rule.last and layer == model.layers - 1)
-            or (below is not None and layer >= below)
-            or (rule.moe and layer in model.moe_layers)
-        )
-
-    return [rule.hit if is_hit(layer) else rule.miss for layer in range(model.layers)]
-
-
-def listed(value: Any, key: str) -> list[int] | None:
-    """Numbers of layers that stand in a list or in a text with commas between them; else None."""
-    if value is None:
-        return None
-    if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,9}(\s*,\s*[0-9]{1,9})*\s*", value):
-        return [int(number) for number in value.split(",")]
-    _check_numbers(value, key)
-    return list(value)
-
-
-def _check_numbers(value: Any, key: str) -> None:
-    if not isinstance(value, list) or not all(type(entry) is int for entry in value):
-        raise MoegrowError(f"config.json: {key} is {value!r}, not a list of layers' numbers")
-
-
-def _marked(marks: list[Any] | None) -> list[int]:
-    return [layer for layer, mark in enumerate(marks or ()) if mark]

@@ -1,7 +1,7 @@
 """What a quantisation config claims of the weights, held against how they are stored."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from moegrow.formats.finding import find_quantised
@@ -126,28 +126,20 @@ def _of_another_method(checkpoint: Checkpoint, told: Told, method: str) -> Mappi
 
 def _parts(checkpoint: Checkpoint, told: Told, quantised: Quantised) -> Iterator[str]:
     """Single modules that are stored quantised and said to be plain, or the other way round."""
-    left_out = _LeftOut(told)
     modules = {one.values.removesuffix(one.ending): name for name, one in quantised.weights.items()}
     try:
+        left_out = _LeftOut(told)
         wrong = [module for module in modules if left_out.names(module)]
         if wrong:
             yield (
                 f"it leaves out {_some(wrong)}, and their weights are quantised: they would be"
                 " loaded as plain numbers, without their scales"
             )
-        kinds = {_NUMBER.sub("*", module) for module in modules}
-        endings = {one.becomes for one in quantised.weights.values()}
         chosen = _targets(told)
         plain = [
             module
-            for name, spec in checkpoint.tensors.items()
-            if spec.dtype in PLAIN and len(spec.shape) > 1
-            for ending in endings
-            if name.endswith(ending)
-            and (module := name.removesuffix(ending)) not in modules
-            and _NUMBER.sub("*", module) in kinds
-            and not left_out.may_name(module)
-            and chosen(module)
+            for module in _plain_of_their_kind(checkpoint, quantised, modules)
+            if not left_out.may_name(module) and chosen(module)
         ]
     except ValueError:
         # An expression that cannot be matched says nothing here.
@@ -157,6 +149,30 @@ def _parts(checkpoint: Checkpoint, told: Told, quantised: Quantised) -> Iterator
             f"it does not leave out {_some(plain)}, whose weights are plain while others of their"
             " kind are quantised: loaders would look for scales"
         )
+
+
+def _plain_of_their_kind(
+    checkpoint: Checkpoint, quantised: Quantised, modules: Collection[str]
+) -> list[str]:
+    """Modules with a plain matrix whose names differ from quantised ones in numbers alone."""
+    endings = {one.becomes for one in quantised.weights.values()}
+    plain = [
+        module
+        for name, spec in checkpoint.tensors.items()
+        if spec.dtype in PLAIN and len(spec.shape) > 1
+        for ending in sorted(endings)
+        if name.endswith(ending) and (module := name.removesuffix(ending)) not in modules
+    ]
+    # Few are plain, and of those many that are quantised few end like one of them.
+    lasts = set(map(_last, plain))
+    kinds = {_NUMBER.sub("*", module) for module in modules if _last(module) in lasts}
+    return [module for module in plain if _NUMBER.sub("*", module) in kinds]
+
+
+def _last(module: str) -> str:
+    """The last part of a module's name, where all numbers are one."""
+    last = module.rpartition(".")[2]
+    return "*" if last.isdecimal() else last
 
 
 def _some(modules: list[str]) -> str:
@@ -181,18 +197,27 @@ class _LeftOut:
             expressions += [str(key)[2:] for key in dynamic if str(key).startswith("-:")]
         self._listed = {text for text in listed if not text.startswith("re:")}
         self._ends = tuple(f".{text}" for text in self._listed)
-        self._pattern = _joined(expressions)
         globs = [text for text in self._listed if "*" in text or "?" in text]
-        self._globs = _joined(
+        like_them = (
             re.escape(text).replace(r"\*", ".*").replace(r"\?", ".") + "$" for text in globs
         )
+        found = (_joined(expressions), _joined(like_them))
+        self._patterns = [pattern for pattern in found if pattern is not None]
         self._budget = Budget()
+        self._around: dict[str, bool] = {}
 
     def names(self, module: str) -> bool:
         """Whether it names a module, or one around it, for every reader of such a config."""
-        parts = module.split(".")
-        around = (".".join(parts[:count]) for count in range(2, len(parts) + 1))
-        return any(one in self._listed for one in around) or self._matches(module)
+        return self._lists(module) or self._matches(module)
+
+    def _lists(self, module: str) -> bool:
+        """Whether it lists a module or one around it by its whole name, of two parts at least."""
+        if "." not in module or not self._listed:
+            return False
+        # Looked up once for all modules that are in the same one.
+        if (around := module.rpartition(".")[0]) not in self._around:
+            self._around[around] = self._lists(around)
+        return module in self._listed or self._around[around]
 
     def may_name(self, module: str) -> bool:
         """Whether some reader takes it for one that is named, by a beginning, end or part of it."""
@@ -203,10 +228,7 @@ class _LeftOut:
         )
 
     def _matches(self, module: str) -> bool:
-        return any(
-            pattern is not None and self._budget.begins(pattern, module)
-            for pattern in (self._pattern, self._globs)
-        )
+        return any(self._budget.begins(pattern, module) for pattern in self._patterns)
 
 
 def _joined(expressions: Iterable[str]) -> Pattern | None:

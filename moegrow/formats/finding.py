@@ -50,41 +50,51 @@ class _Maker:
 
     def __init__(self, form: Format, schemes: Schemes, tensors: Mapping[str, TensorSpec]) -> None:
         self._form, self._schemes, self._tensors = form, schemes, tensors
-        self._is_float = form.codec in ("scaled", "fp4") and "I8" not in form.dtypes
+        is_float = form.codec in ("scaled", "fp4") and "I8" not in form.dtypes
+        self._numbers = "float" if is_float else "int"
+        self._roles = [
+            (role, ending.removesuffix("?"), not ending.endswith("?"))
+            for role, ending in form.companions.items()
+        ]
         self._known: dict[Any, tuple[Settings, tuple[int, ...]]] = {}
 
     def weight(self, stem: str, spec: TensorSpec) -> Weight | None:
         """The weight whose tensors begin with `stem`, or None where not all of them are there."""
         form, tensors = self._form, self._tensors
-        companions = []
-        for role, ending in form.companions.items():
-            other = stem + ending.removesuffix("?")
-            if other in tensors:
-                companions.append((role, other))
-            elif not ending.endswith("?"):
+        parts: dict[str, TensorSpec] = {}
+        for role, ending, is_needed in self._roles:
+            other = tensors.get(stem + ending)
+            if other is not None:
+                parts[role] = other
+            elif is_needed:
                 return None
+        companions = tuple((role, part.name) for role, part in parts.items())
         settings: Settings = ()
         shape: tuple[int, ...] = ()
         scheme, problem = Scheme(), ""
         try:
-            scheme = self._schemes.of(stem, "float" if self._is_float else "int")
-            settings, shape = self._decoded(spec, tuple(companions), scheme)
+            scheme = self._schemes.of(stem, self._numbers)
+            settings, shape = self._decoded(spec, parts, companions, scheme)
         except ValueError as error:
             problem = str(error)
-        decoding = Decoding(form.codec, tuple(companions), settings)
-        others = tuple(stem + ending for ending in form.others if stem + ending in tensors)
+        decoding = Decoding(form.codec, companions, settings)
+        others = tuple([stem + end for end in form.others if stem + end in tensors])
         return Weight(
             form.name, shape, spec.name, form.values, form.becomes, decoding, others, problem,
             scheme.is_symmetric,
         )  # fmt: skip
 
     def _decoded(
-        self, spec: TensorSpec, companions: tuple[tuple[str, str], ...], scheme: Scheme
+        self,
+        spec: TensorSpec,
+        parts: Mapping[str, TensorSpec],
+        companions: tuple[tuple[str, str], ...],
+        scheme: Scheme,
     ) -> tuple[Settings, tuple[int, ...]]:
         """The settings of a weight and its shape when it is plain; ValueError where none fit."""
         form = self._form
-        parts = {role: self._tensors[name] for role, name in companions}
-        kind = (*spec[2:4], scheme, *((role, *part[2:4]) for role, part in parts.items()))
+        sizes = [(part.dtype, part.shape) for part in parts.values()]
+        kind = (scheme, spec.dtype, spec.shape, *parts, *sizes)
         if kind not in self._known:
             settings = tuple(_settings(form, scheme, self._schemes.settings, spec, parts))
             shape = decoded_shape(spec, Decoding(form.codec, companions, settings), self._tensors)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 from moegrow.formats.decoding import Decoding
 
@@ -29,8 +29,7 @@ class Format:
     transposed: bool = False
 
 
-@dataclass(frozen=True)
-class Weight:
+class Weight(NamedTuple):
     """A quantised weight of a checkpoint: its shape when it is plain, the tensor with its values
     and how they are decoded, and what else belongs to it.
 
@@ -52,7 +51,7 @@ class Weight:
     @property
     def companions(self) -> tuple[str, ...]:
         """Every other tensor of it: of no use without it."""
-        return (*(name for _, name in self.decoding.companions), *self.others)
+        return (*[name for _, name in self.decoding.companions], *self.others)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from moegrow.errors import MoegrowError
-from moegrow.families.layout import Layout
+from moegrow.families.structure import Layout
 from moegrow.maps import Map, spell
 from moegrow.plans import Plan
 

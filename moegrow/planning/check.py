@@ -6,14 +6,15 @@ from operator import attrgetter
 
 from moegrow import maps
 from moegrow.errors import MoegrowError, raise_all
-from moegrow.families.layout import Layout, read_layout
+from moegrow.families.layout import read_layout
+from moegrow.families.structure import Layout
 from moegrow.formats.decoding import EXACT, SCALES, decoded_rows, decoded_shape, is_power_of_two
 from moegrow.ground import jsontext
 from moegrow.plans import STORED, Output, Piece, Plan
-from moegrow.source.checkpoint import CONFIG, Checkpoint
+from moegrow.source.checkpoint import Checkpoint
 from moegrow.source.fingerprints import is_same, sampled
 from moegrow.source.header import TensorSpec, nbytes
-from moegrow.source.origin import Origin
+from moegrow.source.origin import CONFIG, Origin
 
 # Dtypes whose values can be read, changed in floating point and rounded back.
 FLOATS = ("F64", "F32", "F16", "BF16")

@@ -10,7 +10,7 @@ from typing import Any
 from moegrow.config.config import scaled
 from moegrow.errors import MoegrowError
 from moegrow.families.family import Config, Groups, Router, Setting, lookup, number
-from moegrow.families.layout import Layout
+from moegrow.families.structure import Layout
 from moegrow.maps import NULL, Map
 from moegrow.plans import ONE, ZERO, Growth
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 from moegrow.errors import MoegrowError
-from moegrow.families.layout import Layout, is_of_all
 from moegrow.families.places import Place
+from moegrow.families.structure import Layout, is_of_all
 from moegrow.maps import NULL, Map
 from moegrow.planning.compensation import Compensation
 from moegrow.plans import ONE, ZERO, Growth, Noise, Output, Piece

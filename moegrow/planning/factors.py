@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from fractions import Fraction
 
 from moegrow.config.quantconfig import quantised_in
-from moegrow.families.layout import Layout
+from moegrow.families.structure import Layout
 from moegrow.formats.decoding import EXACT, is_power_of_two
 from moegrow.formats.formats import Weight
 from moegrow.plans import ONE, Growth, Output, Piece

@@ -7,7 +7,7 @@ from moegrow.config.quantconfig import QuantConfig
 from moegrow.config.storedconfig import expert_modules, quant_files, stored_config
 from moegrow.errors import MoegrowError
 from moegrow.families.family import lookup
-from moegrow.families.layout import Layout
+from moegrow.families.structure import Layout
 from moegrow.maps import Map, repeats
 from moegrow.planning import factors, headermetadata
 from moegrow.planning.addressed import check_identity
@@ -52,25 +52,36 @@ def deepen(plan: Plan, layout: Layout, layer_map: Map, *, identity: bool = False
     With `identity`, repeated layers begin as the identity: their output projections are zero.
     """
     silent = _silent(layout, layer_map) if identity else (False,) * len(layer_map)
+    growth = plan.growth.deepen(layer_map, silent=silent)
+    check_layers(plan, layout, growth)
+    if identity:
+        check_identity(layout, layer_map)
+    return render(plan, layout, growth)
+
+
+def check_layers(plan: Plan, layout: Layout, growth: Growth) -> None:
+    """Raise MoegrowError where layers of the source cannot be repeated as a growth asks for.
+
+    The growth of a plan that was read from a file may never have been held against its source.
+    """
+    silent = frozenset(
+        old for old, is_silent in zip(growth.layers, growth.silent, strict=True) if is_silent
+    )
+    _check_outputs(layout, silent)
+    if silent and (why := layout.family.depth.identity_is_not):
+        raise MoegrowError(
+            f"a layer of {layout.family.name} with zero outputs is not the identity: {why}",
+            "use --new-layers copy",
+        )
     _check_needs(layout)
     _check_fixed(layout)
     check_class(plan, layout)
-    if identity:
-        check_identity(layout, layer_map)
-    return render(plan, layout, plan.growth.deepen(layer_map, silent=silent))
 
 
 def _silent(layout: Layout, layer_map: Map) -> tuple[bool, ...]:
     """Which layers of an identity growth are silent: the copies that are not the original."""
-    depth = layout.family.depth
-    _check_outputs(layout, frozenset(layer_map))
-    if depth.identity_is_not:
-        raise MoegrowError(
-            f"a layer of {layout.family.name} with zero outputs is not the identity:"
-            f" {depth.identity_is_not}",
-            "use --new-layers copy",
-        )
-    if depth.copies_first and lookup(layout.config, depth.copies_first):
+    copies_first = layout.family.depth.copies_first
+    if copies_first and lookup(layout.config, copies_first):
         # Layers behind use what the last copy computed, so that must be the original.
         return repeats(layer_map[::-1])[::-1]
     return repeats(layer_map)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from moegrow.config import quantconfig
-from moegrow.families.layout import Layout
+from moegrow.families.structure import Layout
 from moegrow.planning import (
     addressed,
     headermetadata,

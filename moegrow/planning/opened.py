@@ -6,15 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from moegrow import maps
+from moegrow.config.quantconfig import KEYS, check_claims
 from moegrow.errors import MoegrowError, UsageError
 from moegrow.families.catalogue import LARGEST_FAMILY
-from moegrow.families.layout import Layout, read_layout
+from moegrow.families.layout import read_layout
+from moegrow.families.structure import Layout
 from moegrow.ground.strangers import read_text
 from moegrow.planning import grow, planfile
 from moegrow.planning.check import check_growth, check_plan, check_result, check_source
 from moegrow.planning.planfile import Lines
 from moegrow.plans import Plan
-from moegrow.source.checkpoint import open_checkpoint, user_path
+from moegrow.source.checkpoint import open_checkpoint
+from moegrow.source.locating import user_path
 from moegrow.source.origin import ANYONE, Access
 
 
@@ -81,6 +85,9 @@ def begin(
     check_source(header, checkpoint)
     layout = read_layout(checkpoint, family_text=header.family_text)
     check_growth(header, layout)
+    if header.growth.layers != maps.identity(layout.layers):
+        grow.check_layers(header, layout, header.growth)
+    check_kept(header, layout)
     rendered = grow.render(header, layout, header.growth)
     if not isinstance(source, Lines):
         plan = source
@@ -100,6 +107,12 @@ def _family_text(path: Path) -> str:
         raise MoegrowError(f"--family {path} is not a file", "give the path of a family file")
     path = path.resolve()
     return read_text(path.parent, path.name, LARGEST_FAMILY)
+
+
+def check_kept(plan: Plan, layout: Layout) -> None:
+    """Raise MoegrowError where the result's config would keep what is not so of quantisation."""
+    if any(f'"{key}"' in plan.config for key in KEYS):
+        check_claims(layout)
 
 
 def check_unedited(old: Plan) -> None:

@@ -13,13 +13,13 @@ from moegrow import maps
 from moegrow.config.indexers import sharing_copies
 from moegrow.errors import MoegrowError
 from moegrow.families.family import lookup
-from moegrow.families.layout import Layout, Tensor
 from moegrow.families.places import NUMBER, Place
+from moegrow.families.structure import Layout, Tensor
 from moegrow.planning.compensation import Compensation
 from moegrow.planning.experts import Experts, whole
 from moegrow.plans import ONE, ZERO, Growth, Output, Piece
-from moegrow.source.checkpoint import MOST_TENSORS
 from moegrow.source.header import TensorSpec
+from moegrow.source.index import MOST_TENSORS
 
 _NUMBER = re.compile(NUMBER)
 

@@ -29,10 +29,12 @@ from moegrow.plans import (
     Storage,
 )
 from moegrow.recipes.recipe import MOST_STEPS, Step, read_step
-from moegrow.source.checkpoint import CONFIG, MOST_TENSORS, QUANT_FILES, SourceFile
+from moegrow.source.checkpoint import QUANT_FILES
+from moegrow.source.fingerprints import SourceFile
 from moegrow.source.header import BITS
+from moegrow.source.index import MOST_TENSORS
 from moegrow.source.listing import safe
-from moegrow.source.origin import MOST_FILES, names_weights, scheme
+from moegrow.source.origin import CONFIG, MOST_FILES, names_weights, scheme
 
 # Characters of a plan and of one of its lines: a million tensors of some hundred each, one that is
 # put together from all experts that there may be, and a header with the config.
@@ -287,7 +289,10 @@ def _metadata(table: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     """Texts for the headers of weight files; their format is moegrow's to say."""
     if "format" in table:
         raise ValueError("the metadata cannot say the format")
-    return tuple(sorted((key, _text(text)) for key, text in table.items()))
+    found = tuple(sorted((key, _text(text)) for key, text in table.items()))
+    for text in (text for pair in found for text in pair):
+        text.encode()  # an escape for half a character is no text, and raises a ValueError
+    return found
 
 
 def _step(table: dict[str, Any]) -> dict[str, Any]:

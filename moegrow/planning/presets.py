@@ -6,7 +6,7 @@ from typing import Any
 
 from moegrow import maps
 from moegrow.errors import UsageError, choose
-from moegrow.families.layout import Layout
+from moegrow.families.structure import Layout
 from moegrow.maps import Map
 from moegrow.planning.compensation import group_size
 from moegrow.plans import Noise

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from moegrow.config.quantconfig import quantised_in
-from moegrow.families.layout import Layout
+from moegrow.families.structure import Layout
 from moegrow.formats.formats import Weight
 from moegrow.plans import Output, Piece
 

@@ -12,7 +12,8 @@ from moegrow import maps
 from moegrow.config.quantconfig import quantised_in
 from moegrow.errors import one_line
 from moegrow.families.family import lookup
-from moegrow.families.layout import Layout, present
+from moegrow.families.settings import present
+from moegrow.families.structure import Layout
 from moegrow.formats.decoding import EXACT
 from moegrow.ground import tables
 from moegrow.plans import AS_STORED, STORED, Output, Plan

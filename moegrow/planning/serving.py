@@ -12,7 +12,7 @@ from typing import Any
 
 from moegrow.families.catalogue import read_rule
 from moegrow.families.family import Config, Names, Rule, lookup
-from moegrow.families.layout import Layout
+from moegrow.families.structure import Layout
 from moegrow.ground import jsontext
 from moegrow.plans import Plan
 

@@ -11,9 +11,9 @@ from typing import Any
 from moegrow import maps
 from moegrow.config.config import grown_config
 from moegrow.errors import MoegrowError
-from moegrow.families import perlayer
+from moegrow.families import layerrules
 from moegrow.families.family import Config, Names, Setting, lookup
-from moegrow.families.layout import Layout
+from moegrow.families.structure import Layout
 from moegrow.ground import jsontext
 from moegrow.maps import Map
 from moegrow.planning import modes
@@ -81,10 +81,10 @@ def _suits(kinds: Kinds, layout: Layout, layer_map: Map, config: Config) -> bool
         said = sorted(sparse) == [*range(layout.layers)][-len(sparse) :]
         behind = [old in sparse for old in layer_map]
         return not said or behind == sorted(behind)
-    old = perlayer.Old(layout.config, layout.layers, sparse)
-    new = perlayer.Old(config, len(layer_map), frozenset())
+    old = layerrules.Old(layout.config, layout.layers, sparse)
+    new = layerrules.Old(config, len(layer_map), frozenset())
     try:
-        before, after = perlayer.from_rule(kinds.rule, old), perlayer.from_rule(kinds.rule, new)
+        before, after = layerrules.from_rule(kinds.rule, old), layerrules.from_rule(kinds.rule, new)
     except MoegrowError:
         return True  # the config has a pattern there that the engine computes nothing from
     if before is None or after is None:

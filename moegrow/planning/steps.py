@@ -5,7 +5,7 @@ from typing import Any
 
 from moegrow import maps
 from moegrow.config.indexers import sharing_copies
-from moegrow.families.layout import Layout
+from moegrow.families.structure import Layout
 from moegrow.maps import Map
 from moegrow.planning.compensation import Compensation
 from moegrow.plans import Growth, Noise

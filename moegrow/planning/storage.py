@@ -7,7 +7,7 @@ from typing import Any
 
 from moegrow.config.quantconfig import quantised_in
 from moegrow.errors import MoegrowError, raise_all
-from moegrow.families.layout import Layout
+from moegrow.families.structure import Layout
 from moegrow.formats.decoding import AS_IT_IS
 from moegrow.formats.formats import PLAIN, Weight
 from moegrow.plans import Output, Piece, Storage

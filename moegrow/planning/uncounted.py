@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from moegrow.families.family import lookup
-from moegrow.families.layout import Layout, promised_predictions
+from moegrow.families.settings import promised_predictions
+from moegrow.families.structure import Layout
 
 
 def facts(layout: Layout) -> Iterator[str]:

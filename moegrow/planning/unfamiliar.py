@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from moegrow.errors import MoegrowError, one_line
-from moegrow.families.layout import Layout
 from moegrow.families.signs import other_classes, unnamed_keys
+from moegrow.families.structure import Layout
 from moegrow.plans import Plan
 
 

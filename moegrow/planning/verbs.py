@@ -6,10 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from moegrow import maps
-from moegrow.config.quantconfig import KEYS, check_claims
 from moegrow.errors import UsageError, choose
 from moegrow.planning import grow, modes, presets
-from moegrow.planning.opened import AnySource, Opened, begin, check_unedited
+from moegrow.planning.opened import AnySource, Opened, begin, check_kept, check_unedited
 from moegrow.planning.ways import check_ways
 from moegrow.plans import ROUNDINGS, Noise, Plan, Storage
 from moegrow.recipes import cookbook
@@ -195,8 +194,7 @@ def _grown(old: Opened, step: Step) -> Plan:
     """The plan after one more step, which is noted in it."""
     check_unedited(old.plan)
     new = _GROWING[step["grow"]](old, step)
-    if _keeps_claims(new):
-        check_claims(old.layout)
+    check_kept(new, old.layout)
     done = old.plan.recipe
     return replace(new, recipe=None if done is None else (*done, step))
 
@@ -260,11 +258,6 @@ def _converted(old: Opened, step: Step) -> Plan:
         found[key] = DTYPES[name] if name else ""
     storage = Storage(found["dtype"], found["experts_dtype"])
     return grow.store(old.plan, old.layout, storage)
-
-
-def _keeps_claims(plan: Plan) -> bool:
-    """Whether the config of the result still says that weights are quantised."""
-    return any(f'"{key}"' in plan.config for key in KEYS)
 
 
 _GROWING = {"depth": _deepened, "width": _widened, "convert": _converted}

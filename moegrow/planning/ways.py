@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from moegrow.config.quantconfig import quantised_in
 from moegrow.errors import MoegrowError
-from moegrow.families.layout import Layout
+from moegrow.families.structure import Layout
 from moegrow.formats.formats import Quantised, Weight
 from moegrow.planning.check import FLOATS, check_noise
 from moegrow.planning.forecast import Forecast, on_floats, on_weight

@@ -7,7 +7,7 @@ from importlib.resources import files
 
 from moegrow.errors import MoegrowError, choose
 from moegrow.recipes.recipe import LARGEST, Recipe, read_recipe
-from moegrow.source.checkpoint import user_path
+from moegrow.source.locating import user_path
 
 
 def open_recipe(name: str | os.PathLike[str]) -> Recipe:

@@ -9,22 +9,11 @@ from typing import Any, TypeVar
 from moegrow.errors import MoegrowError, raise_all
 from moegrow.ground import jsontext, waiting
 from moegrow.source import foreign
-from moegrow.source.fingerprints import SourceFile as SourceFile
-from moegrow.source.fingerprints import digest, read_header
+from moegrow.source.fingerprints import SourceFile, digest, read_header
 from moegrow.source.header import Header, TensorSpec
-from moegrow.source.index import LARGEST_INDEX as LARGEST_INDEX
-from moegrow.source.index import MOST_TENSORS as MOST_TENSORS
-from moegrow.source.index import index_text as index_text
-from moegrow.source.index import merge
+from moegrow.source.index import MOST_TENSORS, merge
 from moegrow.source.locating import find
-from moegrow.source.locating import user_path as user_path
-from moegrow.source.origin import ANYONE, Access, Origin, read_text
-from moegrow.source.origin import CARD as CARD
-from moegrow.source.origin import CONFIG as CONFIG
-from moegrow.source.origin import INDEX as INDEX
-from moegrow.source.sidefiles import DIGESTS as DIGESTS
-from moegrow.source.sidefiles import OWN as OWN
-from moegrow.source.sidefiles import PLAN as PLAN
+from moegrow.source.origin import ANYONE, CONFIG, Access, Origin, read_text
 from moegrow.source.sidefiles import Left, side_files
 from moegrow.source.weightfiles import weight_files
 

@@ -22,7 +22,8 @@ class SlowError(httpx2.ReadTimeout):
 
 
 def watch() -> None:
-    """Have every answer to the Hub's client watched from now on."""
+    """Have every answer to the Hub's client watched from now on, and count pages anew."""
+    _pages.clear()
     session = get_session()
     hooks = session.event_hooks["response"]
     if _watch not in hooks:

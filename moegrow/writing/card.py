@@ -9,10 +9,9 @@ from moegrow import __version__
 from moegrow.errors import one_line
 from moegrow.plans import Noise, Plan
 from moegrow.recipes.recipe import Recipe, to_toml
-from moegrow.source.checkpoint import CARD
 from moegrow.source.hub import is_name
 from moegrow.source.metadata import MOST, Carried, front_matter, read_metadata
-from moegrow.source.origin import Origin, read_range, scheme
+from moegrow.source.origin import CARD, Origin, read_range, scheme
 
 LONGEST = 20_000  # characters of a line that others have written
 

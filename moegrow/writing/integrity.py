@@ -8,7 +8,8 @@ from typing import NamedTuple
 from moegrow.errors import MoegrowError
 from moegrow.ground import waiting
 from moegrow.ground.strangers import exists_inside
-from moegrow.source.checkpoint import DIGESTS, Checkpoint
+from moegrow.source.checkpoint import Checkpoint
+from moegrow.source.sidefiles import DIGESTS
 from moegrow.writing.digests import Digests, Entry, damage, file_digest, read_digests
 
 

@@ -20,7 +20,7 @@ from moegrow.errors import MoegrowError
 from moegrow.ground import jsontext, waiting
 from moegrow.ground.durable import TEMPORARY, durable, sync, temporary
 from moegrow.ground.strangers import is_plain_file, is_plain_folder, read_text
-from moegrow.source.checkpoint import PLAN
+from moegrow.source.sidefiles import PLAN
 from moegrow.writing.digests import Entry, damage, entry
 from moegrow.writing.shards import Shard
 

@@ -12,8 +12,9 @@ from moegrow.ground.durable import durable, sync, temporary
 from moegrow.ground.mounts import is_mount
 from moegrow.planning.check import Witness, check_unchanged
 from moegrow.plans import Plan
-from moegrow.source.checkpoint import CARD, CONFIG, DIGESTS, INDEX, PLAN, Checkpoint
-from moegrow.source.origin import contents
+from moegrow.source.checkpoint import Checkpoint
+from moegrow.source.origin import CARD, CONFIG, INDEX, contents
+from moegrow.source.sidefiles import DIGESTS, PLAN
 from moegrow.source.sums import WrongBytesError
 from moegrow.writing import card, shards
 from moegrow.writing.digests import Digests, file_digest, text_bytes, text_digest

@@ -11,7 +11,8 @@ from moegrow.ground.strangers import is_plain_file, opened
 from moegrow.planning import planfile, planlines
 from moegrow.planning.check import Witness
 from moegrow.plans import Plan
-from moegrow.source.checkpoint import CONFIG, PLAN
+from moegrow.source.origin import CONFIG
+from moegrow.source.sidefiles import PLAN
 from moegrow.writing.partial import Partial
 
 Say = Callable[[str], None]

@@ -14,12 +14,13 @@ from functools import cached_property
 from typing import NamedTuple
 
 from moegrow.errors import UsageError
-from moegrow.families.layout import parameters
+from moegrow.families.structure import parameters
 from moegrow.ground.ranges import BLOCK
 from moegrow.numbers.reading import piece_range
 from moegrow.plans import Output, Plan
-from moegrow.source.checkpoint import Checkpoint, index_text
+from moegrow.source.checkpoint import Checkpoint
 from moegrow.source.header import BITS, write_header
+from moegrow.source.index import index_text
 
 DEFAULT_SIZE = "5GB"
 

@@ -15,10 +15,11 @@ from moegrow.planning.planfile import read_plan
 from moegrow.planning.planlines import to_lines
 from moegrow.plans import Plan
 from moegrow.source import hub
-from moegrow.source.checkpoint import PLAN, user_path
 from moegrow.source.hub import token_of
+from moegrow.source.locating import user_path
 from moegrow.source.origin import Access
 from moegrow.source.refusals import TOKENS, endpoint, explained
+from moegrow.source.sidefiles import PLAN
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -8,7 +8,8 @@ from html import escape
 from pathlib import Path
 
 from moegrow.errors import MoegrowError, OutOfReachError, printable
-from moegrow.families.layout import parameters, read_layout
+from moegrow.families.layout import read_layout
+from moegrow.families.structure import parameters
 from moegrow.ground import jsontext, waiting
 from moegrow.ground.ranges import BLOCK, cores
 from moegrow.ground.strangers import exists_inside, read_text
@@ -18,17 +19,12 @@ from moegrow.planning.check import check_plan, check_source
 from moegrow.planning.planfile import read_plan
 from moegrow.planning.realised import Realised
 from moegrow.plans import Output, Plan
-from moegrow.source.checkpoint import (
-    CONFIG,
-    INDEX,
-    LARGEST_INDEX,
-    PLAN,
-    Checkpoint,
-    open_checkpoint,
-    user_path,
-)  # fmt: skip
+from moegrow.source.checkpoint import Checkpoint, open_checkpoint
 from moegrow.source.header import read_header, write_header
-from moegrow.source.origin import Access
+from moegrow.source.index import LARGEST_INDEX
+from moegrow.source.locating import user_path
+from moegrow.source.origin import CONFIG, INDEX, Access
+from moegrow.source.sidefiles import PLAN
 from moegrow.writing.comparison import Comparison
 from moegrow.writing.digests import Digests
 from moegrow.writing.integrity import Held, file_problems, hold, is_as_written, kept_digests

@@ -12,9 +12,10 @@ from moegrow.ground.ranges import cores
 from moegrow.planning import report
 from moegrow.planning.check import check_plan, check_source, check_witness, witness
 from moegrow.plans import Plan
-from moegrow.source.checkpoint import CARD, CONFIG, Checkpoint, open_checkpoint, user_path
+from moegrow.source.checkpoint import Checkpoint, open_checkpoint
 from moegrow.source.hub import Repository
-from moegrow.source.origin import Access, is_index
+from moegrow.source.locating import user_path
+from moegrow.source.origin import CARD, CONFIG, Access, is_index
 from moegrow.writing import engine, shards, verifier
 from moegrow.writing.engine import Moved
 from moegrow.writing.holding import HeldError, locked

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moegrow.families.layout import parameters
-from moegrow.source.checkpoint import CONFIG, INDEX, index_text
+from moegrow.families.structure import parameters
 from moegrow.source.header import nbytes, write_header
+from moegrow.source.index import index_text
+from moegrow.source.origin import CONFIG, INDEX
 
 BLOCK = 128  # rows and columns that share a scale
 

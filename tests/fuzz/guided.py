@@ -27,7 +27,8 @@ with atheris.instrument_imports(include=["moegrow"]):
 
     import moegrow
     from moegrow.planning.planlines import to_lines
-    from moegrow.source.checkpoint import CONFIG, INDEX, Checkpoint, open_checkpoint
+    from moegrow.source.checkpoint import Checkpoint, open_checkpoint
+    from moegrow.source.origin import CONFIG, INDEX
 
 # One of each way in which configs speak of layers and routers choose experts.
 TYPES = (

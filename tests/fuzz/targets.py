@@ -11,14 +11,16 @@ from typing import Any
 import safetensors
 
 from moegrow.errors import MoegrowError
-from moegrow.families.layout import Layout, read_layout
+from moegrow.families.layout import read_layout
+from moegrow.families.structure import Layout
 from moegrow.ground import jsontext
 from moegrow.planning import grow, planfile, planlines, report, verbs
 from moegrow.planning.check import check_plan
 from moegrow.planning.opened import Opened, load
 from moegrow.plans import Plan
-from moegrow.source.checkpoint import CONFIG, INDEX, Checkpoint, open_checkpoint
+from moegrow.source.checkpoint import Checkpoint, open_checkpoint
 from moegrow.source.header import read_header
+from moegrow.source.origin import CONFIG, INDEX
 from moegrow.writing.verifier import verify
 from moegrow.writing.writer import apply
 

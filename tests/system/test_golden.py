@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import quantised
 import tiny
 
-from moegrow.source.checkpoint import PLAN
+from moegrow.source.sidefiles import PLAN
 
 GOLDEN = Path(__file__).with_name("golden.json")
 FORMATS = tuple(quantised.FORMATS)
