@@ -17,6 +17,8 @@ MOST_NAMES, MOST_CHARACTERS = 1_000_000, LARGEST_CONFIG
 
 MOST_HEADS = 1000  # of other stacks in a checkpoint, and ten times as many that a config names
 
+# A word by itself has no number of a layer or of an expert: most keys are one.
+_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*|[0-9]*")
 # What marks a regular expression, which GPTQ's keys precede with what a match does.
 _MARKED = re.compile(r"(re:|[+-]:)?(.*)", re.DOTALL)
 _SPECIAL = re.compile(r"[\\^$|()\[\]{}+?]")
@@ -71,7 +73,7 @@ class ModuleNames:
 
         Raises MoegrowError for a name that cannot be made to mean the copies and nothing else.
         """
-        return self._rewritten(value, Inside())
+        return self._rewritten(value, Inside()) if self._is_mapped else value
 
     def _rewritten(self, value: Any, inside: Inside) -> Any:
         if isinstance(value, dict):
@@ -100,11 +102,14 @@ class ModuleNames:
         return [new for new, _ in self._expanded(text, Inside())]
 
     def _expanded(self, text: str, inside: Inside) -> list[_Made]:
+        if not self._is_mapped:
+            return [(text, inside)]
+        if _WORD.fullmatch(text):
+            self._count(names=1, characters=len(text))
+            return [(text, inside)]
         marked = _MARKED.fullmatch(text)
         assert marked
         mark, rest = marked[1] or "", marked[2]
-        if not self._is_mapped:
-            return [(text, inside)]
         found = []
         if mark or _SPECIAL.search(rest) or rest.startswith(".*"):
             try:
