@@ -8,7 +8,7 @@ from moegrow.config.copies import Copy, Numbers
 from moegrow.config.expressions import Expressions, Inside
 from moegrow.errors import MoegrowError
 from moegrow.families.layout import Layout, promised_predictions
-from moegrow.ground.jsontext import MOST_VALUES
+from moegrow.ground.jsontext import MOST_SHALLOW
 from moegrow.plans import Growth
 from moegrow.source.checkpoint import LARGEST_CONFIG
 
@@ -130,8 +130,8 @@ class ModuleNames:
         self._values += values
         if self._made > MOST_NAMES:
             problem = f"name more than {MOST_NAMES} modules"
-        elif self._characters > MOST_CHARACTERS or self._values > MOST_VALUES:
-            problem = f"take more than {MOST_CHARACTERS} characters, or {MOST_VALUES} values"
+        elif self._characters > MOST_CHARACTERS or self._values > MOST_SHALLOW:
+            problem = f"take more than {MOST_CHARACTERS} characters, or {MOST_SHALLOW} values"
         else:
             return
         raise MoegrowError(f"quantization_config would {problem}", "dequantise: add --dtype bf16")

@@ -6,10 +6,16 @@ by hand: `pytest tests/fuzz/limits.py`. tests/test_limits.py has a part of it.
 """
 
 import json
+import shutil
+from contextlib import suppress
 
 import alter
+import hubserver
 import pytest
 from hostile import CARDS, MIB, PATTERNS, TOML, VALUES, digests, header, json_with
+
+import moegrow
+from moegrow.errors import MoegrowError
 
 SECONDS, MEMORY = 5, 500_000_000
 SHARD = "model-00001-of-00004.safetensors"
@@ -160,6 +166,36 @@ def test_digests_of_too_many_bytes(source, bounded, tmp_path):
         entry = json.dumps({**json.loads(second), "ranges": ranges})
         path.write_text(digests(first, *[entry] * lines))
         bounded(what, "verify", tmp_path / "deep")
+
+
+@pytest.mark.parametrize("name", ["begun.json", "journal"])
+def test_what_lies_in_a_working_folder(source, bounded, monkeypatch, tmp_path, name):
+    def cut_off(*arguments):
+        raise OSError(5, "cut off")
+
+    for what, value in VALUES.items():
+        shutil.rmtree(tmp_path / "grown", ignore_errors=True)
+        with monkeypatch.context() as patch, suppress(MoegrowError):
+            patch.setattr("moegrow.writing.publishing._write_beside", cut_off)
+            moegrow.apply(moegrow.width(source), tmp_path / "grown", force=True)
+        folder = tmp_path / "grown.partial"
+        path = folder / name if name == "begun.json" else next((folder / name).iterdir())
+        path.write_text(json_with(path.read_text(), "size", value))
+        bounded(what, "width", source, "-o", tmp_path / "grown", "--resume", "-q")
+
+
+@pytest.mark.parametrize("key", ["siblings", "x"])
+def test_answers_of_the_hub(bounded, monkeypatch, tmp_path, key):
+    for name, value in (("ENDPOINT", ""), ("HOME", str(tmp_path / "home")), ("HUB_OFFLINE", "0")):
+        monkeypatch.setenv(f"HF_{name}", value)
+    for what, value in VALUES.items():
+        answer = json_with("{}", key, value).encode("utf-8", "surrogatepass")
+        with hubserver.serving() as hub, monkeypatch.context() as patch:
+            patch.setenv("HF_ENDPOINT", hub.url)
+            patch.setattr(hubserver._Answer, "_info", lambda self, *_, a=answer: self._send(
+                200, a, {"Content-Type": "application/json"}
+            ))  # fmt: skip
+            bounded(f"{key}: {what}", "inspect", "hf://org/name")
 
 
 def test_model_cards(source, bounded, tmp_path):
