@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 SHOWN = 10
+LONGEST = 20_000  # characters of a message: what it names may be anyone's, and as long as they like
 
 
 class MoegrowError(Exception):
@@ -13,6 +14,8 @@ class MoegrowError(Exception):
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
+        if len(message) > LONGEST:
+            message = f"{message[:LONGEST]}… and {len(message) - LONGEST} more characters"
         super().__init__(message)
         self.message = message
         self.hint = hint

@@ -12,7 +12,7 @@ import moegrow
 # From the ground up: a line is a package (or files that stand in none), and its floors by "|".
 FLOORS = """
 errors | maps
-ground: jsontext mounts patterns ranges strangers tomltext waiting | durable tables
+ground: mounts patterns ranges strangers tomltext waiting | durable jsontext tables
 source: sums | header metadata ordering origin pace refusals | fetch fingerprints folder foreign
     listing | hub index sidefiles stores | locating weightfiles | checkpoint
 formats: codes decoding grids schemes | blocks exactly formats | columns finding | claims

@@ -185,3 +185,10 @@ def test_the_digest_covers_every_byte_of_the_header(tmp_path):
 def test_every_known_dtype_is_one_the_library_may_write():
     assert set(BITS.values()) == {4, 6, 8, 16, 32, 64}
     assert {"F32", "BF16", "F16", "F8_E4M3", "F8_E8M0", "U8", "I64", "BOOL"} <= BITS.keys()
+
+
+def test_a_header_is_not_written_that_would_not_be_read():
+    tensors = ((f"layers.{number}.weight", "F32", (1, 1)) for number in range(200_000))
+    with pytest.raises(MoegrowError, match="200000 tensors") as refused:
+        write_header(tensors)
+    assert "--max-shard-size" in refused.value.hint

@@ -268,7 +268,7 @@ def test_more_names_than_any_config_has_are_refused(checkpoint, monkeypatch):
     ids=["names", "values of names", "values"],
 )  # fmt: skip
 def test_a_config_that_would_be_too_large_to_be_read_is_refused(names, value):
-    with pytest.raises(MoegrowError, match="take more than 16777216 characters, or 4000000 values"):
+    with pytest.raises(MoegrowError, match="take more than 16777216 characters, or 700000 values"):
         names.rewritten(value)
 
 

@@ -143,13 +143,13 @@ def test_keys_that_name_layers_are_repeated_with_what_they_say(made, checkpoint,
         tensors |= {name: plain[name] for name in plain if name.startswith(left_out)}
     with alter.table(source / "config.json") as config:
         config["quantization_config"]["dynamic"] = {
-            "-:model\\.layers\\.0\\.self_attn\\..*": {},
+            "-:model\\.layers\\.0\\.mlp\\.gate$": {},
             "+:.*\\.layers\\.[13]\\.mlp\\..*": {"bits": 4, "group_size": 16},
             "model.layers.2.self_attn.q_proj": {"bits": 4},
         }
     config = json.loads(moegrow.depth(source).config)
     assert config["quantization_config"]["dynamic"] == {
-        "-:model\\.layers\\.(?:0|1)\\.self_attn\\..*": {},
+        "-:model\\.layers\\.(?:0|1)\\.mlp\\.gate$": {},
         "+:.*\\.layers\\.(?:2|3|6|7)\\.mlp\\..*": {"bits": 4, "group_size": 16},
         "model.layers.4.self_attn.q_proj": {"bits": 4},
         "model.layers.5.self_attn.q_proj": {"bits": 4},

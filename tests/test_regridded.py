@@ -135,13 +135,13 @@ def test_a_run_that_failed_goes_on_to_the_same_bytes(made, tmp_path):
     moegrow.apply(plan, tmp_path / "whole", **settings)
 
     def fail(count):
-        if partial.kept_of(tmp_path / "grown") > 2:
+        if partial.kept_of(tmp_path / "grown"):
             raise RuntimeError("no more")
 
     with pytest.raises(RuntimeError, match="no more"):
         moegrow.apply(plan, tmp_path / "grown", progress=fail, **settings)
     written = moegrow.apply(plan, tmp_path / "grown", resume=True, **settings)
-    assert written.kept > 2
+    assert written.kept
     assert shards(tmp_path / "grown") == shards(tmp_path / "whole")
 
 

@@ -9,7 +9,7 @@ from moegrow.config.expressions import Expressions, Inside
 from moegrow.errors import MoegrowError
 from moegrow.families.settings import promised_predictions
 from moegrow.families.structure import Layout
-from moegrow.ground.jsontext import MOST_VALUES
+from moegrow.ground.jsontext import MOST_SHALLOW
 from moegrow.plans import Growth
 from moegrow.source.checkpoint import LARGEST_CONFIG
 
@@ -18,6 +18,8 @@ MOST_NAMES, MOST_CHARACTERS = 1_000_000, LARGEST_CONFIG
 
 MOST_HEADS = 1000  # of other stacks in a checkpoint, and ten times as many that a config names
 
+# A word by itself has no number of a layer or of an expert: most keys are one.
+_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*|[0-9]*")
 # What marks a regular expression, which GPTQ's keys precede with what a match does.
 _MARKED = re.compile(r"(re:|[+-]:)?(.*)", re.DOTALL)
 _SPECIAL = re.compile(r"[\\^$|()\[\]{}+?]")
@@ -72,7 +74,7 @@ class ModuleNames:
 
         Raises MoegrowError for a name that cannot be made to mean the copies and nothing else.
         """
-        return self._rewritten(value, Inside())
+        return self._rewritten(value, Inside()) if self._is_mapped else value
 
     def _rewritten(self, value: Any, inside: Inside) -> Any:
         if isinstance(value, dict):
@@ -101,11 +103,14 @@ class ModuleNames:
         return [new for new, _ in self._expanded(text, Inside())]
 
     def _expanded(self, text: str, inside: Inside) -> list[_Made]:
+        if not self._is_mapped:
+            return [(text, inside)]
+        if _WORD.fullmatch(text):
+            self._count(names=1, characters=len(text))
+            return [(text, inside)]
         marked = _MARKED.fullmatch(text)
         assert marked
         mark, rest = marked[1] or "", marked[2]
-        if not self._is_mapped:
-            return [(text, inside)]
         found = []
         if mark or _SPECIAL.search(rest) or rest.startswith(".*"):
             try:
@@ -126,8 +131,8 @@ class ModuleNames:
         self._values += values
         if self._made > MOST_NAMES:
             problem = f"name more than {MOST_NAMES} modules"
-        elif self._characters > MOST_CHARACTERS or self._values > MOST_VALUES:
-            problem = f"take more than {MOST_CHARACTERS} characters, or {MOST_VALUES} values"
+        elif self._characters > MOST_CHARACTERS or self._values > MOST_SHALLOW:
+            problem = f"take more than {MOST_CHARACTERS} characters, or {MOST_SHALLOW} values"
         else:
             return
         raise MoegrowError(f"quantization_config would {problem}", "dequantise: add --dtype bf16")

@@ -53,14 +53,20 @@ class QuantConfig:
         }
 
     @cached_property
+    def _tables(self) -> Mapping[str, dict[str, Any]]:
+        """What is in these texts."""
+        return {
+            name: jsontext.loads(text, name, is_shallow=True) for name, text in self.beside.items()
+        }
+
+    @cached_property
     def told(self) -> list[Mapping[str, Any]]:
         """What is said of how weights are quantised: in the config, or where it says nothing, in
         the files beside it."""
         if self.in_config:
             return list(self.in_config.values())
         found: list[Mapping[str, Any]] = []
-        for name, text in self.beside.items():
-            table = jsontext.loads(text, name, is_shallow=True)
+        for name, table in self._tables.items():
             inner = table.get("quantization")
             says = inner if isinstance(inner, dict) else table
             found.append({"quant_method": QUANT_FILES[name], **says})
@@ -81,7 +87,7 @@ class QuantConfig:
         names = ModuleNames(self._layout, growth)
         found = {}
         for name, text in self.beside.items():
-            table = jsontext.loads(text, name, is_shallow=True)
+            table = self._tables[name]
             new = names.rewritten(table)
             if new != table:
                 found[name] = jsontext.replace(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from moegrow.errors import MoegrowError
+from moegrow.ground.strangers import check_width
 
 Path = tuple[str, ...]
 
@@ -14,8 +15,10 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
 
 
-# Values of one text: what parsing takes is many times its bytes.
-MOST_VALUES = 4_000_000
+# Values of one text: parsing takes up to some hundred bytes for each.
+MOST_VALUES = 1_200_000
+# Those of a text that is looked into and changed, such as a config, which takes time for each.
+MOST_SHALLOW = 700_000
 
 # Tables and lists within each other, where they are looked into.
 DEEPEST = 64
@@ -27,7 +30,7 @@ def loads(
     *,
     infinities: bool = False,
     is_shallow: bool = False,
-    most: int = MOST_VALUES,
+    most: int | None = None,
 ) -> dict[str, Any]:
     """The JSON object in `text`; `what` names the file in errors.
 
@@ -37,8 +40,11 @@ def loads(
     state-space models). With `is_shallow` it may nest no more than DEEPEST deep.
     """
     constants = float if infinities else _refuse_constant
-    if sum(map(text.count, ",[{")) > most:
+    if most is None:
+        most = MOST_SHALLOW if is_shallow else MOST_VALUES
+    if values(text) > most:
         raise MoegrowError(f"{what} holds more than the {most} values that are read")
+    check_width(text, what)
     try:
         value = json.loads(text, parse_constant=constants)
         if not _are_unique(text, value):
@@ -53,6 +59,11 @@ def loads(
     if is_shallow:
         _check_depth(value, what)
     return value
+
+
+def values(text: str) -> int:
+    """How many values a JSON text has, or somewhat more: nothing is parsed."""
+    return sum(map(text.count, ",[{"))
 
 
 def _are_unique(text: str, value: Any) -> bool:

@@ -20,6 +20,9 @@ _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 _FILE = _FLAGS | os.O_NONBLOCK
 _FOLDER = _FLAGS | os.O_DIRECTORY
 
+# Bytes of a text with characters outside ASCII: one of them can make all take four bytes each.
+MOST_WIDE = 16 << 20
+
 
 class _LinkError(Exception):
     """Something on the way to a file is a link."""
@@ -75,10 +78,32 @@ def read_all_text(file: BinaryIO, what: str, most: int) -> str:
     raw = file.read(most + 1) if size <= most else b""
     if size > most or len(raw) > most:
         raise MoegrowError(f"{what} has {size} bytes or more, and the most that is read is {most}")
+    return decoded(raw, what)
+
+
+def decoded(raw: bytes, what: str) -> str:
+    """The text that bytes are; raises MoegrowError where that is no UTF-8, or takes too much."""
+    check_width(raw, what)
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:
         raise MoegrowError(f"{what} is not UTF-8 text") from None
+
+
+def check_width(text: str | bytes, what: str) -> None:
+    """Raise MoegrowError where a text would take four bytes for each of very many characters.
+
+    Bytes are looked at before they become such a text. In JSON, an escape can do the same.
+    """
+    if len(text) > MOST_WIDE and (not text.isascii() or _has_escape(text)):
+        raise MoegrowError(
+            f"{what} has {len(text)} characters and some of them outside ASCII, where the most that"
+            f" is read is {MOST_WIDE}"
+        )
+
+
+def _has_escape(text: str | bytes) -> bool:
+    return b"\\u" in text if isinstance(text, bytes) else "\\u" in text
 
 
 def lines(file: TextIO, what: str, *, longest: int, most: int) -> Iterator[str]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from moegrow.errors import MoegrowError
 from moegrow.ground import jsontext
 from moegrow.ground.ranges import BLOCK
-from moegrow.ground.strangers import opened
+from moegrow.ground.strangers import decoded, opened
 
 LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library itself
 LONGEST_NAME = 1000  # characters of a tensor's name; published ones have less than 150
@@ -104,10 +104,7 @@ def header_of(file_name: str, size: int, read: Callable[[int, int], bytes]) -> H
         )
     raw = read(8, 8 + length)
     state = hashlib.sha256(length.to_bytes(8, "little") + raw)
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError:
-        raise MoegrowError(f"{file_name}: the header is not UTF-8 text") from None
+    text = decoded(raw, f"the header of {file_name}")
     del raw
     table = jsontext.loads(text, f"the header of {file_name}")
     if "\\u" in text:
@@ -141,12 +138,14 @@ def write_header(
     for name, dtype, shape in tensors:
         start, end = end, end + nbytes(dtype, shape)
         table[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
-    text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
+    dumped = json.dumps(table, separators=(",", ":"), ensure_ascii=False)
+    text = dumped.encode()
     begin = 8 + len(text)
     text += b" " * (-begin % 8 if residue is None else (residue - begin) % BLOCK)
-    if len(text) > LARGEST_HEADER:
+    if len(text) > LARGEST_HEADER or jsontext.values(dumped) > jsontext.MOST_VALUES:
         raise MoegrowError(
-            f"a header of {len(text)} bytes is over the limit of {LARGEST_HEADER}",
+            f"a header of {len(text)} bytes for {len(table) - 1} tensors is larger than any that"
+            " is read",
             "write smaller files: --max-shard-size 1GB",
         )
     return len(text).to_bytes(8, "little") + text

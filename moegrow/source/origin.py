@@ -9,6 +9,7 @@ from typing import Protocol
 
 from moegrow.errors import MoegrowError
 from moegrow.ground.ranges import read_all
+from moegrow.ground.strangers import decoded
 from moegrow.source.sums import sum_of
 
 CONFIG, INDEX, CARD = "config.json", "model.safetensors.index.json", "README.md"
@@ -164,10 +165,7 @@ def read_whole(origin: Origin, name: str, most: int) -> bytes:
 def read_text(origin: Origin, name: str, most: int) -> str:
     """The text of a small file; raises MoegrowError where it is larger, or no UTF-8."""
     origin.check(name)
-    try:
-        return read_whole(origin, name, most).decode("utf-8")
-    except UnicodeDecodeError:
-        raise MoegrowError(f"{name} of {origin.location} is not UTF-8 text") from None
+    return decoded(read_whole(origin, name, most), f"{name} of {origin.location}")
 
 
 def contents(origin: Origin, name: str) -> Iterator[bytes]:

@@ -8,10 +8,12 @@ import httpx2
 from huggingface_hub import get_session
 
 from moegrow.errors import MoegrowError
+from moegrow.ground.strangers import MOST_WIDE
 
 WINDOW = 30.0  # seconds of waiting for an answer, after which it is looked at how much has come
 SLOWEST = 1000  # bytes a second; what is slower would take years for a model
 LARGEST = 64 << 20  # bytes of an answer that is no file
+MOST_VALUES = 2_000_000  # in one: all of it is parsed at once
 MOST_PAGES = 1000  # of a list of files; each has up to a thousand
 
 _pages: Counter[str] = Counter()
@@ -54,6 +56,7 @@ class _Watched(httpx2.SyncByteStream):
     def __iter__(self) -> Iterator[bytes]:
         parts, total = iter(self._stream), 0
         waited, count = 0.0, 0
+        values, is_wide = 0, False
         while True:
             before = time.monotonic()
             part = next(parts, None)
@@ -63,11 +66,14 @@ class _Watched(httpx2.SyncByteStream):
             waited += time.monotonic() - before
             count, total = count + len(part), total + len(part)
             if self._most is not None and total > self._most:
-                raise MoegrowError(
-                    f"{self._host} answers with more than {self._most} bytes, where a list was"
-                    " asked for",
-                    "check HF_ENDPOINT",
-                )
+                raise self._too_large(f"{self._most} bytes")
+            if self._most is not None:
+                values += sum(map(part.count, (b",", b"[", b"{")))
+                is_wide = is_wide or not part.isascii() or b"\\u" in part
+                if values > MOST_VALUES:
+                    raise self._too_large(f"{MOST_VALUES} values")
+                if is_wide and total > MOST_WIDE:
+                    raise self._too_large(f"{MOST_WIDE} characters, some of them outside ASCII")
             if waited >= WINDOW:
                 if count < SLOWEST * waited:
                     raise SlowError(f"{count} bytes in {waited:.0f} s")
@@ -76,3 +82,9 @@ class _Watched(httpx2.SyncByteStream):
 
     def close(self) -> None:
         self._stream.close()
+
+    def _too_large(self, than: str) -> MoegrowError:
+        return MoegrowError(
+            f"{self._host} answers with more than {than}, where a list was asked for",
+            "check HF_ENDPOINT",
+        )

@@ -10,13 +10,14 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice, pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from moegrow.errors import MoegrowError
 from moegrow.ground import jsontext
 from moegrow.ground.ranges import read_all
-from moegrow.ground.strangers import opened
+from moegrow.ground.strangers import decoded, opened
 from moegrow.writing.shards import Shard
 
 try:  # the same numbers, several times as fast
@@ -26,7 +27,8 @@ except ImportError:
 
 FORMAT = 1  # goes up when an older reader would misunderstand the file
 READ = 8 << 20  # bytes read at a time
-LARGEST = 512 << 20  # bytes of the file, as of a plan
+LARGEST = 128 << 20  # bytes of the file
+MOST_RANGES = 1_500_000  # in all entries of the file: one or a few for each tensor
 
 # The polynomial of zlib's CRC-32, and 1 and x⁸ in its order of bits, which is the reverse.
 _POLYNOMIAL, _ONE, _BYTE = 0xEDB88320, 1 << 31, 1 << 23
@@ -63,6 +65,9 @@ class Entry(NamedTuple):
             ranges = tuple(Range(start, stop, int(crc, 16)) for start, stop, crc in table["ranges"])
             if not all(type(end) is int for found in ranges for end in found[:2]):
                 raise TypeError("a range is no numbers")
+            # Bytes that stand in many ranges would be read as often.
+            if not all(one.stop <= other.start for one, other in pairwise(ranges)):
+                raise TypeError("ranges overlap or run backwards")
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(str(error)) from None
         return cls(str(name), size, str(header), ranges)
@@ -87,32 +92,54 @@ class Digests:
         lines = [jsontext.dumps(header, separators=(",", ":"))]
         lines += [entry.line() for entry in self.entries]
         text = "".join(f"{line}\n" for line in lines)
-        return text + _last_line(text.encode())
+        return text + _last_line(hashlib.sha256(text.encode()))
 
 
 def read_digests(path: Path) -> Digests:
     """The digests in a file; raises MoegrowError where it is not as it was written."""
     with opened(path.parent, path.name) as file:
-        content = file.read(LARGEST + 1)
-    above = content[: content.rstrip(b"\n").rfind(b"\n") + 1]
-    if len(content) > LARGEST or content[len(above) :] != _last_line(above).encode():
-        raise MoegrowError(f"{path.name} is not as it was written")
-    try:
-        header, *lines = above.decode().removesuffix("\n").split("\n")
-        table = jsontext.loads(header, f"line 1 of {path.name}")
-        if table.get("moegrow_digests") != FORMAT:
-            raise MoegrowError(f"{path.name} is of another version of moegrow")
-        covers, files = table["covers"], table["files"]
-        if not isinstance(files, dict) or not all(isinstance(to, str) for to in files.values()):
-            raise TypeError("files must be digests by name")
-        return Digests(covers == "everything", files, tuple(map(Entry.read, lines)))
-    except (KeyError, TypeError, ValueError) as error:
-        # The last line is right, so this is no damage: somebody wrote it.
-        raise MoegrowError(f"{path.name} is malformed: {type(error).__name__} {error}") from None
+        count = _lines_above(file) if os.fstat(file.fileno()).st_size <= LARGEST else 0
+        if not count:
+            raise MoegrowError(f"{path.name} is not as it was written")
+        file.seek(0)
+        try:
+            return _read(islice(file, count), path.name)
+        except (KeyError, TypeError, ValueError) as error:
+            # The last line is right, so this is no damage: somebody wrote it.
+            raise MoegrowError(
+                f"{path.name} is malformed: {type(error).__name__} {error}"
+            ) from None
 
 
-def _last_line(above: bytes) -> str:
-    return json.dumps({"above": hashlib.sha256(above).hexdigest()}, separators=(",", ":")) + "\n"
+def _read(lines: Iterator[bytes], name: str) -> Digests:
+    """The digests in the lines above the last."""
+    what = f"line 1 of {name}"
+    table = jsontext.loads(decoded(next(lines), what), what)
+    if table.get("moegrow_digests") != FORMAT:
+        raise MoegrowError(f"{name} is of another version of moegrow")
+    covers, files = table["covers"], table["files"]
+    if not isinstance(files, dict) or not all(isinstance(to, str) for to in files.values()):
+        raise TypeError("files must be digests by name")
+    entries, ranges = [], 0
+    for line in lines:
+        entries.append(Entry.read(decoded(line, "an entry")))
+        ranges += len(entries[-1].ranges)
+        if ranges > MOST_RANGES:
+            raise ValueError(f"there are more than {MOST_RANGES} ranges")
+    return Digests(covers == "everything", files, tuple(entries))
+
+
+def _lines_above(file: BinaryIO) -> int:
+    """How many lines the last one is a digest of, or 0 where it is none."""
+    above, last, count = hashlib.sha256(), b"", -1
+    for line in file:
+        above.update(last)
+        last, count = line, count + 1
+    return count if count > 0 and last == _last_line(above).encode() else 0
+
+
+def _last_line(above: "hashlib._Hash") -> str:
+    return json.dumps({"above": above.hexdigest()}, separators=(",", ":")) + "\n"
 
 
 def file_digest(folder: Path, name: str) -> str:
