@@ -16,6 +16,7 @@ from moegrow.source.checkpoint import CARD, CONFIG, DIGESTS, INDEX, PLAN, Checkp
 from moegrow.source.origin import contents
 from moegrow.source.sums import WrongBytesError
 from moegrow.writing import card, shards
+from moegrow.writing.additions import first_addition
 from moegrow.writing.digests import Digests, file_digest, text_bytes, text_digest
 from moegrow.writing.engine import Moved
 from moegrow.writing.partial import RESULT, Partial, partial_of
@@ -86,6 +87,11 @@ def check_free(target: Path, *, force: bool) -> None:
         raise MoegrowError(
             f"{target} was not written by moegrow, so --force does not replace it",
             "remove it yourself, or give another -o",
+        )
+    if name := first_addition(target):
+        raise MoegrowError(
+            f"{target} holds {name}, which moegrow did not write and --force would delete",
+            "move it elsewhere if you need it, or else remove it; or give another -o",
         )
 
 
