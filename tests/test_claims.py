@@ -21,14 +21,14 @@ def with_config(source, folder, told, key="quantization_config"):
     return copy
 
 
-def refused(run, source, *says):
+def refused(run, source, *says, dtype="bf16"):
     """The refusal of depth and of width; what its hint names makes a result without the config."""
     for verb in ("depth", "width"):
         done = run(verb, source, "-o", "out", code=1)
         assert REFUSED in done.stderr
         assert all(one in done.stderr for one in says), done.stderr
-        assert "add --dtype bf16" in done.stderr
-        plan = run(verb, source, "--plan", "--dtype", "bf16").stdout
+        assert f"add --dtype {dtype}" in done.stderr
+        plan = run(verb, source, "--plan", "--dtype", dtype).stdout
         assert '"quantization_config' not in json.loads(plan.split("\n")[0])["config"]
     return done.stderr
 
@@ -39,7 +39,7 @@ def test_a_config_of_a_format_on_plain_weights_is_refused_and_dequantised(
 ):
     source = with_config(checkpoint(), tmp_path / "source", FORMATS[name].config)
     method = FORMATS[name].config["quant_method"]
-    refused(run, source, repr(method), "all are plain")
+    refused(run, source, repr(method), "all are plain", dtype="fp32")
     run("depth", source, "-o", "deep", "--dtype", "fp32")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "deep")
     assert model.config.num_hidden_layers == 8

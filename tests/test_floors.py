@@ -28,8 +28,8 @@ planning: planlines realised serving | addressed check forecast headermetadata l
     notices verbs
 numbers: noise | compiled | arithmetic compiled_codes | straight | conversion lanes rounding |
     lookup reading | changes | stream | values
-writing: card | shards | digests schedule | comparison direct partial | holding targets worker |
-    engine integrity
+writing: card | shards | digests schedule | additions comparison direct partial | holding targets
+    worker | engine integrity
     resume | publishing space | parts verifier | uploader writer
 analysis: lineage | ribbons | models weights | images | layerwise tokens | batch cuts |
     difference squares | logits | profiles | inspecting labels | drawn plots | seams story |

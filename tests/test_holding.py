@@ -50,6 +50,12 @@ def test_several_may_hold_it_together_and_then_nobody_alone(holder, target):
         pass
 
 
+def test_a_place_where_no_folder_can_be_made_is_refused_at_once(run, checkpoint):
+    """There mkdir says that the name is not found, as if another run had just removed it."""
+    refused = run("depth", checkpoint(), "-o", "/proc/grown", code=1)
+    assert "/proc/grown.partial: no folder can be made there" in refused.stderr
+
+
 NO_LOCKS = [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL]
 
 

@@ -105,7 +105,7 @@ def test_a_dry_run_says_in_a_line_how_far_norms_jump(run, rising, tmp_path):
     (line,) = (line for line in said.splitlines() if line.startswith("seams: "))
     assert "layers 9 and 10, from 9 and 0; norms of experts" in line
     assert "of the weights read" in line
-    assert "seams: no jump; " in run("depth", rising, "--dry-run").stderr
+    assert "seams: no jump: " in run("depth", rising, "--dry-run").stderr
     assert "seams" not in run("width", rising, "--dry-run").stderr
     assert "seams" not in run("depth", "--mode", "stack", rising, "-o", "deep").stderr
 

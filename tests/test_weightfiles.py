@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 
 import alter
 import pytest
@@ -116,6 +117,25 @@ def test_shards_of_two_checkpoints_without_an_index_are_asked_about(source):
     assert "model-*-of-00002.safetensors" in error.message
     (source / "model-00001-of-00002.safetensors").unlink()
     assert len(open_checkpoint(source).files) == count
+
+
+def test_the_command_that_moves_one_of_two_sets_away_works_as_it_is_printed(
+    checkpoint, run, tmp_path
+):
+    source = tmp_path / "my model"
+    shutil.copytree(checkpoint(), source)
+    (source / INDEX).unlink()
+    shutil.copy(source / shards(source)[0], source / "model-00001-of-00002.safetensors")
+    told = run("depth", source, "--dry-run", code=1).stderr
+    subprocess.run(told.partition("elsewhere: ")[2], shell=True, check=True, cwd=tmp_path)
+    run("depth", source, "--dry-run")
+
+
+def test_a_file_that_config_names_and_that_is_missing_is_named_with_the_key(source):
+    with alter.table(source / "config.json") as config:
+        config["transformers_weights"] = "other.safetensors"
+    error = refused(source, "config.json names other.safetensors as the weights")
+    assert "transformers_weights" in error.hint
 
 
 def test_an_index_of_another_sharding_is_named_as_the_fault(source):

@@ -333,11 +333,22 @@ def test_an_existing_output_is_refused_without_force_and_replaced_with_it(source
         moegrow.apply(moegrow.width(source), grown)
     assert "--force" in refused.value.hint
     assert alter.contents(grown) == before
-    (grown / "stale.txt").write_text("x")
+    (grown / ".DS_Store").write_text("x")
     moegrow.apply(moegrow.width(source), grown, force=True)
     assert moegrow.verify(grown).ok
-    assert not (grown / "stale.txt").exists()
     assert {path.name for path in tmp_path.iterdir()} == {source.name, "grown"}
+
+
+@pytest.mark.parametrize("added", ["notes.txt", "checkpoint-500/model.safetensors"])
+def test_force_does_not_delete_what_was_added_to_a_result(source, tmp_path, added):
+    grown = tmp_path / "grown"
+    moegrow.apply(moegrow.depth(source), grown)
+    (grown / added).parent.mkdir(exist_ok=True)
+    (grown / added).write_text("precious")
+    before = alter.contents(tmp_path)
+    with pytest.raises(MoegrowError, match=f"holds {added}, which moegrow did not write"):
+        moegrow.apply(moegrow.width(source), grown, force=True)
+    assert alter.contents(tmp_path) == before
 
 
 def test_a_failed_replacement_keeps_what_was_there(source, tmp_path, monkeypatch):

@@ -39,7 +39,7 @@ class Jump(NamedTuple):
 class Way:
     """One way to deepen a model: its options, its layer map, and the largest jump of each group.
 
-    `seams` is the number of places where neighbours were none in the source. A way that the
+    `seams` is the number of places where layers meet that did not in the source. A way that the
     model refuses has the reason under `refused`, and no map.
     """
 
@@ -212,7 +212,7 @@ def planned(plan: Plan, layout: Layout) -> Planned:
     layer_map = plan.growth.layers
     met = [(old, new) for old, new in pairwise(layer_map) if new != old + 1]
     if all(old == new for old, new in met):
-        says = "no jump; where neighbours were none in the source, one is the copy of the other"
+        says = "no jump: layers that were not neighbours in the source are copies of each other"
         return Planned(len(met), f"seams: {says}" if met else "", {})
     where = layout.checkpoint.location
     if scheme(where):

@@ -110,9 +110,16 @@ def check_claims(layout: Layout) -> None:
             for one in told
             for problem in claims.problems(layout.checkpoint, one, quantised_in(layout))
         ],
-        "add --dtype bf16, which writes plain weights and no quantization_config; or put right what"
-        " config.json says",
+        f"add --dtype {_plain_dtype(layout)}, which writes plain weights and no"
+        " quantization_config; or correct that entry in config.json, or remove it",
     )
+
+
+def _plain_dtype(layout: Layout) -> str:
+    """What --dtype is to be for weights that are plain to stay as they are: bf16 where in doubt."""
+    stored = {spec.dtype for spec in layout.checkpoint.tensors.values() if len(spec.shape) > 1}
+    names = {"F16": "fp16", "F32": "fp32"}
+    return names.get(stored.pop(), "bf16") if len(stored) == 1 else "bf16"
 
 
 def facts(layout: Layout) -> Iterator[str]:

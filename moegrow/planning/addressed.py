@@ -31,9 +31,10 @@ def warnings(plan: Plan, layout: Layout) -> Iterator[str]:
     """A sentence where a plan moves layers that another part of the model addresses."""
     count, growth = _count(layout), plan.growth
     if count and not (_keeps(growth.layers, count) and not any(growth.silent[:count])):
+        kept = spell(range(count))
         yield (
-            f"{_why(layout)}; the first {count} are no longer layers {spell(range(count))} of the"
-            f" source: --keep-first {count} leaves them in place"
+            f"{_why(layout)}; the first {count} are no longer layers {kept} of the source:"
+            f" --keep-first {count}, or --layers that begin with {kept}, leaves them in place"
         )
 
 

@@ -63,7 +63,8 @@ def _depth_sentences(layout: Layout, growth: Growth) -> Iterator[str]:
     if (once := layout.family.tensors.once) and len(set(growth.layers)) < len(growth.layers):
         yield f"only the first copy of a layer keeps {' and '.join(once)}"
     if sharing := sharing_copies(layout, growth):
-        yield f"{len(sharing)} copies share the indexer of their original and have none"
+        count = len(sharing)
+        yield f"{count} copies share the indexer of their original and have none of their own"
     if layout.prediction_layers:
         first = len(growth.layers)
         yield f"multi-token prediction moved behind the last layer, to {first}"

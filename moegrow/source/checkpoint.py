@@ -80,7 +80,7 @@ def open_checkpoint(source: str | os.PathLike[str], access: Access = ANYONE) -> 
     config_text = _read_config(origin)
     config = jsontext.loads(config_text, CONFIG, infinities=True, is_shallow=True)
     weights = weight_files(origin, config, named)
-    headers = _read_headers(origin, weights.files)
+    headers = _read_headers(origin, weights.files, weights.by)
     tensors, remarks = merge(origin, headers, weights.weight_map, weights.by)
     if not tensors:
         raise MoegrowError(f"{origin.name} holds no tensors")
@@ -121,11 +121,11 @@ def _read_config(origin: Origin) -> str:
     return read_text(origin, CONFIG, LARGEST_CONFIG)
 
 
-def _read_headers(origin: Origin, names: list[str]) -> dict[str, Header]:
+def _read_headers(origin: Origin, names: list[str], index: str) -> dict[str, Header]:
     missing = [name for name in names if not origin.has(name)]
     raise_all(
         f"{origin.location} is not complete",
-        [f"{name} is missing" for name in missing],
+        [f"{name} is missing{f', which {index} names' if index else ''}" for name in missing],
         "fetch the missing files; nothing was written",
     )
 

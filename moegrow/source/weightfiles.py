@@ -3,6 +3,7 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from shlex import quote
 from typing import Any, NamedTuple
 
 from moegrow.errors import MoegrowError
@@ -10,7 +11,7 @@ from moegrow.source import foreign
 from moegrow.source.fingerprints import read_header
 from moegrow.source.index import SINGLE, read_weight_map
 from moegrow.source.listing import is_safe
-from moegrow.source.origin import INDEX, Origin, is_index, names_weights
+from moegrow.source.origin import CONFIG, INDEX, Origin, is_index, names_weights
 
 NAMED_IN_CONFIG = "transformers_weights"  # the key by which transformers takes other files
 MOST_COMPARED = 100  # files whose headers are read to see what they are to each other
@@ -85,8 +86,8 @@ def _named(origin: Origin, named: str) -> Weights:
         raise MoegrowError(
             f"{named} may hold a part of each tensor, and {others[0]} another: {shared} is in both",
             "join tensor-parallel parts first, with the tool that wrote them; if the file is whole,"
-            f" link it and config.json into a folder of their own: mkdir whole && ln"
-            f" {origin.location}/{named} {origin.location}/config.json whole",
+            " link it and config.json into a folder of their own: mkdir whole && ln"
+            f" {quote(f'{origin.location}/{named}')} {quote(f'{origin.location}/{CONFIG}')} whole",
         )
     return Weights([named])
 
@@ -98,6 +99,12 @@ def _in_config(origin: Origin, told: Any) -> Weights:
             f"config.json: {NAMED_IN_CONFIG} is {told!r}, which names no safetensors file and no"
             " index in the checkpoint's folder",
             f"correct {NAMED_IN_CONFIG} in config.json, or remove it",
+        )
+    if not origin.has(told):
+        raise MoegrowError(
+            f"config.json names {told} as the weights, under {NAMED_IN_CONFIG}, and that file is"
+            " missing",
+            f"get the file, or remove {NAMED_IN_CONFIG} from config.json",
         )
     weights = _of_index(origin, told) if is_index(told) else Weights([told])
     return weights._replace(remark=f"{told} has the weights, as config.json says for transformers")
@@ -116,8 +123,8 @@ def _of_index(origin: Origin, index: str) -> Weights:
         raise MoegrowError(
             f"{index} is of another sharding: it names {missing[0]}, which is missing, and there is"
             f" a whole set of {total[0]}",
-            f"if that is the one you mean, remove the index: mv {origin.location}/{index}"
-            f" {origin.location}/{index}.old",
+            "if that is the one you mean, move the index aside:"
+            f" mv {quote(f'{origin.location}/{index}')} {quote(f'{origin.location}/{index}.old')}",
         )
     return Weights(files, weight_map, index)
 
@@ -144,7 +151,8 @@ def _without_index(origin: Origin) -> list[str]:
         listed = " and ".join(_set_name(one) for one in sorted(sets))
         raise MoegrowError(
             f"{where} holds shards of {len(sets)} checkpoints and no {INDEX}: {listed}",
-            f"move those of one elsewhere: mkdir other && mv {where}/{_glob(min(sets))} other",
+            "move those of one elsewhere: mkdir other && mv"
+            f" {quote(where)}/{_glob(min(sets))} other",
         )
     for (stem, total), shards in sets.items():
         if len(shards) != total:

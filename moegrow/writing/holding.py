@@ -50,7 +50,7 @@ def locked(target: Path, *, shared: bool = False) -> Iterator[Partial]:
                 "move it elsewhere, or give another -o",
             )
         try:
-            folder.mkdir(exist_ok=True)
+            _make(folder)
             _check_kinds(folder)
             lock = _opened_lock(folder)
         except FileNotFoundError:
@@ -85,6 +85,20 @@ def locked(target: Path, *, shared: bool = False) -> Iterator[Partial]:
             # On a network filesystem the lock is in the way of that until it is closed.
             with suppress(OSError):
                 folder.rmdir()
+
+
+def _make(folder: Path) -> None:
+    """Make a working folder where it is missing.
+
+    Filesystems where nobody makes folders, such as /proc, say that it is not there: that is no
+    sign of another run which has just removed it.
+    """
+    try:
+        folder.mkdir(exist_ok=True)
+    except FileNotFoundError as error:
+        if folder.parent.is_dir():
+            raise OSError(error.errno, "no folder can be made there") from None
+        raise
 
 
 def _settle(partial: Partial) -> None:

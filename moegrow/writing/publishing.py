@@ -17,6 +17,7 @@ from moegrow.source.origin import CARD, CONFIG, INDEX, contents
 from moegrow.source.sidefiles import DIGESTS, PLAN
 from moegrow.source.sums import WrongBytesError
 from moegrow.writing import card, shards
+from moegrow.writing.additions import first_addition
 from moegrow.writing.digests import Digests, file_digest, text_bytes, text_digest
 from moegrow.writing.engine import Moved
 from moegrow.writing.partial import RESULT, Partial, partial_of
@@ -87,6 +88,11 @@ def check_free(target: Path, *, force: bool) -> None:
         raise MoegrowError(
             f"{target} was not written by moegrow, so --force does not replace it",
             "remove it yourself, or give another -o",
+        )
+    if name := first_addition(target):
+        raise MoegrowError(
+            f"{target} holds {name}, which moegrow did not write and --force would delete",
+            "move it elsewhere if you need it, or else remove it; or give another -o",
         )
 
 
