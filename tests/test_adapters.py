@@ -44,7 +44,8 @@ def test_names_that_only_look_like_it_pass():
 
 
 def test_the_hint_works_when_it_is_followed(checkpoint, run, tmp_path):
-    peft = pytest.importorskip("peft")
+    import peft
+
     model = tiny.load(checkpoint())
     wrapped = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj"]))
     wrapped.save_pretrained(tmp_path / "adapter")
