@@ -95,9 +95,12 @@ def _make(folder: Path) -> None:
     """
     try:
         folder.mkdir(exist_ok=True)
-    except FileNotFoundError as error:
+    except FileNotFoundError:
         if folder.parent.is_dir():
-            raise OSError(error.errno, "no folder can be made there") from None
+            # Not as an OSError, which would be a FileNotFoundError again by its number.
+            raise MoegrowError(
+                f"cannot write to {folder}: no folder can be made there", "give another -o"
+            ) from None
         raise
 
 
