@@ -5,6 +5,7 @@ import shutil
 
 import alter
 import pytest
+import tiny
 
 import moegrow
 from moegrow.errors import MoegrowError
@@ -388,3 +389,14 @@ def test_a_layer_that_shares_an_indexer_cannot_be_first_and_the_hint_works(check
     layers = refused.value.hint.split()[-1]
     kinds = json.loads(moegrow.depth(source, layers=layers).config)["indexer_types"]
     assert kinds == ["full", "shared", "full", "full"]
+
+
+def test_a_map_that_ends_with_a_layer_that_cannot_be_the_last_is_refused(checkpoint, run, tmp_path):
+    """Gemma 4's config class makes the last layer a full one, whatever layer_types says."""
+    source = checkpoint("gemma4_text")
+    assert tiny.text_config(source)["layer_types"][-2:] == ["sliding_attention", "full_attention"]
+    refused = run("depth", "--layers", "0-3,2", source, "-o", "grown", code=1).stderr
+    assert "ends with layer 2, which is sliding_attention" in refused
+    assert not (tmp_path / "grown").exists()
+    run("depth", "--layers", "0-3,2,3", source, "-o", "grown")
+    tiny.load(tmp_path / "grown")

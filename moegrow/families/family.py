@@ -260,8 +260,9 @@ class Depth:
     identity_is_not: why a layer whose outputs are zero is not the identity. copies_first: a
     config key that, when it is not 0, makes identity copies come before their original.
     needs: a layer with the tensor on the left must have the one on the right. fixed: a layer with
-    the tensor on the left cannot get another number, for the reason on the right. addressed: the
-    first layers, where another part of the model addresses them by number.
+    the tensor on the left cannot get another number, for the reason on the right. last: the entry
+    that a list of the config must have for the last layer. addressed: the first layers, where
+    another part of the model addresses them by number.
     """
 
     identity_is_not: str = ""
@@ -269,6 +270,7 @@ class Depth:
     shared_indexer: SharedIndexer | None = None
     needs: Mapping[str, str] = field(default_factory=dict)
     fixed: Mapping[str, str] = field(default_factory=dict)
+    last: Mapping[str, str] = field(default_factory=dict)
     addressed: FirstLayers | None = None
 
 

@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
+from moegrow import maps
 from moegrow.config.config import grown_config
 from moegrow.config.quantconfig import QuantConfig
 from moegrow.config.storedconfig import expert_modules, quant_files, stored_config
 from moegrow.errors import MoegrowError
 from moegrow.families.family import lookup
+from moegrow.families.layerrules import Old, entries
 from moegrow.families.structure import Layout
 from moegrow.maps import Map, repeats
 from moegrow.planning import factors, headermetadata
@@ -75,6 +77,7 @@ def check_layers(plan: Plan, layout: Layout, growth: Growth) -> None:
         )
     _check_needs(layout)
     _check_fixed(layout)
+    _check_last(layout, growth)
     check_class(plan, layout)
 
 
@@ -131,6 +134,21 @@ def _check_fixed(layout: Layout) -> None:
                 f"the layers of {layout.checkpoint.name} cannot be repeated: layer {min(layers)}"
                 f" has {has}, and {why}",
                 "grow it in width",
+            )
+
+
+def _check_last(layout: Layout, growth: Growth) -> None:
+    """The last layer must be of the kind that the model takes its last layer for."""
+    old = Old(layout.config, layout.layers, layout.moe_layers)
+    for key, wanted in layout.family.depth.last.items():
+        kinds = entries(old, key, layout.family.config.per_layer[key])
+        last = growth.layers[-1]
+        if isinstance(kinds, list) and last < len(kinds) and kinds[last] != wanted:
+            fitting = [layer for layer in range(layout.layers) if kinds[layer] == wanted]
+            raise MoegrowError(
+                f"the last layer of {layout.family.name} is always {wanted} ({key}), and this"
+                f" layer map ends with layer {last}, which is {kinds[last]}",
+                f"end the layer map with one of the layers {maps.spell(fitting)}",
             )
 
 
