@@ -132,15 +132,9 @@ def test_a_plan_may_change_no_other_file(made, run, tmp_path):
         assert not (tmp_path / "deep").exists()
 
 
-def test_keys_that_name_layers_are_repeated_with_what_they_say(made, checkpoint, tmp_path):
+def test_keys_that_name_layers_are_repeated_with_what_they_say(made, tmp_path):
     """GPTQ settles single layers under `dynamic`, whose keys are regular expressions."""
     source = alter.copy(made("gptq"), tmp_path)
-    left_out = "model.layers.0.self_attn."
-    plain = tiny.tensors(quantised.plain(checkpoint, "gptq"))
-    with alter.weights(source) as tensors:
-        for name in [name for name in tensors if name.startswith(left_out)]:
-            del tensors[name]
-        tensors |= {name: plain[name] for name in plain if name.startswith(left_out)}
     with alter.table(source / "config.json") as config:
         config["quantization_config"]["dynamic"] = {
             "-:model\\.layers\\.0\\.mlp\\.gate$": {},

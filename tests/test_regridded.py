@@ -127,19 +127,25 @@ def test_the_bytes_are_those_of_the_seed_however_they_are_written(made, form, ru
     assert changed
 
 
-def test_a_run_that_failed_goes_on_to_the_same_bytes(made, tmp_path):
-    from moegrow.writing import partial
+def test_a_run_that_failed_goes_on_to_the_same_bytes(made, tmp_path, monkeypatch):
+    from moegrow.writing.partial import Partial
 
     plan = moegrow.width(made("fp8 blocks"), rounding="stochastic", noise=AMOUNT)
     settings = {"max_shard_size": "20KB", "threads": 1}
     moegrow.apply(plan, tmp_path / "whole", **settings)
 
-    def fail(count):
-        if partial.kept_of(tmp_path / "grown"):
-            raise RuntimeError("no more")
+    note, noted = Partial.note, []
 
-    with pytest.raises(RuntimeError, match="no more"):
-        moegrow.apply(plan, tmp_path / "grown", progress=fail, **settings)
+    def fail_at_the_second(self, entry):
+        if noted:
+            raise RuntimeError("no more")
+        noted.append(entry)
+        note(self, entry)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Partial, "note", fail_at_the_second)
+        with pytest.raises(RuntimeError, match="no more"):
+            moegrow.apply(plan, tmp_path / "grown", **settings)
     written = moegrow.apply(plan, tmp_path / "grown", resume=True, **settings)
     assert written.kept
     assert shards(tmp_path / "grown") == shards(tmp_path / "whole")
