@@ -1,5 +1,6 @@
 """A run that was cut off is gone on with, and ends with the bytes of one that was not."""
 
+import contextlib
 import json
 import os
 import random
@@ -43,6 +44,13 @@ def await_(path):
     raise AssertionError(f"no {path}")
 
 
+def kept_so_far(grown):
+    """How many shards a run has finished so far; it may publish them at any moment."""
+    with contextlib.suppress(FileNotFoundError):
+        return partial.kept_of(grown)
+    return 0
+
+
 def await_shard(tmp_path, *, before=0):
     """Wait until a run has finished more shards than before, or has ended."""
     for _ in range(10_000):
@@ -71,7 +79,12 @@ def test_runs_killed_at_a_hundred_moments_end_with_the_same_bytes(big, begin, ru
         process = begin(*grow(big, "--resume"))
         if not working.exists():
             await_(working)  # nothing is at stake before
-        time.sleep(chance.uniform(0, took / 2))
+        shards = kept_so_far(grown) + chance.randrange(12)
+        deadline = time.monotonic() + 60
+        while not grown.exists() and kept_so_far(grown) < shards:
+            assert time.monotonic() < deadline
+            time.sleep(took / 1000)
+        time.sleep(chance.uniform(0, took / 20))
         process.kill()
         ended = process.end()
         if ended.returncode:
