@@ -4,6 +4,7 @@ The terminal's summary, the JSON documents and the report show the same notices.
 """
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Literal, NamedTuple
 
 from moegrow.config import quantconfig
@@ -40,29 +41,21 @@ class Notice(NamedTuple):
 
 def notices(plan: Plan, layout: Layout) -> tuple[Notice, ...]:
     """All notices of a plan, in the order in which they are shown."""
-    return tuple(_notices(plan, layout))
-
-
-def _notices(plan: Plan, layout: Layout) -> Iterator[Notice]:
-    for text in leftbehind.warnings(layout.checkpoint):
-        yield Notice("source", text)
-    for text in leftbehind.facts(layout.checkpoint):
-        yield Notice("source", text, is_warning=False)
-    for text in uncounted.facts(layout):
-        yield Notice("source", text, is_warning=False)
-    for text in headermetadata.facts(layout.checkpoint):
-        yield Notice("source", text, is_warning=False)
-    for text in quantconfig.facts(layout):
-        yield Notice("source", text)
-    for text in serving.warnings(plan, layout):
-        yield Notice("serving", text)
-    for text in servinglayers.warnings(plan, layout):
-        yield Notice("serving", text)
-    for text in unfamiliar.class_warnings(plan, layout):
-        yield Notice("source", text)
-    for text in unfamiliar.key_warnings(plan, layout):
-        yield Notice("depth", text)
-    for text in addressed.warnings(plan, layout):
-        yield Notice("depth", text)
-    for text in ways.warnings(plan, layout):
-        yield Notice("width", text)
+    checkpoint = layout.checkpoint
+    warnings: tuple[tuple[About, Iterator[str]], ...] = (
+        ("source", quantconfig.facts(layout)),
+        ("serving", serving.warnings(plan, layout)),
+        ("serving", servinglayers.warnings(plan, layout)),
+        ("source", unfamiliar.class_warnings(plan, layout)),
+        ("depth", unfamiliar.key_warnings(plan, layout)),
+        ("depth", addressed.warnings(plan, layout)),
+        ("width", ways.warnings(plan, layout)),
+    )
+    facts = chain(
+        leftbehind.facts(checkpoint), uncounted.facts(layout), headermetadata.facts(checkpoint)
+    )
+    return (
+        *(Notice("source", text) for text in leftbehind.warnings(checkpoint)),
+        *(Notice("source", text, is_warning=False) for text in facts),
+        *(Notice(about, text) for about, texts in warnings for text in texts),
+    )
