@@ -16,33 +16,48 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from moegrow.analysis.difference import Difference, diff
-    from moegrow.analysis.inspecting import inspect, norms
+    from moegrow.analysis.diff import Difference, diff
+    from moegrow.analysis.inspection import inspect, norms
     from moegrow.analysis.logits import Compared, compare_logits
-    from moegrow.analysis.profiles import Profile
+    from moegrow.analysis.norm_profile import Profile
     from moegrow.errors import MoegrowError
     from moegrow.model import Model
     from moegrow.model import open_model as open
-    from moegrow.planning.opened import plan
-    from moegrow.planning.report import Inspection
-    from moegrow.planning.verbs import convert, depth, run, width
-    from moegrow.plans import Plan
+    from moegrow.planning.grow import convert, depth, run, width
+    from moegrow.planning.model_size import Inspection
+    from moegrow.planning.open_source import plan
+    from moegrow.planning.plan import Plan
     from moegrow.recipes.recipe import Recipe
-    from moegrow.writing.uploader import push
-    from moegrow.writing.verifier import Verified, verify
-    from moegrow.writing.writer import Written, apply
+    from moegrow.write.hub_upload import push
+    from moegrow.write.verify_result import Verified, verify
+    from moegrow.write.write_checkpoint import Written, apply
 
 # Where each public name lives; loaded when it is first used, so that `import moegrow` is quick.
 _HOMES = {
-    "Compared": "analysis.logits", "Difference": "analysis.difference",
-    "Inspection": "planning.report", "Model": "model", "MoegrowError": "errors", "Plan": "plans",
-    "Profile": "analysis.profiles", "Recipe": "recipes.recipe", "Verified": "writing.verifier",
-    "Written": "writing.writer", "apply": "writing.writer", "compare_logits": "analysis.logits",
-    "convert": "planning.verbs", "depth": "planning.verbs", "diff": "analysis.difference",
-    "inspect": "analysis.inspecting", "norms": "analysis.inspecting", "open": "model",
-    "plan": "planning.opened", "push": "writing.uploader", "run": "planning.verbs",
-    "verify": "writing.verifier", "width": "planning.verbs",
-}  # fmt: skip
+    "Compared": "analysis.logits",
+    "Difference": "analysis.diff",
+    "Inspection": "planning.model_size",
+    "Model": "model",
+    "MoegrowError": "errors",
+    "Plan": "planning.plan",
+    "Profile": "analysis.norm_profile",
+    "Recipe": "recipes.recipe",
+    "Verified": "write.verify_result",
+    "Written": "write.write_checkpoint",
+    "apply": "write.write_checkpoint",
+    "compare_logits": "analysis.logits",
+    "convert": "planning.grow",
+    "depth": "planning.grow",
+    "diff": "analysis.diff",
+    "inspect": "analysis.inspection",
+    "norms": "analysis.inspection",
+    "open": "model",
+    "plan": "planning.open_source",
+    "push": "write.hub_upload",
+    "run": "planning.grow",
+    "verify": "write.verify_result",
+    "width": "planning.grow",
+}
 
 __all__ = [
     "Compared", "Difference", "Inspection", "Model", "MoegrowError", "Plan", "Profile", "Recipe",

@@ -7,6 +7,6 @@ from pathlib import Path
 # a numpy.py in it. What runs already is moegrow's own.
 sys.path[:] = [entry for entry in sys.path if entry and Path(entry) != Path.cwd()]
 
-from moegrow.cli import main  # noqa: E402
+from moegrow.cli.main import main  # noqa: E402
 
 main()

@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Concatenate, ParamSpec
 
-from moegrow.analysis import inspecting
+from moegrow import display
+from moegrow.analysis import inspection
+from moegrow.checkpoint.store import Access
 from moegrow.errors import printable
-from moegrow.ground import tables
-from moegrow.planning import opened, report, verbs
-from moegrow.planning.opened import AnySource, Opened
-from moegrow.planning.report import Inspection
-from moegrow.plans import Plan
-from moegrow.source.origin import Access
-from moegrow.writing import writer
-from moegrow.writing.publishing import Progress
-from moegrow.writing.writer import Written
+from moegrow.planning import grow, model_size, open_source
+from moegrow.planning.model_size import Inspection
+from moegrow.planning.open_source import AnySource, Opened
+from moegrow.planning.plan import Plan
+from moegrow.write import write_checkpoint
+from moegrow.write.publish import Progress
+from moegrow.write.write_checkpoint import Written
 
 P = ParamSpec("P")
 
@@ -43,19 +43,19 @@ class Model:
 
     opened: Opened
 
-    deepen = _growing(verbs.depth)
-    widen = _growing(verbs.width)
-    convert = _growing(verbs.convert)
-    run = _growing(verbs.run)
+    deepen = _growing(grow.depth)
+    widen = _growing(grow.width)
+    convert = _growing(grow.convert)
+    run = _growing(grow.run)
 
     @property
     def plan(self) -> Plan:
         """What would be written, as a plan."""
-        return opened.load(self.opened).plan
+        return open_source.load(self.opened).plan
 
     def inspect(self) -> Inspection:
         """What the model is, or would be: family, layers, experts, parameters, bytes."""
-        return inspecting.inspect(self.opened)
+        return inspection.inspect(self.opened)
 
     def apply(
         self,
@@ -71,7 +71,7 @@ class Model:
         progress: Progress = lambda count: None,
     ) -> Written:
         """Write the model to the folder `output`, as `moegrow.apply` writes a plan."""
-        return writer.apply(
+        return write_checkpoint.apply(
             self.plan, output, force=force, threads=threads, max_shard_size=max_shard_size,
             reflink=reflink, download=download, token=token, links_to=links_to, progress=progress,
         )  # fmt: skip
@@ -84,15 +84,15 @@ class Model:
         )
 
     def __str__(self) -> str:
-        return printable("\n".join([tables.text(self._rows()), *self._sentences()]))
+        return printable("\n".join([display.text(self._rows()), *self._sentences()]))
 
     def _repr_html_(self) -> str:
-        return tables.html(self._rows(), self._sentences(), heading=True)
+        return display.html(self._rows(), self._sentences(), heading=True)
 
     def _rows(self) -> list[tuple[str, str, str]]:
-        plan, layout = opened.load(self.opened)
-        before, after = report.numbers(layout), report.grown_numbers(plan, layout)
-        return [(layout.family.name, "before", "after"), *report.comparison(before, after)]
+        plan, layout = open_source.load(self.opened)
+        before, after = model_size.numbers(layout), model_size.grown_numbers(plan, layout)
+        return [(layout.family.name, "before", "after"), *model_size.comparison(before, after)]
 
     def _sentences(self) -> list[str]:
         steps = self.opened.plan.steps
@@ -113,4 +113,4 @@ def open_model(
     a repository of the Hub. Raises MoegrowError where the source is no checkpoint of a known
     family, or has changed since the plan was made.
     """
-    return Model(opened.begin(source, family, Access(token, revision, links_to)))
+    return Model(open_source.begin(source, family, Access(token, revision, links_to)))

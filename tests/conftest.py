@@ -13,7 +13,6 @@ from typing import IO, Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
@@ -103,7 +102,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 def made(
     checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Path]:
-    """A checkpoint in a format of tests/quantised.py, made the first time it is asked for.
+    """A checkpoint in a format of tests/support/quantised.py, made the first time it is asked for.
 
     It is of the model type that the format is shown on, or of the one that is given.
     """
@@ -131,7 +130,7 @@ def big(checkpoint: Callable[..., Path]) -> Path:
 HOLD = """
 import sys
 from pathlib import Path
-from moegrow.writing.holding import locked
+from moegrow.write.work_dir_lock import locked
 with locked(Path(sys.argv[1]), shared=sys.argv[2] == "shared"):
     print("held", flush=True)
     sys.stdin.read()

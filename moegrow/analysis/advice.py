@@ -11,16 +11,16 @@ from itertools import pairwise
 from statistics import correlation
 from typing import Any
 
-from moegrow.analysis.profiles import Profile
+from moegrow import display
+from moegrow.analysis.growth_targets import Target, targets
+from moegrow.analysis.norm_profile import Profile
 from moegrow.analysis.seams import usual_step
-from moegrow.analysis.targets import Target, targets
 from moegrow.errors import UsageError, one_line
-from moegrow.families.family import lookup
-from moegrow.families.structure import Layout
-from moegrow.ground import tables
-from moegrow.planning import report
-from moegrow.planning.opened import Opened
-from moegrow.planning.report import Numbers
+from moegrow.families.layout import Layout
+from moegrow.families.schema import lookup
+from moegrow.planning import model_size
+from moegrow.planning.model_size import Numbers
+from moegrow.planning.open_source import Opened
 
 TOPICS = ("boundary", "mode", "edges", "profile", "width", "training", "watch")
 AUXILIARY = ("router_aux_loss_coef", "aux_loss_coef", "aux_loss_alpha", "moe_loss_weight")
@@ -67,18 +67,18 @@ class Advice:
             if "\n" in text:
                 yield from text.split("\n")
             else:
-                yield from tables.wrapped(text, width, indent)
+                yield from display.wrapped(text, width, indent)
 
     def _texts(self) -> Iterator[tuple[str, str]]:
         """Sentences and tables, each with what its further lines begin with."""
         now = self.numbers
         yield one_line(
             f"{self.family}: {now.layers} layers, {now.experts} experts, top-{now.top_k};"
-            f" {report.count(now.parameters)} parameters, {report.count(now.active_parameters)}"
+            f" {display.count(now.parameters)} parameters, {display.count(now.active_parameters)}"
             " active"
         ), "  "  # fmt: skip
         yield "", ""
-        yield tables.text([*self._rows()]), ""
+        yield display.text([*self._rows()]), ""
         for target in self.targets:
             if target.refused:
                 yield one_line(f"{target.name} is refused: {target.refused}"), "  "
@@ -106,11 +106,11 @@ class Advice:
         )  # fmt: skip
         for target in self.targets:
             if now := target.numbers:
-                tokens = "-" if target.tokens is None else f"{report.count(target.tokens)} tokens"
+                tokens = "-" if target.tokens is None else f"{display.count(target.tokens)} tokens"
                 yield (
                     target.name, str(now.layers), str(now.experts), str(now.top_k),
-                    report.count(now.parameters), report.count(now.active_parameters),
-                    report.size(now.nbytes), tokens,
+                    display.count(now.parameters), display.count(now.active_parameters),
+                    display.size(now.nbytes), tokens,
                 )  # fmt: skip
 
 
@@ -133,7 +133,7 @@ def advise(opened: Opened, *, tokens: int | None = None, profile: Profile | None
     `tokens` is on how many it was trained, and `profile` the norms of its layers, where known.
     """
     layout = opened.layout
-    now = report.grown_numbers(opened.plan, layout)
+    now = model_size.grown_numbers(opened.plan, layout)
     active = now.active_parameters
     boundary = 120 * active**2
     sunk = None if tokens is None else 6 * active * tokens
@@ -141,8 +141,8 @@ def advise(opened: Opened, *, tokens: int | None = None, profile: Profile | None
     shape = None if profile is None else shape_of(profile)
     stands = [] if ratio is None else ["tokens", "above" if ratio >= 1 else "below"]
     values = {
-        "active": report.count(active), "boundary": _power(boundary),
-        "boundary_tokens": report.count(20 * active), "tokens": report.count(tokens or 0),
+        "active": display.count(active), "boundary": _power(boundary),
+        "boundary_tokens": display.count(20 * active), "tokens": display.count(tokens or 0),
         "sunk": _power(sunk or 0), "ratio": f"{ratio or 0:.3g}", "layers": now.layers,
         "experts": now.experts, "new_experts": 2 * now.experts, "top_k": now.top_k,
         "new_top_k": 2 * now.top_k, "nonfinite": sum(profile.nonfinite.values()) if profile else 0,

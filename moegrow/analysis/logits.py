@@ -6,26 +6,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from moegrow.analysis import layerwise
-from moegrow.analysis.batch import batch_for, run_source
-from moegrow.analysis.layerwise import Outcome
-from moegrow.analysis.models import library
-from moegrow.analysis.weights import Progress
+from moegrow.analysis import run_layerwise
+from moegrow.analysis.model_inputs import batch_for, run_source
+from moegrow.analysis.model_weights import Progress, library
+from moegrow.analysis.run_layerwise import Outcome
+from moegrow.checkpoint.checkpoint import open_checkpoint
+from moegrow.checkpoint.locate import user_path
+from moegrow.checkpoint.side_files import PLAN
+from moegrow.checkpoint.store import Access
 from moegrow.errors import MoegrowError
-from moegrow.families.layout import read_layout
-from moegrow.families.structure import Layout
-from moegrow.formats.decoding import EXACT
-from moegrow.ground.strangers import exists_inside
+from moegrow.families.layout import Layout
+from moegrow.families.read_layout import read_layout
+from moegrow.files.untrusted import exists_inside
 from moegrow.maps import NULL
 from moegrow.planning.check import check_source
-from moegrow.planning.compensation import compensate
-from moegrow.planning.opened import EDITED
-from moegrow.planning.planfile import read_plan
-from moegrow.plans import Output, Plan
-from moegrow.source.checkpoint import open_checkpoint
-from moegrow.source.locating import user_path
-from moegrow.source.origin import Access
-from moegrow.source.sidefiles import PLAN
+from moegrow.planning.open_source import EDITED
+from moegrow.planning.plan import Output, Plan
+from moegrow.planning.plan_file import read_plan
+from moegrow.planning.router import compensate
+from moegrow.quant.decoding import EXACT
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -154,7 +153,7 @@ def compare(
     """As `compare_logits`, of checkpoints that are open."""
     reasons = why_another(plan, source)
     batch, before = run_source(batch_for(source, grown, prompts), source, progress)
-    after = layerwise.run_layers(grown, batch.padded, progress, batch.arguments)
+    after = run_layerwise.run_layers(grown, batch.padded, progress, batch.arguments)
     if before.logits.shape != after.logits.shape:
         old, new = list(before.logits.shape), list(after.logits.shape)
         raise MoegrowError(f"the source has logits of shape {old}, and the result of {new}")

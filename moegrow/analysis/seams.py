@@ -6,15 +6,15 @@ from itertools import pairwise
 from statistics import median
 from typing import Any, NamedTuple
 
-from moegrow.analysis import profiles
-from moegrow.analysis.profiles import Norms, Profile
+from moegrow.analysis import norm_profile
+from moegrow.analysis.norm_profile import Norms, Profile
+from moegrow.checkpoint.store import scheme
 from moegrow.errors import MoegrowError
-from moegrow.families.structure import Layout
+from moegrow.families.layout import Layout
 from moegrow.maps import Map
-from moegrow.planning import verbs
-from moegrow.planning.opened import Opened
-from moegrow.plans import Plan
-from moegrow.source.origin import scheme
+from moegrow.planning import grow
+from moegrow.planning.open_source import Opened
+from moegrow.planning.plan import Plan
 
 
 class Jump(NamedTuple):
@@ -124,7 +124,7 @@ def first_taken(opened: Opened, alike: Iterable[Options]) -> tuple[Options, Plan
     first: tuple[Options, str] | None = None
     for options in alike:
         try:
-            plan = verbs.depth(opened, **options)
+            plan = grow.depth(opened, **options)
         except MoegrowError as error:
             first = first or (options, error.message)
         else:
@@ -219,7 +219,7 @@ def planned(plan: Plan, layout: Layout) -> Planned:
         says = f"not looked at so far away; moegrow norms --seams --sample {where} does"
         return Planned(len(met), f"seams: {says}", None)
     try:
-        profile = profiles.profile(layout, sample=True)
+        profile = norm_profile.profile(layout, sample=True)
     except MoegrowError as error:
         return Planned(len(met), f"seams: not known; {error.message}", None)
     found = way(profile, layer_map, "").largest

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from moegrow.errors import MoegrowError
-from moegrow.families.family import Config, Family, lookup, number
+from moegrow.families.schema import Config, Family, lookup, number
 
 MOST = 1_000_000  # layers or experts that a config may speak of
 

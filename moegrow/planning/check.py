@@ -5,16 +5,16 @@ from dataclasses import replace
 from operator import attrgetter
 
 from moegrow import maps
+from moegrow.checkpoint.checkpoint import Checkpoint
+from moegrow.checkpoint.fingerprint import is_same, sampled
+from moegrow.checkpoint.header import TensorSpec, nbytes
+from moegrow.checkpoint.store import CONFIG, Store
 from moegrow.errors import MoegrowError, raise_all
-from moegrow.families.layout import read_layout
-from moegrow.families.structure import Layout
-from moegrow.formats.decoding import EXACT, SCALES, decoded_rows, decoded_shape, is_power_of_two
-from moegrow.ground import jsontext
-from moegrow.plans import STORED, Output, Piece, Plan
-from moegrow.source.checkpoint import Checkpoint
-from moegrow.source.fingerprints import is_same, sampled
-from moegrow.source.header import TensorSpec, nbytes
-from moegrow.source.origin import CONFIG, Origin
+from moegrow.families.layout import Layout
+from moegrow.families.read_layout import read_layout
+from moegrow.files import json_edit
+from moegrow.planning.plan import STORED, Output, Piece, Plan
+from moegrow.quant.decoding import EXACT, SCALES, decoded_rows, decoded_shape, is_power_of_two
 
 # Dtypes whose values can be read, changed in floating point and rounded back.
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -42,7 +42,7 @@ def check_source(plan: Plan, checkpoint: Checkpoint) -> None:
             problems.append(f"{name} is new")
         elif now[name].size != planned[name].size:
             problems.append(f"{name} had {planned[name].size} bytes and has {now[name].size}")
-        elif not is_same(planned[name], now[name], checkpoint.origin):
+        elif not is_same(planned[name], now[name], checkpoint.store):
             problems.append(f"{name} holds other tensors or other weights")
     raise_all(
         f"{checkpoint.location} has changed since the plan was made",
@@ -63,14 +63,14 @@ def witness(checkpoint: Checkpoint) -> Witness:
     """
     known = {file.name: file.digest for file in checkpoint.files}
     names = (CONFIG, *checkpoint.side_files, *sorted(known))
-    return {name: _now(checkpoint.origin, name, known.get(name, "")) for name in names}
+    return {name: _now(checkpoint.store, name, known.get(name, "")) for name in names}
 
 
-def _now(origin: Origin, name: str, known: str) -> list[int | str]:
+def _now(store: Store, name: str, known: str) -> list[int | str]:
     """What a file is now; of weights, `known` is the digest that they had when they were opened."""
-    size, version = origin.size(name), origin.version(name)
+    size, version = store.size(name), store.version(name)
     is_here = isinstance(version, int)
-    return [size, version, sampled(origin, name) if known and is_here else known]
+    return [size, version, sampled(store, name) if known and is_here else known]
 
 
 def check_witness(seen: Witness, checkpoint: Checkpoint) -> None:
@@ -87,10 +87,10 @@ def check_witness(seen: Witness, checkpoint: Checkpoint) -> None:
 def check_unchanged(before: Witness, checkpoint: Checkpoint) -> None:
     """Raise MoegrowError where a file of the source has been written, or has gone, since."""
     problems = []
-    checkpoint.origin.refresh()
+    checkpoint.store.refresh()
     for name, then in before.items():
         try:
-            now = _now(checkpoint.origin, name, str(then[2]))
+            now = _now(checkpoint.store, name, str(then[2]))
         except KeyError:
             problems.append(f"{name} is gone")
         except OSError as error:
@@ -109,7 +109,7 @@ def check_unchanged(before: Witness, checkpoint: Checkpoint) -> None:
 
 def check_plan(plan: Plan, checkpoint: Checkpoint) -> None:
     """Raise MoegrowError that lists what is wrong with a plan that reads from `checkpoint`."""
-    jsontext.loads(plan.config, "the config in the plan", infinities=True, is_shallow=True)
+    json_edit.loads(plan.config, "the config in the plan", infinities=True, is_shallow=True)
     problems = [
         problem
         for output in _unlike_sources(plan, checkpoint)
@@ -128,7 +128,9 @@ def check_result(plan: Plan, checkpoint: Checkpoint) -> None:
         name: TensorSpec(name, "", dtype, shape, 0, nbytes(dtype, shape))
         for name, dtype, shape, _, _ in plan.outputs
     }
-    config = jsontext.loads(plan.config, "the config in the plan", infinities=True, is_shallow=True)
+    config = json_edit.loads(
+        plan.config, "the config in the plan", infinities=True, is_shallow=True
+    )
     result = replace(checkpoint, config_text=plan.config, config=config, tensors=tensors)
     try:
         read_layout(result, family_text=plan.family_text)

@@ -5,13 +5,13 @@ from collections import defaultdict
 from collections.abc import Iterator
 from fractions import Fraction
 
+from moegrow.checkpoint.header import TensorSpec
 from moegrow.errors import MoegrowError
-from moegrow.families.places import Place
-from moegrow.families.structure import Layout, is_of_all
+from moegrow.families.layout import Layout, is_of_all
+from moegrow.families.tensor_names import TensorRole
 from moegrow.maps import NULL, Map
-from moegrow.planning.compensation import Compensation
-from moegrow.plans import ONE, ZERO, Growth, Noise, Output, Piece
-from moegrow.source.header import TensorSpec
+from moegrow.planning.plan import ONE, ZERO, Growth, Noise, Output, Piece
+from moegrow.planning.router import Compensation
 
 
 def whole(
@@ -44,7 +44,7 @@ class Experts:
                 for noise in growth.router_noise
             )
 
-    def outputs(self, spec: TensorSpec, place: Place, *, silent: bool) -> Iterator[Output]:
+    def outputs(self, spec: TensorSpec, place: TensorRole, *, silent: bool) -> Iterator[Output]:
         """What becomes of one tensor of a MoE block; with `silent` it is zeros."""
         scale, shift = ONE, ZERO
         if place.role == "experts" and place.is_output:
@@ -69,7 +69,7 @@ class Experts:
         else:
             yield self._rows(spec, place, scale, shift)
 
-    def _matrices(self, spec: TensorSpec, place: Place, scale: Fraction) -> Iterator[Output]:
+    def _matrices(self, spec: TensorSpec, place: TensorRole, scale: Fraction) -> Iterator[Output]:
         """The copies of a matrix that belongs to one expert."""
         assert place.expert is not None
         experts = self._layout.experts
@@ -88,7 +88,9 @@ class Experts:
             piece = whole(spec, scale=scale, noise=noise)
             yield Output(f"{place.before}{new}{place.after}", spec.dtype, spec.shape, (piece,))
 
-    def _rows(self, spec: TensorSpec, place: Place, scale: Fraction, shift: Fraction) -> Output:
+    def _rows(
+        self, spec: TensorSpec, place: TensorRole, scale: Fraction, shift: Fraction
+    ) -> Output:
         """A tensor with a row, or several, per expert, and perhaps further rows behind them."""
         axis, experts = place.axis, self._layout.experts
         has_extra = spec.shape[axis] == self._layout.router_rows and not place.is_stacked
@@ -111,14 +113,14 @@ class Experts:
         shape = (*spec.shape[:axis], total, *spec.shape[axis + 1 :])
         return Output(place.suffix, spec.dtype, shape, tuple(pieces), axis)
 
-    def _null(self, spec: TensorSpec, place: Place, rows: int) -> Piece:
+    def _null(self, spec: TensorSpec, place: TensorRole, rows: int) -> Piece:
         """What stands for a copy of the class that skips: its row, its bias of -1, or nothing."""
         if place.role == "router":
             return Piece(spec.name, self._layout.experts, self._layout.experts + 1)
         shift = -ONE if place.role == "balance_bias" else ZERO
         return Piece(spec.name, 0, rows, None, ZERO, shift)
 
-    def _keys(self, spec: TensorSpec, place: Place) -> Output:
+    def _keys(self, spec: TensorSpec, place: TensorRole) -> Output:
         """Product keys: a half of row keys and a half of column keys, copied as the grid says."""
         old, new = math.isqrt(self._layout.experts), math.isqrt(len(self._sources))
         noises = self._noise["router"]
@@ -131,7 +133,7 @@ class Experts:
             _join(pieces, Piece(spec.name, column, column + 1, noises[key]))
         return Output(place.suffix, spec.dtype, (2 * new, *spec.shape[1:]), tuple(pieces))
 
-    def _table(self, spec: TensorSpec, place: Place) -> Output:
+    def _table(self, spec: TensorSpec, place: TensorRole) -> Output:
         """A table of experts' numbers: the columns once for each copy, with the copy's numbers."""
         times = self._compensation.top_k_times
         pieces = []

@@ -7,19 +7,18 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Literal, NamedTuple
 
-from moegrow.config import quantconfig
-from moegrow.families.structure import Layout
+from moegrow.families.layout import Layout
+from moegrow.model_config import quantization_config
 from moegrow.planning import (
-    addressed,
-    headermetadata,
-    leftbehind,
+    addressed_layers,
+    header_metadata,
+    left_behind,
+    quantised_noise,
     serving,
-    servinglayers,
-    uncounted,
+    serving_layers,
     unfamiliar,
-    ways,
 )
-from moegrow.plans import Plan
+from moegrow.planning.plan import Plan
 
 About = Literal["source", "depth", "width", "serving"]
 
@@ -43,19 +42,21 @@ def notices(plan: Plan, layout: Layout) -> tuple[Notice, ...]:
     """All notices of a plan, in the order in which they are shown."""
     checkpoint = layout.checkpoint
     warnings: tuple[tuple[About, Iterator[str]], ...] = (
-        ("source", quantconfig.facts(layout)),
+        ("source", quantization_config.facts(layout)),
         ("serving", serving.warnings(plan, layout)),
-        ("serving", servinglayers.warnings(plan, layout)),
+        ("serving", serving_layers.warnings(plan, layout)),
         ("source", unfamiliar.class_warnings(plan, layout)),
         ("depth", unfamiliar.key_warnings(plan, layout)),
-        ("depth", addressed.warnings(plan, layout)),
-        ("width", ways.warnings(plan, layout)),
+        ("depth", addressed_layers.warnings(plan, layout)),
+        ("width", quantised_noise.warnings(plan, layout)),
     )
     facts = chain(
-        leftbehind.facts(checkpoint), uncounted.facts(layout), headermetadata.facts(checkpoint)
+        left_behind.facts(checkpoint),
+        left_behind.prediction_facts(layout),
+        header_metadata.facts(checkpoint),
     )
     return (
-        *(Notice("source", text) for text in leftbehind.warnings(checkpoint)),
+        *(Notice("source", text) for text in left_behind.warnings(checkpoint)),
         *(Notice("source", text, is_warning=False) for text in facts),
         *(Notice(about, text) for about, texts in warnings for text in texts),
     )

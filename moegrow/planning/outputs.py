@@ -10,16 +10,16 @@ from itertools import chain, islice
 from typing import Any, NamedTuple
 
 from moegrow import maps
-from moegrow.config.indexers import sharing_copies
+from moegrow.checkpoint.header import TensorSpec
+from moegrow.checkpoint.shard_index import MOST_TENSORS
 from moegrow.errors import MoegrowError
-from moegrow.families.family import lookup
-from moegrow.families.places import NUMBER, Place
-from moegrow.families.structure import Layout, Tensor
-from moegrow.planning.compensation import Compensation
+from moegrow.families.layout import Layout, Tensor
+from moegrow.families.schema import lookup
+from moegrow.families.tensor_names import NUMBER, TensorRole
+from moegrow.model_config.indexers import sharing_copies
 from moegrow.planning.experts import Experts, whole
-from moegrow.plans import ONE, ZERO, Growth, Output, Piece
-from moegrow.source.header import TensorSpec
-from moegrow.source.index import MOST_TENSORS
+from moegrow.planning.plan import ONE, ZERO, Growth, Output, Piece
+from moegrow.planning.router import Compensation
 
 _NUMBER = re.compile(NUMBER)
 
@@ -217,7 +217,7 @@ def _parts(tensors: list[Tensor], variant: Variant, experts: Experts) -> Iterato
             yield _one(spec, place, whole(spec, scale=ZERO if silent else ONE))
 
 
-def _one(spec: TensorSpec, place: Place, piece: Piece) -> Output:
+def _one(spec: TensorSpec, place: TensorRole, piece: Piece) -> Output:
     return Output(place.suffix, spec.dtype, spec.shape, (piece,))
 
 

@@ -10,11 +10,11 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from moegrow.families.catalogue import read_rule
-from moegrow.families.family import Config, Names, Rule, lookup
-from moegrow.families.structure import Layout
-from moegrow.ground import jsontext
-from moegrow.plans import Plan
+from moegrow.families.layout import Layout
+from moegrow.families.registry import read_rule
+from moegrow.families.schema import Config, Names, Rule, lookup
+from moegrow.files import json_edit
+from moegrow.planning.plan import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +117,7 @@ def _kinds(entry: Mapping[str, Any]) -> Kinds:
 
 def warnings(plan: Plan, layout: Layout) -> Iterator[str]:
     """A sentence for each engine that takes the source and not, or not as well, the result."""
-    growth, config = plan.growth, jsontext.loads(plan.config, "config.json", infinities=True)
+    growth, config = plan.growth, json_edit.loads(plan.config, "config.json", infinities=True)
     method = lookup(config, "quantization_config.quant_method")
     old = {
         "experts": layout.experts, "layers": layout.layers, "top_k": layout.top_k,

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from moegrow.errors import MoegrowError, one_line
-from moegrow.families.signs import other_classes, unnamed_keys
-from moegrow.families.structure import Layout
-from moegrow.plans import Plan
+from moegrow.families.architecture import other_classes, unnamed_keys
+from moegrow.families.layout import Layout
+from moegrow.planning.plan import Plan
 
 
 def check_class(plan: Plan, layout: Layout) -> None:

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 
+from moegrow.checkpoint.locate import user_path
 from moegrow.errors import MoegrowError, choose
 from moegrow.recipes.recipe import LARGEST, Recipe, read_recipe
-from moegrow.source.locating import user_path
 
 
 def open_recipe(name: str | os.PathLike[str]) -> Recipe:

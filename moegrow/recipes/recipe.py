@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moegrow.errors import MoegrowError, choose
-from moegrow.ground import tomltext
+from moegrow.files import toml_text
 
 FORMAT = 1  # goes up when an older reader would misunderstand a recipe
 LARGEST = 64 << 10  # bytes of a recipe
@@ -63,7 +63,7 @@ def read_recipe(text: str, name: str) -> Recipe:
     """
     if len(text.encode("utf-8", "replace")) > LARGEST:
         raise MoegrowError(f"{name} has more than {LARGEST} bytes, which no recipe needs")
-    table = tomltext.loads(text, name)
+    table = toml_text.loads(text, name)
     version = table.pop("moegrow_recipe", None)
     if version != FORMAT or type(version) is not int:
         raise MoegrowError(

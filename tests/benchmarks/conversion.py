@@ -23,7 +23,7 @@ import dequantise
 import machine
 import processes
 
-from moegrow.planning.report import size
+from moegrow.display import size
 
 MOEGROW = [sys.executable, "-m", "moegrow"]
 LOOP = [sys.executable, Path(dequantise.__file__)]

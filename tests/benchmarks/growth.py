@@ -28,7 +28,7 @@ import synthetic
 import tables
 from cases import Bench, Case
 
-from moegrow.planning.report import size
+from moegrow.display import size
 
 HERE = Path(__file__).parent
 QUIET = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}

@@ -22,10 +22,10 @@ from typing import NamedTuple
 import numpy as np
 import peers
 
-from moegrow.ground.ranges import cores
-from moegrow.numbers.arithmetic import Bytes, Scratch, compiled_loops
-from moegrow.numbers.changes import change, sigma
-from moegrow.plans import Noise, Output, Piece
+from moegrow.files.byte_ranges import cores
+from moegrow.kernels.changes import change, sigma
+from moegrow.kernels.perturb import Bytes, Workspace, compiled_loops
+from moegrow.planning.plan import Noise, Output, Piece
 
 SHAPE = (768, 2048)
 PIECE = Piece("old", 0, SHAPE[0], Noise("normal", peers.ALPHA, 0))
@@ -82,10 +82,10 @@ def by_moegrow(tensors: list[Bytes], threads: int, compiled: ModuleType | None) 
 
 
 def _noised(tensors: list[Bytes], compiled: ModuleType | None) -> None:
-    scratch, new = Scratch(compiled), np.empty_like(tensors[0])
+    workspace, new = Workspace(compiled), np.empty_like(tensors[0])
     for stored in tensors:
-        deviation = sigma(PIECE, OUTPUT.dtype, partial(iter, [stored]), scratch)
-        change(OUTPUT, PIECE, 0, deviation, scratch).apply(stored, 0, new)
+        deviation = sigma(PIECE, OUTPUT.dtype, partial(iter, [stored]), workspace)
+        change(OUTPUT, PIECE, 0, deviation, workspace).apply(stored, 0, new)
 
 
 def by_formula(tensors: list[Bytes], threads: int) -> None:

@@ -19,11 +19,13 @@ import processes
 import synthetic
 import tables
 
-from moegrow.planning.report import size
+from moegrow.display import size
 
 CAT, NUMPY, COMPILED = "`cat`", "moegrow norms, without numba", "moegrow norms"
 # Starts moegrow as its command does, as if numba were not installed.
-WITHOUT = "import sys; sys.modules['numba'] = None; from moegrow.cli import main; sys.exit(main())"
+WITHOUT = (
+    "import sys; sys.modules['numba'] = None; from moegrow.cli.main import main; sys.exit(main())"
+)
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-from moegrow.ground.ranges import cores
+from moegrow.files.byte_ranges import cores
 
 PACKAGES = ("moegrow", "numpy", "torch", "transformers", "safetensors")
 

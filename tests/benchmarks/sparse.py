@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moegrow.families.structure import parameters
-from moegrow.source.header import nbytes, write_header
-from moegrow.source.index import index_text
-from moegrow.source.origin import CONFIG, INDEX
+from moegrow.checkpoint.header import nbytes, write_header
+from moegrow.checkpoint.shard_index import index_text
+from moegrow.checkpoint.store import CONFIG, INDEX
+from moegrow.families.layout import parameters
 
 BLOCK = 128  # rows and columns that share a scale
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from moegrow.source.header import nbytes, write_header
-from moegrow.source.index import index_text
-from moegrow.source.origin import CONFIG, INDEX
+from moegrow.checkpoint.header import nbytes, write_header
+from moegrow.checkpoint.shard_index import index_text
+from moegrow.checkpoint.store import CONFIG, INDEX
 
 DTYPE = "BF16"
 SIGMA = 0.02  # of the weights, as models are initialised

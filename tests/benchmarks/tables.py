@@ -6,7 +6,7 @@ from typing import Protocol
 
 import processes
 
-from moegrow.planning.report import size
+from moegrow.display import size
 
 
 class Timed(Protocol):

@@ -15,7 +15,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 import tiny
 from measure import prompts, save
 from transformers import AutoConfig

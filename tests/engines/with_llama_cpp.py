@@ -24,8 +24,8 @@ from measure import Answers, greedy, logprobs, main
 def answer(folder: Path, prompts: list[list[int]]) -> Answers:
     import llama_cpp
 
-    with tempfile.TemporaryDirectory() as scratch:
-        converted = Path(scratch) / "model.gguf"
+    with tempfile.TemporaryDirectory() as workspace:
+        converted = Path(workspace) / "model.gguf"
         convert(folder, converted)
         try:
             model = llama_cpp.Llama(
@@ -34,7 +34,7 @@ def answer(folder: Path, prompts: list[list[int]]) -> Answers:
                 yarn_attn_factor=-1.0, yarn_beta_fast=-1.0, yarn_beta_slow=-1.0,  # the model's own
             )  # fmt: skip
         except ValueError as problem:
-            raise ValueError(str(problem).replace(f"{scratch}/", "")) from problem
+            raise ValueError(str(problem).replace(f"{workspace}/", "")) from problem
 
         def logits(tokens: list[int]) -> np.ndarray:
             model.reset()

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "support")]
 
 import atheris  # noqa: E402
 import heron  # noqa: E402
@@ -26,9 +26,9 @@ with atheris.instrument_imports(include=["moegrow"]):
     import targets
 
     import moegrow
-    from moegrow.planning.planlines import to_lines
-    from moegrow.source.checkpoint import Checkpoint, open_checkpoint
-    from moegrow.source.origin import CONFIG, INDEX
+    from moegrow.checkpoint.checkpoint import Checkpoint, open_checkpoint
+    from moegrow.checkpoint.store import CONFIG, INDEX
+    from moegrow.planning.plan_lines import to_lines
 
 # One of each way in which configs speak of layers and routers choose experts.
 TYPES = (
@@ -48,11 +48,11 @@ def main() -> None:
     arguments = parser.parse_args()
     corpus = arguments.folder / arguments.target
     corpus.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as scratch:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as workspace:
         run = {"header": _header, "index": _index, "config": _config, "plan": _plan}.get(
             arguments.target, _family
         )
-        try_one, seeds, damage = run(Path(scratch))
+        try_one, seeds, damage = run(Path(workspace))
         for number, seed in enumerate(seeds):
             (corpus / f"seed-{number}").write_bytes(seed)
 
@@ -155,7 +155,7 @@ def _family(folder: Path) -> Target:
     texts = {"heron": heron.family_text()}
     opened.append(open_checkpoint(heron.build(folder / "heron")))
     for model_type in TYPES[:8]:
-        from moegrow.families.catalogue import _index
+        from moegrow.families.registry import _index
 
         texts[model_type] = _index()[model_type]
         opened.append(open_checkpoint(_source(folder, model_type)))

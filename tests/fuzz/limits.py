@@ -2,7 +2,7 @@
 
 Each input is given to the real command, which may refuse it or do its work: in less than five
 seconds of processor time, in less than 500 MB, and with no traceback. It takes minutes, and is run
-by hand: `pytest tests/fuzz/limits.py`. tests/test_limits.py has a part of it.
+by hand: `pytest tests/fuzz/limits.py`. tests/system/test_limits.py has a part of it.
 """
 
 import json
@@ -176,7 +176,7 @@ def test_what_lies_in_a_working_folder(source, bounded, monkeypatch, tmp_path, n
     for what, value in VALUES.items():
         shutil.rmtree(tmp_path / "grown", ignore_errors=True)
         with monkeypatch.context() as patch, suppress(MoegrowError):
-            patch.setattr("moegrow.writing.publishing._write_beside", cut_off)
+            patch.setattr("moegrow.write.publish._write_beside", cut_off)
             moegrow.apply(moegrow.width(source), tmp_path / "grown", force=True)
         folder = tmp_path / "grown.partial"
         path = folder / name if name == "begun.json" else next((folder / name).iterdir())

@@ -10,19 +10,19 @@ from typing import Any
 
 import safetensors
 
+from moegrow.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from moegrow.checkpoint.header import read_header
+from moegrow.checkpoint.store import CONFIG, INDEX
 from moegrow.errors import MoegrowError
-from moegrow.families.layout import read_layout
-from moegrow.families.structure import Layout
-from moegrow.ground import jsontext
-from moegrow.planning import grow, planfile, planlines, report, verbs
+from moegrow.families.layout import Layout
+from moegrow.families.read_layout import read_layout
+from moegrow.files import json_edit
+from moegrow.planning import build, grow, model_size, plan_file, plan_lines
 from moegrow.planning.check import check_plan
-from moegrow.planning.opened import Opened, load
-from moegrow.plans import Plan
-from moegrow.source.checkpoint import Checkpoint, open_checkpoint
-from moegrow.source.header import read_header
-from moegrow.source.origin import CONFIG, INDEX
-from moegrow.writing.verifier import verify
-from moegrow.writing.writer import apply
+from moegrow.planning.open_source import Opened, load
+from moegrow.planning.plan import Plan
+from moegrow.write.verify_result import verify
+from moegrow.write.write_checkpoint import apply
 
 LARGEST_RESULT = 4 << 20  # bytes that are written and verified for one case
 
@@ -68,7 +68,7 @@ def index(text: str, folder: Path) -> bool:
 def config(text: str, source: Checkpoint) -> bool:
     """Grow a checkpoint whose config has this text, in two ways."""
     try:
-        table = jsontext.loads(text, CONFIG, infinities=True, is_shallow=True)
+        table = json_edit.loads(text, CONFIG, infinities=True, is_shallow=True)
         layout = read_layout(replace(source, config=table, config_text=text))
     except MoegrowError:
         return False
@@ -88,20 +88,20 @@ def grown(layout: Layout, family_text: str) -> bool:
     """Plan growth in depth and in width; a plan must pass the check and be what its lines say."""
     was_planned = False
     try:
-        start = Opened(grow.start(layout, family_text), layout)
+        start = Opened(build.start(layout, family_text), layout)
     except MoegrowError:
         return False
-    report.inspection(*start)
+    model_size.inspection(*start)
     # Two of the ways, for each text always the same.
     first = zlib.crc32(layout.checkpoint.config_text.encode() + family_text.encode())
     for verb, settings in (GROWTHS[first % 4], GROWTHS[4 + first // 4 % 3]):
         with suppress(MoegrowError):
-            plan: Plan = getattr(verbs, verb)(start, **settings)
+            plan: Plan = getattr(grow, verb)(start, **settings)
             check_plan(plan, layout.checkpoint)
-            report.inspection(plan, layout)
+            model_size.inspection(plan, layout)
             json.loads(plan.config)
-            lines = [line.encode().decode() for line in planlines.to_lines(plan)]
-            assert planfile.take_lines(lines).spell(plan.outputs)
+            lines = [line.encode().decode() for line in plan_lines.to_lines(plan)]
+            assert plan_file.take_lines(lines).spell(plan.outputs)
             was_planned = True
     return was_planned
 
@@ -111,11 +111,11 @@ def plan(text: str, folder: Path) -> bool:
     target = folder / "grown"
     shutil.rmtree(target, ignore_errors=True)
     try:
-        opened = load(planfile.take_lines(text.split("\n")))
-        report.inspection(*opened)
+        opened = load(plan_file.take_lines(text.split("\n")))
+        model_size.inspection(*opened)
         check_plan(*(opened.plan, opened.layout.checkpoint))
         with suppress(MoegrowError):
-            verbs.width(opened.plan)
+            grow.width(opened.plan)
         if opened.plan.nbytes > LARGEST_RESULT:
             return False
         apply(opened.plan, target, threads=1)

@@ -138,7 +138,7 @@ def _set(table: Config, keys: tuple[str, ...], value: Any) -> None:
 
 
 def plainer(case: Case) -> Case:
-    """The case with the config of tests/tiny_configs, for one that no model can be made of."""
+    """The case with the config of tests/support/tiny_configs, if its own makes no model."""
     config = json.loads((tiny.CONFIGS / f"{case.model_type}.json").read_text())
     chance = random.Random(f"{case.model_type}:{case.seed}:plain")
     operations = _operations(case.model_type, _layers(text_part(config)), chance)

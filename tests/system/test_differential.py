@@ -1,13 +1,7 @@
 """Random cases of every model type, held against models that are grown in memory."""
 
-import sys
-from pathlib import Path
-
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 import differential
+import pytest
 from drawing import draw
 
 RIGHT, TRIES = 2, 8

@@ -18,12 +18,12 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 import quantised
 import tiny
 
-from moegrow.source.sidefiles import PLAN
+from moegrow.checkpoint.side_files import PLAN
 
 GOLDEN = Path(__file__).with_name("golden.json")
 FORMATS = tuple(quantised.FORMATS)

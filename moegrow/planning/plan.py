@@ -1,0 +1,256 @@
+"""The plan: everything the new checkpoint will hold, as frozen values."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from moegrow import maps
+from moegrow.checkpoint.fingerprint import SourceFile
+from moegrow.checkpoint.header import nbytes
+from moegrow.checkpoint.store import INDEX, scheme, short_name
+from moegrow.maps import NULL, Map
+from moegrow.quant.decoding import Decoding
+from moegrow.recipes.recipe import Step
+
+ONE, ZERO = Fraction(1), Fraction(0)
+
+
+class Noise(NamedTuple):
+    """Noise to be drawn: "normal" with σ = `amount` times that of the copied block, "finite" with
+    that of its finite values while the others stay as they are, or "uniform" in ±`amount`.
+
+    What has it is rounded to what is stored: to "nearest", or "stochastic", by a draw.
+    """
+
+    kind: str
+    amount: float
+    seed: int
+    rounding: str = "nearest"
+
+    @property
+    def is_rounded_by_draw(self) -> bool:
+        return self.rounding == "stochastic"
+
+
+class Piece(NamedTuple):
+    """Rows `start` to `stop` of one source tensor, with what happens to them.
+
+    They are rows along the output's axis. Each value becomes (value + noise) · scale + shift; a
+    scale of 0 makes constants of them. With `decoding` the values are what the stored ones stand
+    for, the rows those of the decoded tensor, and the output's dtype need not be the source's.
+    Where the output is quantised as the source is, the rows are the stored ones, and the values
+    are put back on their grid.
+    """
+
+    source: str
+    start: int
+    stop: int
+    noise: Noise | None = None
+    scale: Fraction = ONE
+    shift: Fraction = ZERO
+    decoding: Decoding | None = None
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether the bytes stay as they are."""
+        # Nearly always these very objects, which is quicker to see than that fractions are equal.
+        return self[3:] == (None, ONE, ZERO, None)
+
+    @property
+    def is_rounded_by_draw(self) -> bool:
+        """Whether a draw decides how its values are rounded."""
+        return self.noise is not None and self.noise.is_rounded_by_draw
+
+
+class Storage(NamedTuple):
+    """How weights are to be stored: all of them as `dtype`, and routed experts as `experts`.
+
+    Both are dtypes as safetensors spells them, or "" for what the source has.
+    """
+
+    dtype: str = ""
+    experts: str = ""
+
+
+AS_STORED = Storage()
+STORED = ("F32", "F16", "BF16")  # what weights can be written as
+ROUNDINGS = ("nearest", "stochastic")
+
+
+class Output(NamedTuple):
+    """One tensor to write: its pieces joined along a dimension, nearly always the first."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    pieces: tuple[Piece, ...]
+    axis: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Its size along the axis; a tensor without dimensions has one row."""
+        return self.shape[self.axis] if self.shape else 1
+
+    @property
+    def nbytes(self) -> int:
+        return nbytes(self.dtype, self.shape)
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Which source layer and which source expert everything new is made from.
+
+    New layer `i` is source layer `layers[i]`, and its output projections are zero where
+    `silent[i]`. New expert `j` is source expert `experts[j]`, its matrices with `weight_noise[j]`
+    and its router rows with `router_noise[j]`; an expert NULL is none of the source's: it does
+    nothing, and stands in for a copy of a router's skip class. Every token goes to `top_k`
+    experts.
+    """
+
+    layers: Map
+    silent: tuple[bool, ...]
+    experts: Map
+    weight_noise: tuple[Noise | None, ...]
+    router_noise: tuple[Noise | None, ...]
+    top_k: int
+
+    @classmethod
+    def none(cls, *, layers: int, experts: int, top_k: int) -> "Growth":
+        """The growth that changes nothing."""
+        nothing = (None,) * experts
+        return cls(
+            maps.identity(layers), (False,) * layers, maps.identity(experts), nothing, nothing,
+            top_k,
+        )  # fmt: skip
+
+    def deepen(self, layer_map: Map, *, silent: tuple[bool, ...]) -> "Growth":
+        """This growth, followed by one that maps layers; `silent` marks new identity layers."""
+        return replace(
+            self,
+            layers=maps.compose(layer_map, self.layers),
+            silent=tuple(
+                new or self.silent[old] for old, new in zip(layer_map, silent, strict=True)
+            ),
+        )
+
+    def widen(
+        self, expert_map: Map, *, weight_noise: Noise | None, router_noise: Noise | None, top_k: int
+    ) -> "Growth":
+        """This growth, followed by one that maps experts.
+
+        The first of several copies of an expert stays as it is; the others get the noise, or keep
+        the kind of noise that they had, drawn anew for each, where none is given. A copy
+        of a copy is drawn around the source's expert like any other, so doubling twice is
+        quadrupling.
+        """
+        copied = maps.repeats(expert_map)
+
+        def noise(old: tuple[Noise | None, ...], new: Noise | None) -> tuple[Noise | None, ...]:
+            return tuple(
+                None if expert == NULL else (is_copy and new) or old[expert]
+                for expert, is_copy in zip(expert_map, copied, strict=True)
+            )
+
+        return replace(
+            self,
+            experts=tuple(
+                self.experts[expert] if expert != NULL else NULL for expert in expert_map
+            ),
+            weight_noise=noise(self.weight_noise, weight_noise),
+            router_noise=noise(self.router_noise, router_noise),
+            top_k=top_k,
+        )
+
+
+@dataclass(frozen=True)
+class Source:
+    """The checkpoint a plan reads from, and how to tell that it is still the same.
+
+    `path` is its folder, or the address of one far away, pinned to what it held, and `named` the
+    weight file or the index in it by which it was opened, or "" for the whole.
+    """
+
+    path: str
+    config_digest: str
+    files: tuple[SourceFile, ...]
+    named: str = ""
+
+    @property
+    def name(self) -> str:
+        """What people call it: its last folder."""
+        return short_name(self.path)
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that it is, or None where it is not on this machine."""
+        return None if scheme(self.path) else Path(self.path)
+
+    @property
+    def location(self) -> str:
+        """What to open: the folder, or its one weight file where others may lie beside it."""
+        if self.named:
+            return f"{self.path}/{self.named}"
+        if len(self.files) != 1:
+            return self.path
+        folder = self.folder
+        if folder is None:
+            return f"{self.path}/{self.files[0].name}"
+        return str(folder if (folder / INDEX).exists() else folder / self.files[0].name)
+
+
+@dataclass(frozen=True, repr=False)
+class Plan:
+    """Everything a new checkpoint will hold.
+
+    `family` is the model type by which the source was read, and `family_text` the family file
+    that a user gave for it, or "". `config` is the text of its config.json, `files` are names and
+    texts of files beside it that are not as in the source, None for one that is left out. `storage`
+    says in which dtypes weights are written, `metadata` are keys and texts for the headers of the
+    weight files. `steps`
+    say what was done along each axis and what was compensated. `commands` are how the plan came
+    about, and `recipe` the steps that do so again (None where that is not known); two plans that
+    reach the same result by other commands are equal.
+    """
+
+    source: Source
+    family: str
+    growth: Growth
+    steps: tuple[Mapping[str, Any], ...]
+    config: str
+    outputs: tuple[Output, ...]
+    commands: tuple[str, ...] = field(default=(), compare=False)
+    family_text: str = ""
+    files: tuple[tuple[str, str | None], ...] = ()
+    storage: Storage = AS_STORED
+    recipe: tuple[Step, ...] | None = field(default=(), compare=False)
+    metadata: tuple[tuple[str, str], ...] = ()
+
+    def noted(self, command: str) -> "Plan":
+        """The plan with one more command by which it came about."""
+        return replace(self, commands=(*self.commands, command))
+
+    def __repr__(self) -> str:
+        """One line, where the values themselves could fill a book."""
+        numbers = [
+            f"{key} {before} -> {after}"
+            for step in self.steps
+            for key in ("layers", "experts", "top_k")
+            if key in step
+            for before, after in [step[key]]
+        ]
+        what = ", ".join([*numbers, f"{len(self.outputs)} tensors"])
+        return f"<plan of {self.family} from {str(self.source.path)!r}: {what}>"
+
+    @cached_property
+    def shapes(self) -> Mapping[tuple[str, tuple[int, ...]], int]:
+        """How many tensors of each dtype and shape the result has."""
+        return Counter((output.dtype, output.shape) for output in self.outputs)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors of the result."""
+        return sum(count * nbytes(*kind) for kind, count in self.shapes.items())

@@ -1,0 +1,77 @@
+"""The presets of width: from its options to a number of experts, their map, top-k and noise."""
+
+import re
+from fractions import Fraction
+from typing import Any
+
+from moegrow import maps
+from moegrow.errors import UsageError, choose
+from moegrow.families.layout import Layout
+from moegrow.maps import Map
+from moegrow.planning.plan import Noise
+from moegrow.planning.router import group_size
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # arXiv 2510.08008, Eq. 4
+    "orthogonal": {"noise": 0.01, "top_k": "scale", "router": "noise", "order": "append"},
+    # arXiv 2604.19835: exact copies, k unchanged, a uniform bias of 1e-3 on the copies' routing
+    "upcycling": {"noise": 0.0, "top_k": "keep", "router": "uniform", "order": "append"},
+}
+ROUTERS = ("noise", "copy")
+UPCYCLING_BIAS = 1e-3
+
+
+def expert_map(layout: Layout, count: int, wanted: int, order: str) -> Map:
+    """The map from `count` experts to those wanted, in the way that the family's router takes."""
+    kind = layout.family.router.kind
+    if kind == "grid":
+        return maps.grid(count, to=wanted, order=order)
+    if kind == "skip":
+        return maps.with_skip(count, to=wanted)
+    return maps.copies(count, to=wanted, order=order, group=group_size(layout))
+
+
+def expert_count(text: str, count: int, kind: str) -> int:
+    """How many experts "2x" or "12" asks for, where there are `count`."""
+    if re.fullmatch(r"\s*[0-9]{1,9}\s*", text):
+        wanted = Fraction(int(text))
+    else:
+        # A class that skips is copied with the experts and turns into experts, but for one.
+        skip = int(kind == "skip")
+        wanted = maps.factor(text, "--experts") * (count + skip) - skip
+    if wanted.denominator != 1:
+        raise UsageError(
+            f"--experts {text} of {count} experts is not a whole number",
+            f"use --experts {round(wanted)}",
+        )
+    if wanted < count:
+        raise UsageError(
+            f"--experts {text} is fewer than the {count} experts there are",
+            f"use --experts 2x for {2 * count}",
+        )
+    return int(wanted)
+
+
+def top_k(text: str | int, top_k: int, experts: int, old_experts: int) -> int:
+    """The new top-k; growing in step with the experts, it is rounded where it must be."""
+    if text == "keep":
+        return top_k
+    if text == "scale":
+        return max(1, round(Fraction(top_k * experts, old_experts)))
+    if not re.fullmatch(r"[0-9]{1,9}", str(text)):
+        raise UsageError(
+            f"--top-k {text} is not known",
+            choose(text, ("scale", "keep"), "use scale, keep or a number"),
+        )
+    if not 1 <= int(text) <= experts:
+        raise UsageError(
+            f"--top-k {text} does not fit {experts} experts", f"use a number from 1 to {experts}"
+        )
+    return int(text)
+
+
+def router_noise(router: str, noise: Noise) -> Noise | None:
+    """The noise on the copies' router rows: as on experts, upcycling's jitter, or none."""
+    if router == "uniform":
+        return noise._replace(kind="uniform", amount=UPCYCLING_BIAS)
+    return noise if router == "noise" and noise.amount else None

@@ -1,0 +1,185 @@
+"""Which tensors of a checkpoint belong together as quantised weights, and how they are decoded."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from moegrow.checkpoint.checkpoint import Checkpoint
+from moegrow.checkpoint.header import TensorSpec
+from moegrow.quant.decoding import Decoding, decoded_shape
+from moegrow.quant.formats import PLAIN, Format, Quantised, Weight, activations, formats
+from moegrow.quant.scheme import Scheme, Schemes
+
+Settings = tuple[tuple[str, int], ...]
+
+
+def find_quantised(checkpoint: Checkpoint, told: Iterable[Mapping[str, Any]]) -> Quantised:
+    """The quantised weights of a checkpoint, from its headers, and what the config has `told`."""
+    schemes = Schemes(told)
+    tensors = checkpoint.tensors
+    found: dict[str, Weight] = {}
+    taken: set[str] = set()
+    stems: dict[str, list[str]] = {}
+    for form in formats():
+        if form.method and form.method != schemes.settings.get("quant_method"):
+            continue
+        end = form.companions["scale"]
+        if end not in stems:
+            stems[end] = [name.removesuffix(end) for name in tensors if name.endswith(end)]
+        maker = _Maker(form, schemes, tensors)
+        for stem in stems[end]:
+            spec = tensors.get(stem + form.values)
+            if spec is None or spec.name in found or spec.dtype not in form.dtypes:
+                continue
+            if tensors[stem + end].dtype not in form.scales:
+                continue
+            weight = maker.weight(stem, spec)
+            if weight is None:
+                continue
+            found[spec.name] = weight
+            taken.update((spec.name, *weight.companions))
+    others = [spec for spec in tensors.values() if spec.name not in taken]
+    unknown = sorted(_unknown(others, tensors, is_told=schemes.is_told))
+    is_quantised = schemes.is_told or bool(found)
+    beside = tuple(spec.name for spec in others if is_quantised and _is_of_activations(spec))
+    return Quantised(found, tuple(unknown), beside)
+
+
+class _Maker:
+    """Puts weights of one format together; most are of few shapes, which are looked at once."""
+
+    def __init__(self, form: Format, schemes: Schemes, tensors: Mapping[str, TensorSpec]) -> None:
+        self._form, self._schemes, self._tensors = form, schemes, tensors
+        is_float = form.codec in ("scaled", "fp4") and "I8" not in form.dtypes
+        self._numbers = "float" if is_float else "int"
+        self._roles = [
+            (role, ending.removesuffix("?"), not ending.endswith("?"))
+            for role, ending in form.companions.items()
+        ]
+        self._known: dict[Any, tuple[Settings, tuple[int, ...]]] = {}
+
+    def weight(self, stem: str, spec: TensorSpec) -> Weight | None:
+        """The weight whose tensors begin with `stem`, or None where not all of them are there."""
+        form, tensors = self._form, self._tensors
+        parts: dict[str, TensorSpec] = {}
+        for role, ending, is_needed in self._roles:
+            other = tensors.get(stem + ending)
+            if other is not None:
+                parts[role] = other
+            elif is_needed:
+                return None
+        companions = tuple((role, part.name) for role, part in parts.items())
+        settings: Settings = ()
+        shape: tuple[int, ...] = ()
+        scheme, problem = Scheme(), ""
+        try:
+            scheme = self._schemes.of(stem, self._numbers)
+            settings, shape = self._decoded(spec, parts, companions, scheme)
+        except ValueError as error:
+            problem = str(error)
+        decoding = Decoding(form.codec, companions, settings)
+        others = tuple([stem + end for end in form.others if stem + end in tensors])
+        return Weight(
+            form.name, shape, spec.name, form.values, form.becomes, decoding, others, problem,
+            scheme.is_symmetric,
+        )  # fmt: skip
+
+    def _decoded(
+        self,
+        spec: TensorSpec,
+        parts: Mapping[str, TensorSpec],
+        companions: tuple[tuple[str, str], ...],
+        scheme: Scheme,
+    ) -> tuple[Settings, tuple[int, ...]]:
+        """The settings of a weight and its shape when it is plain; ValueError where none fit."""
+        form = self._form
+        sizes = [(part.dtype, part.shape) for part in parts.values()]
+        kind = (scheme, spec.dtype, spec.shape, *parts, *sizes)
+        if kind not in self._known:
+            settings = tuple(_settings(form, scheme, self._schemes.settings, spec, parts))
+            shape = decoded_shape(spec, Decoding(form.codec, companions, settings), self._tensors)
+            _check_groups(form, scheme, shape, parts["scale"].shape)
+            self._known[kind] = settings, shape
+        return self._known[kind]
+
+
+def _settings(
+    form: Format,
+    scheme: Scheme,
+    told: Mapping[str, str],
+    spec: TensorSpec,
+    parts: Mapping[str, TensorSpec],
+) -> Iterator[tuple[str, int]]:
+    """What the names of a weight do not say: from shapes where those tell, else as it is told."""
+    if form.transposed:
+        yield "transposed", 1
+    if form.codec == "scaled" and scheme.block:
+        yield from zip(("block_rows", "block_columns"), scheme.block, strict=True)
+    if form.codec == "packed":
+        yield "bits", scheme.bits
+    if form.codec == "gptq":
+        yield "bits", _bits(_length(spec, 0), _length(parts["group"], 0))
+        layout = told.get("checkpoint_format", "gptq")
+        if layout not in ("gptq", "gptq_v2"):
+            raise ValueError(f"it is packed as for {layout}, which is not decoded")
+        yield "zero_shift", 0 if layout == "gptq_v2" else 1
+    if form.codec == "awq":
+        yield "bits", _bits(_length(spec, -1), _length(parts["scale"], -1))
+        layout = told.get("version", "gemm")
+        if layout != "gemm":
+            raise ValueError(f"it is packed as for {layout}, which is not decoded")
+
+
+def _length(spec: TensorSpec, axis: int) -> int:
+    return spec.shape[axis] if spec.shape else 0
+
+
+def _bits(words: int, numbers: int) -> int:
+    """Of how many bits numbers are that fill words of 32 bits; 0 where that cannot be."""
+    return 32 * words // numbers if numbers and not 32 * words % numbers else 0
+
+
+def _check_groups(
+    form: Format, scheme: Scheme, shape: tuple[int, ...], scale: tuple[int, ...]
+) -> None:
+    """Raise ValueError where rows are in other groups than the format has, or the config says."""
+    size = form.group or (scheme.group if form.codec in ("packed", "awq") else 0)
+    if not size:
+        return
+    is_turned = form.transposed and form.codec == "fp4"
+    columns = shape[-2] if is_turned else shape[-1]
+    groups = scale[0] if form.codec == "awq" else scale[-1]
+    if columns != groups * (columns if size < 0 else size):
+        wanted = "one group" if size < 0 else f"groups of {size}"
+        raise ValueError(f"its scale {list(scale)} is not for {columns} columns in {wanted}")
+
+
+def _unknown(
+    others: list[TensorSpec], tensors: Mapping[str, TensorSpec], *, is_told: bool
+) -> Iterator[str]:
+    """Of tensors of no known format, the names of those that may hold quantised weights.
+
+    Small floats always may, which nothing tells from codes, and matrices of small numbers where a
+    config speaks of quantisation, or where there is a scale beside them.
+    """
+    strange = [spec for spec in others if spec.dtype not in PLAIN and all(spec.shape)]
+    scaled: set[str] | None = None
+    for spec in strange:
+        if spec.dtype.startswith("F"):
+            yield spec.name
+        elif spec.dtype != "BOOL" and len(spec.shape) > 1:
+            if scaled is None:
+                scaled = {name.rpartition(".")[0] for name in tensors if _SCALE.search(name)}
+            stem = spec.name.rpartition(".")[0]
+            has_scale = stem in scaled or spec.name in scaled
+            if has_scale or (is_told and spec.dtype not in ("I64", "U64")):
+                yield spec.name
+
+
+# What stands at the end of the name of a scale, whatever the method.
+_SCALE = re.compile(r"(?:scales?|scale_inv|absmax|scb)$", re.IGNORECASE)
+
+
+def _is_of_activations(spec: TensorSpec) -> bool:
+    """Whether a tensor is a scale of what is computed, such as of keys and values that are kept."""
+    return spec.name.endswith(activations())

@@ -1,0 +1,92 @@
+"""The formats of quantised weights, as data, and what of a checkpoint is in them."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+from moegrow.quant.decoding import Decoding
+
+PLAIN = ("F64", "F32", "F16", "BF16")
+
+
+@dataclass(frozen=True)
+class Format:
+    """A way of storing a weight in several tensors; formats.toml says what the keys mean."""
+
+    name: str
+    codec: str
+    dtypes: tuple[str, ...]
+    scales: tuple[str, ...]
+    values: str
+    becomes: str
+    companions: Mapping[str, str]
+    others: tuple[str, ...] = ()
+    method: str = ""
+    group: int = 0
+    transposed: bool = False
+
+
+class Weight(NamedTuple):
+    """A quantised weight of a checkpoint: its shape when it is plain, the tensor with its values
+    and how they are decoded, and what else belongs to it.
+
+    The name of the tensor ends in `ending`, in place of which the plain one's ends in `becomes`.
+    `problem` says why it cannot be decoded, if it cannot; the shape is empty then. Where it
+    `is_symmetric`, as the config says, zeros that it has are all the middle of the codes.
+    """
+
+    format: str
+    shape: tuple[int, ...]
+    values: str
+    ending: str
+    becomes: str
+    decoding: Decoding
+    others: tuple[str, ...] = ()
+    problem: str = ""
+    is_symmetric: bool = False
+
+    @property
+    def companions(self) -> tuple[str, ...]:
+        """Every other tensor of it: of no use without it."""
+        return (*[name for _, name in self.decoding.companions], *self.others)
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """What of a checkpoint is quantised: its weights by their tensors of values, the tensors that
+    look so and belong to no format that is known, and `beside` them scales of activations alone,
+    which are of no use to a model that is not quantised."""
+
+    weights: Mapping[str, Weight] = field(default_factory=dict)
+    unknown: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+
+    @property
+    def owners(self) -> Mapping[str, str]:
+        """For every companion the tensor of values that it belongs to."""
+        return {other: name for name, one in self.weights.items() for other in one.companions}
+
+
+@cache
+def _tables() -> dict[str, Any]:
+    return tomllib.loads(files("moegrow.quant").joinpath("formats.toml").read_text("utf-8"))
+
+
+@cache
+def activations() -> tuple[str, ...]:
+    """What the names of scales end in that belong to no weight."""
+    return tuple(_tables()["activations"])
+
+
+@cache
+def formats() -> tuple[Format, ...]:
+    """The formats of formats.toml, in their order."""
+    tables: list[dict[str, Any]] = _tables()["format"]
+    made = []
+    for table in tables:
+        lists = {key: tuple(value) for key, value in table.items() if isinstance(value, list)}
+        made.append(Format(**(table | lists)))
+    return tuple(made)

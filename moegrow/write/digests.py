@@ -1,0 +1,258 @@
+"""Digests of what was written, so that damage is found without what it was made from.
+
+Bytes of tensors have a CRC-32, everything else a SHA-256. docs/reliability.md says why, and
+describes the file that keeps them.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from moegrow.errors import MoegrowError
+from moegrow.files import json_edit
+from moegrow.files.byte_ranges import read_all
+from moegrow.files.untrusted import decoded, opened
+from moegrow.write.shards import Shard
+
+try:  # the same numbers, several times as fast
+    from zlib_ng.zlib_ng import crc32 as crc32
+except ImportError:
+    from zlib import crc32 as crc32
+
+FORMAT = 1  # goes up when an older reader would misunderstand the file
+READ = 8 << 20  # bytes read at a time
+LARGEST = 128 << 20  # bytes of the file
+MOST_RANGES = 1_500_000  # in all entries of the file: one or a few for each tensor
+
+# The polynomial of zlib's CRC-32, and 1 and x⁸ in its order of bits, which is the reverse.
+_POLYNOMIAL, _ONE, _BYTE = 0xEDB88320, 1 << 31, 1 << 23
+
+
+class Range(NamedTuple):
+    """Bytes `start` to `stop` of a file, all of one tensor, and their CRC-32."""
+
+    start: int
+    stop: int
+    crc: int
+
+
+class Entry(NamedTuple):
+    """What a complete shard is known by: its size, the SHA-256 of its header, and some ranges."""
+
+    name: str
+    size: int
+    header: str
+    ranges: tuple[Range, ...]
+
+    def line(self) -> str:
+        """The entry as a line of JSON, without its end."""
+        ranges = [[start, stop, f"{crc:08x}"] for start, stop, crc in self.ranges]
+        table = {"shard": self.name, "size": self.size, "header": self.header, "ranges": ranges}
+        return json_edit.dumps(table, separators=(",", ":"))
+
+    @classmethod
+    def read(cls, text: str) -> "Entry":
+        """The entry in a line; raises ValueError or MoegrowError where there is none."""
+        table = json_edit.loads(text, "an entry")
+        try:
+            name, size, header = table["shard"], table["size"], table["header"]
+            ranges = tuple(Range(start, stop, int(crc, 16)) for start, stop, crc in table["ranges"])
+            if not all(type(end) is int for found in ranges for end in found[:2]):
+                raise TypeError("a range is no numbers")
+            # Bytes that stand in many ranges would be read as often.
+            if not all(one.stop <= other.start for one, other in pairwise(ranges)):
+                raise TypeError("ranges overlap or run backwards")
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(str(error)) from None
+        return cls(str(name), size, str(header), ranges)
+
+
+@dataclass(frozen=True)
+class Digests:
+    """All digests of a result: `files` are those of its other files, by name.
+
+    `everything` says whether the ranges of the shards are all of their tensors, or only what
+    was computed.
+    """
+
+    everything: bool
+    files: Mapping[str, str]
+    entries: tuple[Entry, ...]
+
+    def text(self) -> str:
+        """The text of the file: a header, a line for each shard, and a digest of these lines."""
+        covers = "everything" if self.everything else "computed"
+        header = {"moegrow_digests": FORMAT, "covers": covers, "files": dict(self.files)}
+        lines = [json_edit.dumps(header, separators=(",", ":"))]
+        lines += [entry.line() for entry in self.entries]
+        text = "".join(f"{line}\n" for line in lines)
+        return text + _last_line(hashlib.sha256(text.encode()))
+
+
+def read_digests(path: Path) -> Digests:
+    """The digests in a file; raises MoegrowError where it is not as it was written."""
+    with opened(path.parent, path.name) as file:
+        count = _lines_above(file) if os.fstat(file.fileno()).st_size <= LARGEST else 0
+        if not count:
+            raise MoegrowError(f"{path.name} is not as it was written")
+        file.seek(0)
+        try:
+            return _read(islice(file, count), path.name)
+        except (KeyError, TypeError, ValueError) as error:
+            # The last line is right, so this is no damage: somebody wrote it.
+            raise MoegrowError(
+                f"{path.name} is malformed: {type(error).__name__} {error}"
+            ) from None
+
+
+def _read(lines: Iterator[bytes], name: str) -> Digests:
+    """The digests in the lines above the last."""
+    what = f"line 1 of {name}"
+    table = json_edit.loads(decoded(next(lines), what), what)
+    if table.get("moegrow_digests") != FORMAT:
+        raise MoegrowError(f"{name} is of another version of moegrow")
+    covers, files = table["covers"], table["files"]
+    if not isinstance(files, dict) or not all(isinstance(to, str) for to in files.values()):
+        raise TypeError("files must be digests by name")
+    entries, ranges = [], 0
+    for line in lines:
+        entries.append(Entry.read(decoded(line, "an entry")))
+        ranges += len(entries[-1].ranges)
+        if ranges > MOST_RANGES:
+            raise ValueError(f"there are more than {MOST_RANGES} ranges")
+    return Digests(covers == "everything", files, tuple(entries))
+
+
+def _lines_above(file: BinaryIO) -> int:
+    """How many lines the last one is a digest of, or 0 where it is none."""
+    above, last, count = hashlib.sha256(), b"", -1
+    for line in file:
+        above.update(last)
+        last, count = line, count + 1
+    return count if count > 0 and last == _last_line(above).encode() else 0
+
+
+def _last_line(above: "hashlib._Hash") -> str:
+    return json.dumps({"above": above.hexdigest()}, separators=(",", ":")) + "\n"
+
+
+def file_digest(folder: Path, name: str) -> str:
+    """The SHA-256 of the file `name` in `folder`, opened as `strangers.opened` does."""
+    with opened(folder, name) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def text_bytes(text: str) -> bytes:
+    """A text as a file holds it."""
+    # A lone surrogate, as names of files that are no UTF-8 become, is no text elsewhere.
+    return text.encode("utf-8", "backslashreplace")
+
+
+def text_digest(text: str) -> str:
+    """The SHA-256 of a file that holds a text."""
+    return hashlib.sha256(text_bytes(text)).hexdigest()
+
+
+def entry(shard: Shard, ranges: Iterable[Range]) -> Entry:
+    """What is kept of a complete shard."""
+    header = hashlib.sha256(shard.header).hexdigest()
+    return Entry(shard.name, shard.nbytes, header, tuple(ranges))
+
+
+def merged(shard: Shard, parts: Iterable[Range]) -> Iterator[Range]:
+    """The ranges of a shard that some parts make up, as long as they can be within a tensor.
+
+    So they do not depend on how many bytes were written at a time, in which order, and by whom.
+    """
+    begins = {position for _, position in shard.positions()}
+    last = None
+    for part in sorted(parts):
+        if last and last.stop == part.start and part.start not in begins:
+            crc = joined(last.crc, part.crc, part.stop - part.start)
+            last = Range(last.start, part.stop, crc)
+            continue
+        if last:
+            yield last
+        last = part
+    if last:
+        yield last
+
+
+def whole(shard: Shard, file: int) -> Iterator[Range]:
+    """One range for each tensor of a shard, read from its open file."""
+    for output, position in shard.positions():
+        if output.nbytes:
+            stop = position + output.nbytes
+            yield Range(position, stop, crc_of(file, position, stop))
+
+
+def crc_of(file: int, start: int, stop: int) -> int:
+    """The CRC-32 of bytes `start` to `stop` of an open file."""
+    buffer = memoryview(bytearray(min(READ, stop - start)))
+    crc = 0
+    while start < stop:
+        view = buffer[: stop - start]
+        read_all(file, start, view)
+        crc = crc32(view, crc)
+        start += len(view)
+    return crc
+
+
+def damage(path: Path, kept: Entry) -> Iterator[tuple[int, int]]:
+    """The ranges of a file that are not as its entry says: first byte, and that behind.
+
+    Where the file's size or header is another, that is all that is told, as range 0 to 0.
+    """
+    with opened(path.parent, path.name) as shard:
+        file = shard.fileno()
+        length = int.from_bytes(shard.read(8), "little")
+        size = os.fstat(file).st_size
+        if size != kept.size or length > size:
+            yield 0, 0
+            return
+        shard.seek(0)
+        if hashlib.sha256(shard.read(8 + length)).hexdigest() != kept.header:
+            yield 0, 0
+            return
+        for start, stop, crc in kept.ranges:
+            if not 0 <= start <= stop <= size or crc_of(file, start, stop) != crc:
+                yield start, stop
+
+
+def joined(first: int, second: int, length: int) -> int:
+    """The CRC-32 of some bytes and `length` others behind them, from that of each.
+
+    >>> joined(crc32(b"one "), crc32(b"after another"), 13)
+    2479827919
+    >>> crc32(b"one after another")
+    2479827919
+    """
+    return _times(_shift(length), first) ^ second
+
+
+@lru_cache(maxsize=1024)
+def _shift(length: int) -> int:
+    """x to the power of the bits in `length` bytes, modulo the polynomial."""
+    power, square = _ONE, _BYTE
+    while length:
+        if length & 1:
+            power = _times(power, square)
+        square = _times(square, square)
+        length >>= 1
+    return power
+
+
+def _times(a: int, b: int) -> int:
+    """The product of two polynomials, modulo that of the CRC."""
+    product = 0
+    for bit in range(31, -1, -1):
+        if a >> bit & 1:
+            product ^= b
+        b = b >> 1 ^ (_POLYNOMIAL if b & 1 else 0)
+    return product
