@@ -1,4 +1,4 @@
-"""Make the drawings of the concepts page: `python docs/drawings.py` writes docs/drawings/*.svg.
+"""Make the drawings of the pages: `python docs/drawings.py` writes docs/drawings/*.svg.
 
 The maps are those that moegrow computes. Each drawing is 360 units wide, so that its text can be
 read on a phone, and follows the light or dark scheme of what it is shown in. Colours are those of
@@ -31,6 +31,8 @@ text{{font-family:system-ui,-apple-system,'Segoe UI',Roboto,'DejaVu Sans',sans-s
 text{{fill:var(--text)}}
 .panel{{fill:var(--panel)}}
 .label{{font-size:12.5px}}
+.on{{fill:{INK};font-size:13px;font-weight:600}}
+.small{{font-size:11.5px;font-weight:400}}
 .index{{font-size:11.5px;fill:var(--muted);text-anchor:middle}}
 .number{{font-size:15px;font-weight:600;fill:{INK};text-anchor:middle}}
 .middle{{text-anchor:middle}}
@@ -243,6 +245,38 @@ def both() -> str:
     return drawing("Both axes", says, low + large + 62, parts)
 
 
+# From the command line down: each package, what it does, and the value that it hands on.
+FLOORS = (
+    ("cli", "commands, options, output", "Step"),
+    ("analysis", "norms, seams, logits, reports", "Profile"),
+    ("write", "shards, journal, publishing", "WriteJob"),
+    ("kernels", "noise, casts, bytes of a tensor", "bytes"),
+    ("planning", "maps to outputs, checks", "Plan"),
+    ("model_config, recipes", "new config.json", "text"),
+    ("families", "roles of tensors, config facts", "Layout"),
+    ("quant", "codecs of quantised weights", "Codec"),
+    ("checkpoint", "stores, headers, indexes", "Checkpoint"),
+    ("files", "untrusted and atomic files", "bytes"),
+)
+
+
+def architecture() -> str:
+    """The packages as floors, the command line on top; a floor imports from those below it."""
+    top, high = 34, 42
+    parts = [text(14, 22, "package"), text(WIDTH - 92, 22, "hands on")]
+    for floor, (package, job, value) in enumerate(FLOORS):
+        y = top + floor * (high + 4)
+        parts.append(box(14, y, 236, high, COLOURS[0]))
+        parts.append(f'<text class="on" x="24" y="{y + 17:g}">{package}</text>')
+        parts.append(f'<text class="on small" x="24" y="{y + 33:g}">{job}</text>')
+        parts.append(arrow(256, y + high / 2, 272, y + high / 2))
+        parts.append(text(280, y + high / 2 + 4.5, value))
+    low = top + len(FLOORS) * (high + 4)
+    parts.append(text(14, low + 18, "A floor imports from the floors below it alone."))
+    says = "Packages from top to bottom: " + ", ".join(package for package, _, _ in FLOORS) + "."
+    return drawing("The packages of moegrow", says, low + 32, parts)
+
+
 def favicon() -> str:
     """Two tiles that become four."""
     places = (4.5, 20.5)
@@ -266,6 +300,7 @@ def drawings() -> dict[str, str]:
         "append.svg": experts("Append", maps.copies(4, to=8), chosen),
         "interleave.svg": experts("Interleave", maps.copies(4, to=8, order="interleave"), chosen),
         "both.svg": both(),
+        "architecture.svg": architecture(),
         "favicon.svg": favicon(),
     }
 

@@ -2,6 +2,7 @@
 
 import doctest
 import hashlib
+import importlib.util
 import json
 import math
 import os
@@ -23,7 +24,7 @@ import numpy as np
 import pytest
 import shapes
 from repository import DOCS, ROOT
-from test_floors import FLOOR, PACKAGES
+from test_floors import PACKAGES
 
 import moegrow
 from moegrow.cli.demo import make_checkpoint
@@ -271,19 +272,20 @@ def test_every_model_type_is_named():
     assert int(counted[1]) == len(named)
 
 
-def test_the_table_of_the_design_lists_the_files_from_the_ground_up():
-    table = rows(section(DOCS / "design.md", "The files"))
-    names = [name for row in table for name in re.findall(r"^`([^`]+)`$", row[0])]
-    files = {
-        str(path.relative_to(PACKAGE).with_suffix("" if path.suffix == ".py" else path.suffix))
-        for path in PACKAGE.rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
-    } - {f"{package}/__init__" for package in PACKAGES}
-    many = r"^(families|recipes)/.*\.toml$"
-    assert {re.sub(many, r"\1/*.toml", file) for file in files} == set(names)
-    assert len(names) == len(set(names))
-    floors = [FLOOR[name.replace("/", ".")] for name in names if name.replace("/", ".") in FLOOR]
-    assert floors == sorted(floors)
+def test_the_table_of_files_is_current():
+    spec = importlib.util.spec_from_file_location("file_table", DOCS / "file_table.py")
+    file_table = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(file_table)
+    text = file_table.PAGE.read_text()
+    assert text == file_table.page(text), "run python docs/file_table.py"
+    packages = {file.parent.name for file in PACKAGE.glob("*/__init__.py")}
+    assert packages == set(file_table.PACKAGES) - {""}
+
+
+def test_every_file_that_the_architecture_page_names_is_there():
+    prose = (DOCS / "architecture.md").read_text().partition("## The files")[0]
+    for name in re.findall(rf"`((?:{'|'.join(PACKAGES)})/[a-z_0-9]+)`", prose):
+        assert (PACKAGE / f"{name}.py").is_file(), name
 
 
 def test_every_key_of_the_family_files_is_explained():

@@ -40,9 +40,9 @@ def test_the_drawings_in_the_folder_are_those_that_the_script_makes():
     assert stored == drawings.drawings(), "run python docs/drawings.py"
 
 
-def test_every_drawing_is_shown_on_the_concepts_page():
-    page = (ROOT / "docs" / "concepts.md").read_text()
-    shown = re.findall(r"!\[[^\]]+\]\(drawings/([^)]+)\)", page)
+def test_every_drawing_is_shown_on_one_page():
+    pages = [(ROOT / "docs" / page).read_text() for page in ("concepts.md", "architecture.md")]
+    shown = re.findall(r"!\[[^\]]+\]\(drawings/([^)]+)\)", "".join(pages))
     assert sorted(shown) == sorted(PICTURES)
 
 
