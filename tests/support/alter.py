@@ -5,14 +5,13 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import tiny
-import torch
-from safetensors.torch import save_file
+from typing import TYPE_CHECKING, Any
 
 from moegrow.checkpoint.side_files import DIGESTS, PLAN
 from moegrow.checkpoint.store import CARD
+
+if TYPE_CHECKING:
+    import torch
 
 
 def copy(source: Path, folder: Path) -> Path:
@@ -29,8 +28,10 @@ def table(file: Path) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def weights(folder: Path) -> Iterator[dict[str, torch.Tensor]]:
+def weights(folder: Path) -> Iterator[dict[str, "torch.Tensor"]]:
     """The tensors of a checkpoint, written back as one file at the end."""
+    import tiny
+
     found = tiny.tensors(folder)
     yield found
     for file in folder.glob("model*.safetensors*"):
@@ -38,8 +39,10 @@ def weights(folder: Path) -> Iterator[dict[str, torch.Tensor]]:
     save(folder / "model.safetensors", found)
 
 
-def save(file: Path, tensors: dict[str, torch.Tensor]) -> None:
+def save(file: Path, tensors: dict[str, "torch.Tensor"]) -> None:
     """A safetensors file as transformers writes it."""
+    from safetensors.torch import save_file
+
     save_file(
         {k: v.contiguous().clone() for k, v in tensors.items()}, file, metadata={"format": "pt"}
     )

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import alter
 import pytest
-import tiny
+import toy
+from safetensors.numpy import save_file
 
 from moegrow.checkpoint.checkpoint import open_checkpoint
 from moegrow.checkpoint.shard_index import index_text
@@ -32,7 +33,7 @@ def refused(source, says):
 
 def test_every_tensor_is_known_by_dtype_and_shape(checkpoint):
     opened = open_checkpoint(checkpoint())
-    expected = tiny.tensors(checkpoint())
+    expected = toy.tensors_of(checkpoint())
     assert {name: spec.shape for name, spec in opened.tensors.items()} == {
         name: tuple(tensor.shape) for name, tensor in expected.items()
     }
@@ -44,7 +45,7 @@ def test_every_tensor_is_known_by_dtype_and_shape(checkpoint):
 
 def test_a_folder_may_hold_one_file_and_no_index(source):
     expected = open_checkpoint(source).tensors.keys()
-    with alter.weights(source):
+    with toy.weights(source):
         pass
     assert open_checkpoint(source).tensors.keys() == expected
     assert open_checkpoint(source / "model.safetensors").tensors.keys() == expected
@@ -66,15 +67,15 @@ def test_shards_without_an_index_are_opened_if_all_are_there(source):
 
 
 def test_model_safetensors_is_taken_where_a_stray_file_lies_beside_it(source):
-    with alter.weights(source) as tensors:
-        alter.save(source / "adapter.safetensors", {"a": tensors["lm_head.weight"]})
+    with toy.weights(source) as tensors:
+        save_file({"a": tensors["lm_head.weight"]}, source / "adapter.safetensors")
     opened = open_checkpoint(source)
     assert [file.name for file in opened.files] == ["model.safetensors"]
 
 
 def test_several_files_with_names_of_their_own_and_no_index_are_refused(source):
-    with alter.weights(source) as tensors:
-        alter.save(source / "b.safetensors", {"a": tensors["lm_head.weight"]})
+    with toy.weights(source) as tensors:
+        save_file({"a": tensors["lm_head.weight"]}, source / "b.safetensors")
     (source / "model.safetensors").rename(source / "a.safetensors")
     assert "a.safetensors" in refused(source, "2 .safetensors files and no").hint
 

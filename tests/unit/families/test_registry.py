@@ -1,7 +1,7 @@
 """The catalogue of families: found by type, and read as strictly as can be."""
 
 import pytest
-import tiny
+from repository import TESTS
 
 from moegrow.errors import MoegrowError
 from moegrow.families import per_layer
@@ -31,7 +31,9 @@ scores = "sigmoid"
 
 
 def test_every_tiny_config_has_a_family():
-    assert {path.stem for path in tiny.CONFIGS.glob("*.json")} <= set(known_types())
+    assert {path.stem for path in (TESTS / "support" / "tiny_configs").glob("*.json")} <= set(
+        known_types()
+    )
 
 
 @pytest.mark.parametrize("model_type", known_types())

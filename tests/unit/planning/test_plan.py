@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 
 import alter
 import pytest
-import tiny
+import toy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -151,9 +151,9 @@ def test_doubling_the_experts_twice_writes_the_bytes_of_quadrupling(checkpoint, 
     twice = moegrow.width(moegrow.width(source, order=order), order=order)
     moegrow.apply(twice, tmp_path / "twice")
     moegrow.apply(moegrow.width(source, experts="4x", order=order), tmp_path / "four")
-    one, other = tiny.tensors(tmp_path / "twice"), tiny.tensors(tmp_path / "four")
+    one, other = toy.tensors_of(tmp_path / "twice"), toy.tensors_of(tmp_path / "four")
     assert one.keys() == other.keys()
-    assert all(tiny.same_bytes(one[name], other[name]) for name in one)
+    assert all(one[name].tobytes() == other[name].tobytes() for name in one)
 
 
 @few
@@ -255,8 +255,8 @@ def test_a_piece_is_a_copy_only_without_noise_and_scale():
 
 def test_a_plan_counts_its_bytes(checkpoint):
     plan = moegrow.depth(checkpoint())
-    outside = sum(t.nbytes for n, t in tiny.tensors(checkpoint()).items() if n in SEEN_ONCE)
-    whole = sum(t.nbytes for t in tiny.tensors(checkpoint()).values())
+    outside = sum(t.nbytes for n, t in toy.tensors_of(checkpoint()).items() if n in SEEN_ONCE)
+    whole = sum(t.nbytes for t in toy.tensors_of(checkpoint()).values())
     assert plan.nbytes == outside + 2 * (whole - outside)
 
 
