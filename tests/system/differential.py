@@ -72,7 +72,7 @@ def try_case(
     return outcome
 
 
-def _build(case: Case, place: Path) -> tuple[Case, Path]:
+def _build(case: Case, place: Path) -> tuple[Case, reference.Network]:
     for attempt in (case, plainer(case)):
         with contextlib.suppress(Exception):  # classes refuse configs in their own ways
             shutil.rmtree(place, ignore_errors=True)
@@ -83,13 +83,16 @@ def _build(case: Case, place: Path) -> tuple[Case, Path]:
             if not before.isfinite().all():
                 continue
             layouts.rewrite(place, attempt)
-            assert reference.distance(before, reference.compute(tiny.load(place))) == 0
-            return attempt, place
+            source = tiny.load(place)
+            assert reference.distance(before, reference.compute(source)) == 0
+            return attempt, source
     raise Outcome("unbuildable")
 
 
-def _grow_and_compare(case: Case, place: Path, nursery: forks.Nursery, folder: Path) -> None:
-    source = tiny.load(place)
+def _grow_and_compare(
+    case: Case, source: reference.Network, nursery: forks.Nursery, folder: Path
+) -> None:
+    place = folder / "source"
     config = reference.text_config(source)
     model = definitions.Model.source(
         layers=len(getattr(*reference.layers(source))),

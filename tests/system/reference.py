@@ -128,7 +128,8 @@ def _share_indexers(new: Network, source: Network, order: tuple[int, ...]) -> No
 def _store_for_readers(new: Network, source: Network, model: Model) -> None:
     """A layer without keys of its own uses those of the nearest copy of its owner before it.
 
-    Of several copies in a row it is the first (docs/method.md). Only layers with a reader store.
+    Of several copies in a row it is the first (docs/adding-a-family.md). Only owners that are used
+    store their keys.
     """
     owners = getattr(text_config(source), "kv_source_layers", None)
     if owners is None:
