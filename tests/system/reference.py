@@ -183,7 +183,7 @@ def widened(source: Network, model: Model) -> Network:
     extra = 0
     if (getattr(inner, "n_group", None) or 1) > 1 and new % old == 0:
         for name in ("n_group", "topk_group"):
-            vars(inner)[name] = vars(inner)[name] * times
+            setattr(inner, name, getattr(inner, name) * times)
     for name in ("zero_expert_num", "n_shared_experts"):
         if inner.model_type in WEIGHED_TOGETHER and vars(inner).get(name):
             extra = vars(inner)[name]
