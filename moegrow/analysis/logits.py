@@ -59,26 +59,29 @@ class Together:
 class Compared:
     """What was found: differences of logits in units of the deviation of the source's.
 
-    `kl` is the mean of the divergence of the result's distribution from the source's, in nats, and
-    `agree` the share of tokens behind which both have the same most likely one. `reasons` say why
-    the logits need not be the same; where there are none, they must be, within TOLERANCE.
-    `together` is None where the model does not show which experts it chooses. `alive` are the
-    most bytes of weights held at once, of the source and of the result. `images` counts the images
-    among the tokens, and `no_image` says why there is none although the model takes images.
+    Of a model without a head, its last states are compared in place of logits; `has_head` is false,
+    and `kl` and `agree` are None. `kl` is the mean of the divergence of the result's distribution
+    from the source's, in nats, and `agree` the share of tokens behind which both have the same most
+    likely one. `reasons` say why the logits need not be the same; where there are none, they must
+    be, within TOLERANCE. `together` is None where the model does not show which experts it chooses.
+    `alive` are the most bytes of weights held at once, of the source and of the result. `images`
+    counts the images among the tokens, and `no_image` says why there is none although the model
+    takes images.
     """
 
     tokens: int
     deviation: float
     largest: float
     mean: float
-    kl: float
-    agree: float
+    kl: float | None
+    agree: float | None
     reasons: tuple[str, ...]
     layers: tuple[Parting, ...]
     together: tuple[Together, ...] | None
     alive: tuple[int, int]
     images: int = 0
     no_image: str = ""
+    has_head: bool = True
 
     @property
     def ok(self) -> bool:
@@ -166,14 +169,15 @@ def compare(
         deviation=deviation,
         largest=float(differences.max()),
         mean=float(differences.mean()),
-        kl=_divergence(a, b),
-        agree=float((a.argmax(-1) == b.argmax(-1)).float().mean()),
+        kl=_divergence(a, b) if before.has_head else None,
+        agree=float((a.argmax(-1) == b.argmax(-1)).float().mean()) if before.has_head else None,
         reasons=reasons,
         layers=_partings(plan, before, after, counts),
         together=_together(plan, after.chosen, counts),
         alive=(before.alive, after.alive),
         images=int(batch.image is not None),
         no_image=batch.no_image,
+        has_head=before.has_head,
     )
 
 

@@ -92,14 +92,14 @@ def build(lib: Any, checkpoint: Checkpoint) -> Any:
 
 def _kind(auto: Any, config: Any, checkpoint: Checkpoint) -> Any:
     """The auto class that builds a model of the config: of several, the one of the checkpoint's own
-    class, else the one that takes images; None where there is none."""
-    known = (auto.AutoModelForImageTextToText, auto.AutoModelForCausalLM)
-    kinds = [kind for kind in known if type(config) in kind._model_mapping]
+    class, which may have no head, else the one that takes images; None where there is none."""
+    with_head = (auto.AutoModelForImageTextToText, auto.AutoModelForCausalLM)
+    kinds = [kind for kind in (*with_head, auto.AutoModel) if type(config) in kind._model_mapping]
     named = checkpoint.config.get("architectures")
     for kind in kinds:
         if isinstance(named, list) and kind._model_mapping[type(config)].__name__ in named:
             return kind
-    return kinds[0] if kinds else None
+    return next((kind for kind in kinds if kind in with_head), None)
 
 
 def _plain(value: Any) -> Any:

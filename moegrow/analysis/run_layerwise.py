@@ -26,16 +26,18 @@ if TYPE_CHECKING:
 class Outcome:
     """What a model computed for some tokens, in float32.
 
-    `logits` are [sequences, tokens, vocabulary], and each of `states` what a layer hands on to the
-    next, [sequences, tokens, …]. `chosen` has, for the layers that show it, the experts of each
-    token, [sequences · tokens, top-k]. `alive` is the most bytes of weights that the model held
-    at once.
+    `logits` are [sequences, tokens, vocabulary]; of a model without a head they are its last
+    states, [sequences, tokens, hidden], and `has_head` is false. Each of `states` is what a layer
+    hands on to the next, [sequences, tokens, …]. `chosen` has, for the layers that show it, the
+    experts of each token, [sequences · tokens, top-k]. `alive` is the most bytes of weights that
+    the model held at once.
     """
 
     logits: "Tensor"
     states: tuple["Tensor", ...]
     chosen: Mapping[int, "Tensor"]
     alive: int
+    has_head: bool
 
 
 def run_layers(
@@ -60,9 +62,9 @@ def run_layers(
         model = _Model(lib, layout, build(lib, checkpoint), weights, progress)
         with model.watched():
             try:
-                found = model.module(
+                result = model.module(
                     input_ids=lib.torch.tensor(tokens), use_cache=False, **arguments
-                ).logits
+                )
             except (MoegrowError, OSError, MemoryError):
                 raise
             except Exception as error:
@@ -70,12 +72,15 @@ def run_layers(
                 raise MoegrowError(
                     f"transformers cannot run {checkpoint.name}: {reason(error)}"
                 ) from error
+    has_head = "logits" in result
+    found = result.logits if has_head else result.last_hidden_state
     if not bool(lib.torch.isfinite(found).all()):
         raise MoegrowError(
-            f"the logits of {checkpoint.name} are not all finite numbers",
+            f"the {'logits' if has_head else 'last states'} of {checkpoint.name} are not all finite"
+            " numbers",
             f"moegrow inspect --values {checkpoint.location} shows NaN and infinity in its weights",
         )
-    return Outcome(found.float(), tuple(model.states), model.chosen, model.alive)
+    return Outcome(found.float(), tuple(model.states), model.chosen, model.alive, has_head)
 
 
 def image_for(layout: Layout, text: Sequence[int]) -> Image | None:
@@ -141,6 +146,7 @@ class _Model:
                 name for name, weight in self.module.named_parameters()
                 if weight.is_meta and not name.startswith(f"{self.prefix}.")
             ],
+            "verify it without --logits",
         )  # fmt: skip
 
     def load(self, layer: int | None) -> None:

@@ -138,6 +138,7 @@ def compared(found: Compared, seconds: float) -> Document:
         "reasons": list(found.reasons),
         "tolerance": TOLERANCE,
         "tokens": found.tokens,
+        "has_head": found.has_head,
         "deviation": found.deviation,
         "largest": found.largest,
         "mean": found.mean,

@@ -193,19 +193,25 @@ def verified(result: Verified, folder: str) -> None:
 def compared(found: Compared) -> None:
     """How far the logits of a result are from those of its source, and from which layer on."""
     person = _person()
+    compared = "logits" if found.has_head else "last states"
     for reason in found.reasons:
-        person.print(f"the logits need not be the same: {one_line(reason)}", markup=False)
+        person.print(f"the {compared} need not be the same: {one_line(reason)}", markup=False)
     is_another = found.largest > TOLERANCE
     parted = ""
     if found.parts_at is not None:
         parted = f"; the states part behind new layer {found.parts_at}"
     unit = f"in units of their deviation, {found.deviation:.3g}"
     told = (
-        f"logits of {found.tokens} tokens: difference {found.largest:.2g} at most,"
+        f"{compared} of {found.tokens} tokens: difference {found.largest:.2g} at most,"
         f" {found.mean:.2g} on average ({unit})\n"
-        f"KL divergence {found.kl:.2g} nats; the likeliest token is the same behind"
-        f" {100 * found.agree:.1f} % of them{parted}"
     )
+    if found.kl is None or found.agree is None:
+        told += f"the model has no head, so that it has no logits{parted}"
+    else:
+        told += (
+            f"KL divergence {found.kl:.2g} nats; the likeliest token is the same behind"
+            f" {100 * found.agree:.1f} % of them{parted}"
+        )
     person.print(told, style="yellow" if is_another else "", markup=False)
     if found.images:
         person.print("an image, drawn for this model, is among them")
@@ -228,7 +234,9 @@ def compared(found: Compared) -> None:
         f" peak memory {display.size(peak_memory())}"
     )
     if not found.ok:
-        person.print(f"the logits must be the same within {TOLERANCE:g}, and are not", style="red")
+        person.print(
+            f"the {compared} must be the same within {TOLERANCE:g}, and are not", style="red"
+        )
 
 
 def _layers(found: Compared, person: Console) -> None:

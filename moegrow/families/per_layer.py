@@ -1,6 +1,6 @@
 """What becomes of config keys that speak of layers one by one under a layer map, form by form."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from moegrow import maps
@@ -195,7 +195,8 @@ def _owners(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
     """For each layer the number of the layer whose values it uses.
 
     Copies of an owner own themselves; others use the nearest copy of their owner before them,
-    and of several in a row the first.
+    and of several in a row the first. Models keep the values of the last owner alone, so there is
+    no other between, unless the source has it there too.
     """
     old = lookup(model.config, key)
     if old is None:
@@ -207,10 +208,35 @@ def _owners(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
     firsts: dict[int, int] = {}  # for each layer the first of its last copies in a row
     for position, layer in enumerate(layer_map):
         owner = old[layer]
-        new.append(position if owner == layer else firsts.get(owner, position))
+        if owner != layer and owner not in firsts:
+            raise MoegrowError(
+                f"layer {layer} uses the keys and values of layer {owner}, and this layer map puts"
+                f" no copy of layer {owner} before it",
+                f"put it first: --layers {maps.spell((owner, *layer_map))}",
+            )
+        new.append(position if owner == layer else firsts[owner])
         if not position or layer_map[position - 1] != layer:
             firsts[layer] = position
+    known = {(owner, other) for _, owner, other in _owners_between(old[: model.layers])}
+    for layer, *between in _owners_between(new):
+        owner, other = (layer_map[position] for position in between)
+        if (owner, other) not in known:
+            raise MoegrowError(
+                f"layer {layer_map[layer]} uses the keys and values of layer {owner}, and this"
+                f" layer map puts layer {other} between them, whose own are kept in their place",
+                f"put another copy of layer {owner} right before it:"
+                f" --layers {maps.spell((*layer_map[:layer], owner, *layer_map[layer:]))}",
+            )
     return {key: new}
+
+
+def _owners_between(owners: list[int]) -> Iterator[tuple[int, int, int]]:
+    """Each layer with its owner and another one between the two that layers behind it use."""
+    used = sorted({owner for layer, owner in enumerate(owners) if owner != layer})
+    for layer, owner in enumerate(owners):
+        for other in used:
+            if owner < other < layer:
+                yield layer, owner, other
 
 
 def _period(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:

@@ -391,6 +391,43 @@ def test_a_layer_that_shares_an_indexer_cannot_be_first_and_the_hint_works(check
     assert kinds == ["full", "shared", "full", "full"]
 
 
+# Layers 1 and 3 use the keys of layers 0 and 2. Where two stand wrong, the second hint mends both.
+@pytest.mark.parametrize(
+    ("layers", "mended"),
+    [
+        ("1-3", ["0-3"]),
+        ("0,2,3,1", ["0,2-3,0-1"]),
+        ("0-3,1", ["0-3,0-1"]),
+        ("0,2,1,3", ["0,2,0-1,3", "0,2,0-3"]),
+    ],
+)
+def test_a_layer_stands_behind_its_owner_with_no_other_between(
+    checkpoint, tmp_path, layers, mended
+):
+    source = checkpoint(
+        "mistral_large4", kv_source_layers=[0, 0, 2, 2], no_rope_layers=[1] * 4,
+        indexer_types=["full"] * 4,
+    )  # fmt: skip
+    hints = []
+    for _ in mended:
+        with pytest.raises(MoegrowError, match="uses the keys and values of layer") as refused:
+            moegrow.depth(source, layers=layers)
+        hints.append(layers := refused.value.hint.split()[-1])
+    assert hints == mended
+    moegrow.apply(moegrow.depth(source, layers=layers), tmp_path / "grown")
+    tiny.load(tmp_path / "grown")
+
+
+def test_owners_that_the_source_has_between_others_may_stand_there(checkpoint, tmp_path):
+    """Layers with and without RoPE keep their keys apart."""
+    settings = {"kv_source_layers": [0, 1, 0, 1], "no_rope_layers": [1, 0, 1, 0]}
+    source = checkpoint("mistral_large4", **settings)
+    plan = moegrow.depth(source, new_layers="identity")
+    assert json.loads(plan.config)["text_config"]["kv_source_layers"] == [0, 1, 2, 3, 0, 0, 2, 2]
+    moegrow.apply(plan, tmp_path / "grown")
+    assert tiny.distance(tiny.logits(source), tiny.logits(tmp_path / "grown")) < 1e-5
+
+
 def test_a_map_that_ends_with_a_layer_that_cannot_be_the_last_is_refused(checkpoint, run, tmp_path):
     """Gemma 4's config class makes the last layer a full one, whatever layer_types says."""
     source = checkpoint("gemma4_text")

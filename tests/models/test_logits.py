@@ -88,6 +88,44 @@ def test_a_weight_changed_by_hand_fails_the_command(run, checkpoint, tmp_path):
     assert "old layer" in done.stderr
 
 
+# The language model alone, and around it the part for pictures.
+@pytest.mark.parametrize("model_type", ["qwen3_moe", "gemma4"])
+def test_last_states_are_compared_where_there_is_no_head(run, checkpoint, tmp_path, model_type):
+    source = tmp_path / "base"
+    model = tiny.load(checkpoint(model_type)).base_model
+    model.save_pretrained(source, max_shard_size="60KB")
+    exact = grow(source, tmp_path / "exact", ("width", {"noise": 0}))
+    said = run("verify", exact, "--logits").stderr
+    assert "last states of " in said
+    assert "the model has no head, so that it has no logits" in said
+    noised = grow(source, tmp_path / "noised", ("width", {"noise": 0.1}))
+    found = json.loads(run("verify", noised, "--logits", "--json").stdout)["logits"]
+    assert (found["has_head"], found["kl"], found["agree"]) == (False, None, None)
+    # The same numbers from the models as transformers loads them whole.
+    a, b = (last_states(type(model), folder) for folder in (source, noised))
+    assert found["deviation"] == pytest.approx(float(a.std()), rel=0.2)
+    assert found["largest"] == pytest.approx(tiny.distance(a, b), rel=0.5)
+
+
+def last_states(model_class, folder):
+    tokens = torch.randint(3, 56, (2, 24), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        loaded = model_class.from_pretrained(folder, dtype=torch.float32).eval()
+        return loaded(input_ids=tokens, use_cache=False).last_hidden_state
+
+
+def test_a_weight_changed_by_hand_in_a_model_without_a_head_is_found(run, checkpoint, tmp_path):
+    source = tmp_path / "base"
+    tiny.load(checkpoint()).base_model.save_pretrained(source, max_shard_size="60KB")
+    grown = grow(source, tmp_path / "grown", ("width", {"noise": 0}))
+    with alter.weights(grown) as tensors:
+        tensors["layers.2.self_attn.o_proj.weight"] *= 1.5
+    found = moegrow.compare_logits(grown)
+    assert not found.ok
+    assert found.parts_at == 2
+    assert "last states must be the same" in run("verify", grown, "--logits", code=1).stderr
+
+
 def test_noise_makes_a_jump_that_is_reported_and_does_not_fail(run, checkpoint, tmp_path):
     found = {}
     for noise in ("0.001", "0.1"):

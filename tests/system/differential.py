@@ -36,29 +36,43 @@ from comparing import CAUTIOUS, NoReference, config_problems, logit_problems, te
 from drawing import Case, draw, plainer
 
 TYPES = sorted(path.stem for path in tiny.CONFIGS.glob("*.json"))
+Operations = tuple[tuple[str, ...], ...]
 # Layers that keep keys for others behind them: the last copy is the original (docs/method.md).
 LAST_IS_ORIGINAL = ("gemma4", "gemma4_text")
 
 
 class Outcome(Exception):
-    """How a case went: "right", "refused", "unbuildable" or "disagree", and why."""
+    """How a case went: "right", "refused", "unbuildable" or "disagree", and why.
+
+    `case` is the one that was built, which may be plainer than the one that was drawn.
+    """
+
+    case: Case
 
     def __init__(self, kind: str, why: str = "") -> None:
         super().__init__(kind, why)
         self.kind, self.why = kind, why
 
 
-def try_case(case: Case, nursery: forks.Nursery, folder: Path) -> Outcome:
-    """Build the source, grow it by the command and by the reference, and compare."""
+def try_case(
+    case: Case, nursery: forks.Nursery, folder: Path, operations: Operations = ()
+) -> Outcome:
+    """Build the source, grow it by the command and by the reference, and compare.
+
+    `operations` are done instead of the case's own, whichever config a model can be made of.
+    """
+    outcome = Outcome("right")
     try:
         case, source = _build(case, folder / "source")
+        case = replace(case, operations=operations or case.operations)
         _grow_and_compare(case, source, nursery, folder)
-    except Outcome as outcome:
-        return outcome
-    return Outcome("right")
+    except Outcome as found:
+        outcome = found
+    outcome.case = case
+    return outcome
 
 
-def _build(case: Case, place: Path) -> tuple[Case, Path]:
+def _build(case: Case, place: Path) -> tuple[Case, reference.Network]:
     for attempt in (case, plainer(case)):
         with contextlib.suppress(Exception):  # classes refuse configs in their own ways
             shutil.rmtree(place, ignore_errors=True)
@@ -69,13 +83,16 @@ def _build(case: Case, place: Path) -> tuple[Case, Path]:
             if not before.isfinite().all():
                 continue
             layouts.rewrite(place, attempt)
-            assert reference.distance(before, reference.compute(tiny.load(place))) == 0
-            return attempt, place
+            source = tiny.load(place)
+            assert reference.distance(before, reference.compute(source)) == 0
+            return attempt, source
     raise Outcome("unbuildable")
 
 
-def _grow_and_compare(case: Case, place: Path, nursery: forks.Nursery, folder: Path) -> None:
-    source = tiny.load(place)
+def _grow_and_compare(
+    case: Case, source: reference.Network, nursery: forks.Nursery, folder: Path
+) -> None:
+    place = folder / "source"
     config = reference.text_config(source)
     model = definitions.Model.source(
         layers=len(getattr(*reference.layers(source))),
@@ -135,35 +152,37 @@ def main() -> None:
     reader.add_argument("--types", default="")
     reader.add_argument("--only", default="", help="TYPE:SEED of one case")
     reader.add_argument("--steps", default="", help="other commands for --only, with ; between")
-    reader.add_argument("--settings", default="", help="other settings for --only, as JSON")
+    reader.add_argument("--settings", default="{}", help="other settings for --only, as JSON")
     arguments = reader.parse_args()
     torch.set_num_threads(1)
     transformers_log()
+    steps = tuple(tuple(step.split()) for step in filter(None, arguments.steps.split(";")))
     if arguments.only:
         model_type, _, seed = arguments.only.partition(":")
-        cases = [draw(model_type, int(seed))]
-        if arguments.steps:
-            steps = tuple(tuple(step.split()) for step in arguments.steps.split(";"))
-            cases = [replace(cases[0], operations=steps)]
-        if arguments.settings:
-            cases = [replace(cases[0], **json.loads(arguments.settings))]
+        settings = json.loads(arguments.settings)
+        if "dtype" in settings:
+            settings["dtype"] = getattr(torch, settings["dtype"])
+        cases = iter([replace(draw(model_type, int(seed)), **settings)])
     else:
         cases = drawn(arguments.types.split(",") if arguments.types else TYPES,
                       arguments.cases, arguments.seed)  # fmt: skip
     table: dict[str, Counter[str]] = {}
-    with forks.Nursery() as nursery:
+    # A long run that is stopped still says how far it came.
+    with contextlib.suppress(KeyboardInterrupt), forks.Nursery() as nursery:
         for case in cases:
             with tempfile.TemporaryDirectory() as folder:
                 try:
-                    outcome = try_case(case, nursery, Path(folder))
+                    outcome = try_case(case, nursery, Path(folder), steps)
                 except Exception:
                     outcome = Outcome("broken", traceback.format_exc()[-600:])
-                if arguments.only:
-                    print(case)
+                    outcome.case = case
             table.setdefault(case.model_type, Counter())[outcome.kind] += 1
+            if arguments.only:
+                print(outcome.case)
             if outcome.kind not in ("right", "refused", "unbuildable") or arguments.only:
                 print(f"{outcome.kind} --only {case.model_type}:{case.seed}: {outcome.why}")
-                print("    ", "; ".join(" ".join(words) for words in case.operations), flush=True)
+                done = outcome.case.operations
+                print("    ", "; ".join(" ".join(words) for words in done), flush=True)
             elif outcome.kind == "refused":
                 print(f"refused {case.model_type}:{case.seed}: {outcome.why}", file=sys.stderr)
     kinds = ("right", "refused", "cautious", "disagree", "no reference", "unbuildable", "broken")

@@ -31,10 +31,10 @@ BIASED_PROBABILITIES = ("ernie4_5_moe", "ernie4_5_vl_moe", "longcat_flash")
 # Scores by a sigmoid, one by one: where they are not divided by their sum, k times as many of them
 # add up to k times as much, and the experts' outputs make up for it (docs/method.md).
 SIGMOID = (
-    "afmoe", "axk1", "axk2", "bailing_hybrid", "beam", "deepseek_v3", "deepseek_v32", "dots1",
-    "dots3_note", "exaone_moe", "flint", "glm4_moe", "glm4_moe_lite", "glm4v_moe", "glm5_next",
-    "glm_moe_dsa", "hy_v3", "hy_v4", "kimi_linear", "kolibri1", "laguna", "lfm2_moe", "llama4",
-    "mimo_v2_flash", "nemotron_h", "solar_open",
+    "afmoe", "axk1", "axk2", "bailing_hybrid", "beam", "cohere2_moe", "deepseek_v3",
+    "deepseek_v32", "dots1", "dots3_note", "exaone_moe", "flint", "glm4_moe", "glm4_moe_lite",
+    "glm4v_moe", "glm5_next", "glm_moe_dsa", "hy_v3", "hy_v4", "kimi_linear", "kolibri1",
+    "laguna", "lfm2_moe", "llama4", "mimo_v2_flash", "nemotron_h", "solar_open",
 )  # fmt: skip
 NEVER_NORMALISED = ("llama4",)
 ALWAYS_NORMALISED = ("afmoe", "hy_v3", "laguna")
@@ -90,6 +90,7 @@ def deepened(source: Network, model: Model) -> Network:
         for module in layer.modules():
             _renumber(module, number)
     _SPECIAL.get(config.model_type, lambda *_: None)(new, source, order)
+    _store_for_readers(new, source, model)
     return new
 
 
@@ -122,6 +123,27 @@ def _share_indexers(new: Network, source: Network, order: tuple[int, ...]) -> No
                 layer.self_attn.indexer = None
                 layer.self_attn.skip_topk = True
             nearest = old
+
+
+def _store_for_readers(new: Network, source: Network, model: Model) -> None:
+    """A layer without keys of its own uses those of the nearest copy of its owner before it.
+
+    Of several copies in a row it is the first (docs/adding-a-family.md). Only owners that are used
+    store their keys.
+    """
+    owners = getattr(text_config(source), "kv_source_layers", None)
+    if owners is None:
+        return
+    stores, first, computed = set(), {}, 0
+    for place, (old, is_silent) in enumerate(zip(model.layers, model.silent, strict=True)):
+        if not place or model.layers[place - 1] != old:
+            first[old] = computed
+        if not is_silent:
+            if owners[old] != old:
+                stores.add(first[owners[old]])
+            computed += 1
+    for number, layer in enumerate(getattr(*layers(new))):
+        layer.self_attn.store_full_length_kv = number in stores
 
 
 def _first_tables(new: Network, _: Network, order: tuple[int, ...]) -> None:
@@ -161,7 +183,7 @@ def widened(source: Network, model: Model) -> Network:
     extra = 0
     if (getattr(inner, "n_group", None) or 1) > 1 and new % old == 0:
         for name in ("n_group", "topk_group"):
-            vars(inner)[name] = vars(inner)[name] * times
+            setattr(inner, name, getattr(inner, name) * times)
     for name in ("zero_expert_num", "n_shared_experts"):
         if inner.model_type in WEIGHED_TOGETHER and vars(inner).get(name):
             extra = vars(inner)[name]
@@ -180,7 +202,8 @@ def widened(source: Network, model: Model) -> Network:
     is_normalised = family in ALWAYS_NORMALISED or (
         family not in NEVER_NORMALISED and getattr(inner, "norm_topk_prob", True)
     )
-    if family in SIGMOID and not is_normalised:
+    is_sigmoid = getattr(inner, "expert_selection_fn", "sigmoid") == "sigmoid"
+    if family in SIGMOID and is_sigmoid and not is_normalised:
         for name in after:
             if "experts.down_proj" in name and "shared" not in name:
                 after[name] = after[name] * setting(text_config(source), TOP_KS) / model.top_k
