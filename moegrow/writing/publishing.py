@@ -9,7 +9,7 @@ from pathlib import Path
 
 from moegrow.errors import MoegrowError, UnfinishedError
 from moegrow.ground.durable import durable, sync, temporary
-from moegrow.ground.mounts import is_mount
+from moegrow.ground.mounts import is_mount, try_moving
 from moegrow.planning.check import Witness, check_unchanged
 from moegrow.plans import Plan
 from moegrow.source.checkpoint import Checkpoint
@@ -105,24 +105,33 @@ def _left(target: Path) -> str:
 
 
 def check_renaming(partial: Partial) -> None:
-    """Raise UnfinishedError where a result could not be moved out of its working folder.
+    """Raise UnfinishedError where a result could not leave its working folder, or an old one enter.
 
-    That is tried with an empty folder, before hours are spent on a full one.
+    That is tried before hours are spent on a result: with an empty folder, and with these two in
+    a way that leaves them in their places.
     """
     inside, beside = temporary(partial.folder / RESULT), temporary(partial.target)
     try:
         inside.mkdir()
         inside.rename(beside)
+        (beside / RESULT).mkdir()
+        try_moving(partial.result, beside)
+        beside.rename(inside)
     except OSError as error:
         raise UnfinishedError(
             f"a folder cannot be moved from {partial.folder} to {partial.target.parent}, which is"
             f" how a result gets its name: {error.strerror}",
             "give an -o on another filesystem",
         ) from None
+    else:
+        if partial.target.is_dir():
+            with _moving_aside(partial.target):
+                try_moving(partial.target, inside)
     finally:
         for folder in (inside, beside):
-            with suppress(OSError):
-                folder.rmdir()
+            for full in (folder / RESULT, folder):
+                with suppress(OSError):
+                    full.rmdir()
 
 
 def check_apart(target: Path, source: Path | None) -> None:
@@ -241,11 +250,18 @@ def _publish(partial: Partial, target: Path, *, force: bool) -> None:
 
 def _move_aside(partial: Partial, target: Path) -> None:
     """Move an older result into the working folder."""
-    try:
+    with _moving_aside(target):
         target.rename(partial.replaced)
+    sync(partial.folder)
+
+
+@contextmanager
+def _moving_aside(target: Path) -> Iterator[None]:
+    """Say what to do where an older result cannot be moved."""
+    try:
+        yield
     except OSError as error:
         raise UnfinishedError(
             f"{target} cannot be moved aside: {error.strerror}",
             f"move it yourself: mv {shlex.quote(str(target))} {shlex.quote(f'{target}.old')}",
         ) from None
-    sync(partial.folder)
