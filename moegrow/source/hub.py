@@ -235,11 +235,11 @@ def _listed_files(
     from huggingface_hub.utils import build_hf_headers
 
     from moegrow.source.fetch import Fetcher, Patience
-    from moegrow.source.pace import watch
+    from moegrow.source.pace import PROGRAM, watch
 
     watch()
     patience = Patience()
-    api = HfApi(token=token or False, library_name="moegrow")
+    api = HfApi(token=token or False, library_name=PROGRAM)
     info = patience.insist(
         lambda: api.model_info(name, revision=revision, files_metadata=True, timeout=TIMEOUT)
     )
@@ -251,7 +251,7 @@ def _listed_files(
         for file in info.siblings or []
         if file.size is not None
     }
-    headers = build_hf_headers(token=token or False, library_name="moegrow")
+    headers = build_hf_headers(token=token or False, library_name=PROGRAM)
     return commit, files, Fetcher(headers, patience)
 
 
