@@ -13,8 +13,9 @@ import moegrow
 FLOORS = """
 errors | maps
 ground: mounts patterns ranges strangers tomltext waiting | durable jsontext tables
-source: sums | header metadata ordering origin pace refusals | fetch fingerprints folder foreign
-    listing | hub index sidefiles stores | locating weightfiles | checkpoint
+source: sums | header hubcache metadata ordering origin pace refusals |
+    fetch fingerprints folder foreign listing |
+    hub index sidefiles stores | locating weightfiles | checkpoint
 formats: codes decoding grids schemes | blocks exactly formats | columns finding | claims
     decoders | encoders
 families: adapters endings family | catalogue layerrules places prefixes signs |

@@ -15,7 +15,7 @@ from moegrow.ground.strangers import MOST_WIDE
 PROGRAM = "moegrow"  # as the Hub's client names it in its requests
 WINDOW = 30.0  # seconds of waiting for an answer, after which it is looked at how much has come
 SLOWEST = 1000  # bytes a second; what is slower would take years for a model
-LARGEST = 64 << 20  # bytes of an answer that is no file
+LARGEST = 48 << 20  # bytes of an answer that is no file
 LARGEST_HEADERS = 1 << 20  # bytes
 MOST_VALUES = 2_000_000  # in one: all of it is parsed at once
 MOST_PAGES = 1000  # of a list of files; each has up to a thousand

@@ -13,7 +13,7 @@ from moegrow.planning import report
 from moegrow.planning.check import check_plan, check_source, check_witness, witness
 from moegrow.plans import Plan
 from moegrow.source.checkpoint import Checkpoint, open_checkpoint
-from moegrow.source.hub import Repository
+from moegrow.source.hub import Bar, Repository, no_bar
 from moegrow.source.locating import user_path
 from moegrow.source.origin import CARD, CONFIG, Access, is_index
 from moegrow.writing import engine, shards, verifier
@@ -198,7 +198,7 @@ def _write(run: Run, *, resume: bool) -> Written:
     return Written(target, len(files), len(plan.outputs), plan.nbytes, moved, len(done))
 
 
-def fetch(checkpoint: Checkpoint, *, quiet: bool = True) -> None:
+def fetch(checkpoint: Checkpoint, bar: Bar = no_bar) -> None:
     """Put all that is read from a source on the Hub into the Hub's cache.
 
     Raises MoegrowError where the source is elsewhere, or it does not arrive whole.
@@ -211,7 +211,7 @@ def fetch(checkpoint: Checkpoint, *, quiet: bool = True) -> None:
         )
     names = [CONFIG, CARD, *(file.name for file in checkpoint.files), *checkpoint.side_files]
     names += filter(is_index, origin.top())
-    origin.download([name for name in names if origin.has(name)], quiet=quiet)
+    origin.download([name for name in names if origin.has(name)], bar)
 
 
 def default_name(plan: Plan) -> str:
