@@ -65,7 +65,8 @@ def check_target(
     check_apart(target, source)
     if not target.parent.is_dir():
         raise MoegrowError(
-            f"{target.parent} is not a folder", f"make it first: mkdir -p {target.parent}"
+            f"{target.parent} is not a folder",
+            f"make it first: mkdir -p {shlex.quote(str(target.parent))}",
         )
     if not is_complete:
         check_free(target, force=force)
@@ -100,7 +101,8 @@ def _left(target: Path) -> str:
     """What to do about the folder of a run that was killed when its result was in place."""
     partial = Partial(partial_of(target))
     if os.path.lexists(partial.replaced) and not os.path.lexists(partial.result):
-        return f"; {partial.folder} is left over from a run that was killed: rm -r {partial.folder}"
+        folder = shlex.quote(str(partial.folder))
+        return f"; {partial.folder} is left over from a run that was killed: rm -r {folder}"
     return ""
 
 
