@@ -47,7 +47,7 @@ def test_a_folder_of_another_format_is_named_for_what_it_is(tmp_path, form, name
         (tmp_path / name / "file").write_text("x")
     error = refused(tmp_path)
     assert f"only {name}: {form.what}" in error.message
-    assert error.hint == form.hint.format(place=tmp_path)
+    assert error.hint == form.advice(str(tmp_path))
 
 
 @pytest.mark.parametrize("form", foreign.formats("tensors"), ids=lambda form: form.holds[0])
@@ -57,7 +57,7 @@ def test_tensors_of_another_format_are_named_for_what_they_are(tmp_path, checkpo
     alter.save(tmp_path / "model.safetensors", {name: torch.ones(1) for name in names})
     error = refused(tmp_path)
     assert form.what in error.message
-    assert error.hint == form.hint.format(place=tmp_path)
+    assert error.hint == form.advice(str(tmp_path))
 
 
 def test_stacked_experts_of_mlx_are_named(source):
