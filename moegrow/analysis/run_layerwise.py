@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +79,8 @@ def run_layers(
         raise MoegrowError(
             f"the {'logits' if has_head else 'last states'} of {checkpoint.name} are not all finite"
             " numbers",
-            f"moegrow inspect --values {checkpoint.location} shows NaN and infinity in its weights",
+            f"moegrow inspect --values {quote(checkpoint.location)} shows NaN and infinity in its"
+            " weights",
         )
     return Outcome(found.float(), tuple(model.states), model.chosen, model.alive, has_head)
 

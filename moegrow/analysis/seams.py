@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from shlex import quote
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -216,7 +217,7 @@ def planned(plan: Plan, layout: Layout) -> Planned:
         return Planned(len(met), f"seams: {says}" if met else "", {})
     where = layout.checkpoint.location
     if scheme(where):
-        says = f"not looked at so far away; moegrow norms --seams --sample {where} does"
+        says = f"not looked at so far away; moegrow norms --seams --sample {quote(where)} does"
         return Planned(len(met), f"seams: {says}", None)
     try:
         profile = norm_profile.profile(layout, sample=True)

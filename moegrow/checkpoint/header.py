@@ -142,7 +142,7 @@ def write_header(
     text = dumped.encode()
     begin = 8 + len(text)
     text += b" " * (-begin % 8 if residue is None else (residue - begin) % BLOCK)
-    if len(text) > LARGEST_HEADER or json_edit.values(dumped) > json_edit.MOST_VALUES:
+    if len(text) > LARGEST_HEADER or json_edit.values(dumped) > json_edit.most_values(dumped):
         raise MoegrowError(
             f"a header of {len(text)} bytes for {len(table) - 1} tensors is larger than any that"
             " is read",

@@ -4,14 +4,25 @@ import logging
 import os
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
+from moegrow.checkpoint import hub_cache
 from moegrow.checkpoint.checksums import WrongBytesError
 from moegrow.checkpoint.hub_errors import TOKENS, explained
 from moegrow.checkpoint.listing import Digests, Entry, Listed, digests, entry, safe
-from moegrow.checkpoint.store import CARD, CONFIG, INDEX, Access, contents, names_weights, read_here
+from moegrow.checkpoint.store import (
+    CARD,
+    CONFIG,
+    INDEX,
+    Access,
+    contents,
+    names_weights,
+    read_here,
+)
 from moegrow.errors import MoegrowError, OutOfReachError, UsageError, printable
 from moegrow.files.worker_threads import pool
 
@@ -24,6 +35,14 @@ _ADDRESS = re.compile(rf"hf://(?P<name>{_NAME})(?:{_REVISION})?(?:/(?P<inside>.*
 _SHORT = re.compile(rf"(?P<name>{_NAME})(?:{_REVISION})?(?P<inside>)", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _FILES = (".safetensors", ".json", ".jsonl", ".toml")
+
+# What shows people how far so many bytes have come; it gives what is called with more of them.
+Bar = Callable[[int], AbstractContextManager[Callable[[int], None]]]
+
+
+def no_bar(total: int) -> AbstractContextManager[Callable[[int], None]]:
+    """A bar that nobody sees."""
+    return nullcontext(lambda count: None)
 
 
 def looks_like_one(text: str) -> bool:
@@ -114,48 +133,59 @@ class Repository(Listed):
         with explained(self.repository, self.commit, self._token):
             self._fetcher.read_into(url, self.size(name), start, view)
 
-    def download(self, names: Iterable[str], *, quiet: bool = False) -> None:
+    def download(self, names: Iterable[str], bar: Bar = no_bar) -> None:
         """Put files into the Hub's cache, from where they are read from now on."""
         from huggingface_hub import HfApi, snapshot_download
         from huggingface_hub.utils import disable_progress_bars
 
+        from moegrow.checkpoint.time_limits import PROGRAM
+
         # What it would log holds signed addresses; what goes wrong is said in the end.
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-        if quiet:
-            disable_progress_bars()
+        disable_progress_bars()
         self._cached.clear()
         missing = [name for name in names if self.path(name) is None]
         if missing:
+            with bar(sum(map(self.size, missing))) as progress, pool(self.threads) as threads:
+                list(threads.map(lambda name: self._keep(name, progress), missing))
             with explained(self.repository, self.commit, self._token):
+                # All files are there by now; offline, the cache tells which ones there should be.
                 snapshot_download(
                     self.repository, revision=self.commit, token=self._token or False,
                     allow_patterns=[_pattern(self._prefix + name) for name in missing],
-                    max_workers=self.threads,
+                    max_workers=1, library_name=PROGRAM,
                 )  # fmt: skip
                 # Offline, the revision leads to the commit by what the cache notes of it.
-                HfApi(token=self._token or False).resolve_revision(
-                    self.repository, revision=self._revision
-                )
+                api = HfApi(token=self._token or False, library_name=PROGRAM)
+                api.resolve_revision(self.repository, revision=self._revision)
             self._cached.clear()
-        for name in missing:
-            if self.path(name) is None:
-                raise MoegrowError(
-                    f"{name} of {self.repository} did not arrive whole in the Hub's cache",
-                    "run the command again",
-                )
-        with pool(self.threads) as threads:
-            list(threads.map(self._check_arrived, missing))
 
-    def _check_arrived(self, name: str) -> None:
-        """Raise MoegrowError where a file in the Hub's cache has other bytes than are listed."""
+    def _keep(self, name: str, progress: Callable[[int], None]) -> None:
+        """Put a file into the Hub's cache.
+
+        Raises MoegrowError where it does not come, or has other bytes than are listed.
+        """
+        file = self._prefix + name
+        key = self.sha256(name) or self.blob(name) or f"{self.commit}.{quote(file, safe='')}"
+        blob = hub_cache.blob_of(self.repository, key)
+        is_new = not blob.is_file() or blob.stat().st_size != self.size(name)
+        if is_new:
+            hub_cache.put(blob, _noted(contents(self, name), progress))
+        hub_cache.link(self.repository, self.commit, file, blob)
+        if not is_new:
+            self._cached.pop(name, None)
+            self._check_kept(name, blob)
+            progress(self.size(name))
+
+    def _check_kept(self, name: str, blob: Path) -> None:
+        """Raise MoegrowError where bytes in the Hub's cache are others than are listed."""
         try:
             for _ in contents(self, name):
                 pass
         except WrongBytesError as error:
-            path = self.path(name)
-            blob = shlex.quote(str(path and path.resolve()))
             raise MoegrowError(
-                error.message, f"remove it and run the command again: rm {blob}"
+                error.message,
+                f"remove it and run the command again: rm {shlex.quote(str(blob.resolve()))}",
             ) from None
 
 
@@ -227,11 +257,11 @@ def _listed_files(
     from huggingface_hub.utils import build_hf_headers
 
     from moegrow.checkpoint.http_ranges import Fetcher, Patience
-    from moegrow.checkpoint.time_limits import watch
+    from moegrow.checkpoint.time_limits import PROGRAM, watch
 
     watch()
     patience = Patience()
-    api = HfApi(token=token or False, library_name="moegrow")
+    api = HfApi(token=token or False, library_name=PROGRAM)
     info = patience.insist(
         lambda: api.model_info(name, revision=revision, files_metadata=True, timeout=TIMEOUT)
     )
@@ -243,7 +273,7 @@ def _listed_files(
         for file in info.siblings or []
         if file.size is not None
     }
-    headers = build_hf_headers(token=token or False, library_name="moegrow")
+    headers = build_hf_headers(token=token or False, library_name=PROGRAM)
     return commit, files, Fetcher(headers, patience)
 
 
@@ -295,3 +325,10 @@ def _digests(file: Any) -> Digests:
 def _pattern(name: str) -> str:
     """A name as a pattern that matches it alone."""
     return re.sub(r"[*?[]", lambda mark: f"[{mark[0]}]", name)
+
+
+def _noted(parts: Iterable[bytes], progress: Callable[[int], None]) -> Iterator[bytes]:
+    """Some bytes, with their number noted as they pass."""
+    for part in parts:
+        yield part
+        progress(len(part))

@@ -43,7 +43,9 @@ def explained(
         ) from None
     except errors.HFValidationError:
         raise UsageError(f"{name} cannot be the name of a repository", "check its name") from None
-    except (httpx2.HTTPError, KeyError, TypeError, AttributeError, ValueError) as error:
+    except (
+        httpx2.HTTPError, KeyError, TypeError, AttributeError, ValueError, RecursionError,
+    ) as error:  # fmt: skip
         raise MoegrowError(
             f"{endpoint()} does not answer like the Hub ({type(error).__name__})",
             "check HF_ENDPOINT" if "HF_ENDPOINT" in os.environ else "try again later",

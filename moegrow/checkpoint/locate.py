@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from shlex import quote
 from typing import NamedTuple
 
 from moegrow.checkpoint import hub, object_store, unsupported
@@ -48,7 +49,9 @@ def find(source: str | os.PathLike[str], access: Access) -> Found:
 def _here(path: Path, links_to: tuple[Path, ...]) -> Found:
     """What a path on this machine means: a folder, or one file with config.json beside it."""
     if path.name == CONFIG and path.is_file():
-        raise MoegrowError(f"{path} is a part of a checkpoint", f"give its folder: {path.parent}")
+        raise MoegrowError(
+            f"{path} is a part of a checkpoint", f"give its folder: {quote(str(path.parent))}"
+        )
     if not path.exists():
         raise MoegrowError(f"{path} does not exist", "check the path; nothing was written")
     if path.is_dir():

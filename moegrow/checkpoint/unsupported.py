@@ -8,6 +8,7 @@ from fnmatch import translate
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from moegrow.checkpoint.store import Store, read_range
@@ -31,6 +32,10 @@ class Format:
         pattern = re.compile("|".join(map(translate, self.files)))
         return next((name for name in names if pattern.match(name)), None)
 
+    def advice(self, place: str) -> str:
+        """The hint for a folder, to be typed as it stands."""
+        return self.hint.format(place=quote(place), text=repr(place))
+
 
 @cache
 def formats(kind: str) -> tuple[Format, ...]:
@@ -51,7 +56,7 @@ def refuse_folder(store: Store, lacks: str) -> None:
         if name := form.found(names):
             raise MoegrowError(
                 f"{store.location} holds no {lacks}, only {name}: {form.what}",
-                form.hint.format(place=store.location),
+                form.advice(store.location),
             )
 
 
@@ -59,7 +64,7 @@ def refuse_file(path: Path, what: str) -> None:
     """Raise MoegrowError, which begins with `what`, where a file is of another format."""
     for form in formats("folder"):
         if form.found([path.name]):
-            raise MoegrowError(f"{what}: {form.what}", form.hint.format(place=path.parent))
+            raise MoegrowError(f"{what}: {form.what}", form.advice(str(path.parent)))
 
 
 def of_tensors(names: Iterable[str]) -> Format | None:

@@ -72,13 +72,13 @@ def _named(store: Store, named: str) -> Weights:
         if named in files and len(files) > 1 and named != SINGLE:
             raise MoegrowError(
                 f"{named} is one of the files of a checkpoint, by the {INDEX} beside it",
-                f"give the folder: {store.location}",
+                f"give the folder: {quote(store.location)}",
             )
     found = _SHARD.fullmatch(named)
     if found and int(found[3]) > 1:
         raise MoegrowError(
             f"{named} is one of the files of a checkpoint, {int(found[3])} by its name",
-            f"give the folder: {store.location}",
+            f"give the folder: {quote(store.location)}",
         )
     like = [name for name in _top(store) if _DIGITS.sub("#", name) == _DIGITS.sub("#", named)]
     others = sorted(set(like) - {named})

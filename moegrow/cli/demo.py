@@ -45,7 +45,7 @@ def run_demo(folder: Path) -> tuple[Path, Path]:
     plan = width(plan, experts="2x", noise=0.01, command=wider)
     summaries.summary(plan, open_source.load(plan)[1], grown)
     apply(plan, grown, max_shard_size=SHARD)
-    say.print(f"\n$ moegrow verify {grown}", style="bold", markup=False)
+    say.print(f"\n$ moegrow verify {new}", style="bold", markup=False)
     found = verify(grown)
     summaries.verified(found, str(grown))
     if not found.ok:

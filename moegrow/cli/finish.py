@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +78,7 @@ def finish(
             print_json(json_output.growth(grown, layout, target, joined=joined))
         return
     if writing.download and not there:
-        fetch(layout.checkpoint, quiet=quiet or not sys.stderr.isatty())
+        fetch(layout.checkpoint, partial(phase, "downloading", quiet=quiet))
     began = time.perf_counter()
     writing_phase = phase("writing", grown.nbytes, quiet=quiet)
     with going_on(target, command), writing_phase as progress:

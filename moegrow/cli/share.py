@@ -1,7 +1,7 @@
 """What `moegrow apply` makes of a plan that several processes write: a part, or the end."""
 
-import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,7 +57,7 @@ def share(
             print_json(json_output.growth(grown, layout, target))
         return
     if writing.download and not there:
-        fetch(layout.checkpoint, quiet=quiet or not sys.stderr.isatty())
+        fetch(layout.checkpoint, partial(phase, "downloading", quiet=quiet))
     began = time.perf_counter()
     total = sum(output.nbytes for shard in mine for output in shard.outputs) if part else None
     working = phase("writing" if part else "publishing", total, quiet=quiet)

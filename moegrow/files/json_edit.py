@@ -17,8 +17,10 @@ _DECODER = json.JSONDecoder()
 
 # Values of one text: parsing takes up to some hundred bytes for each.
 MOST_VALUES = 1_200_000
-# Those of a text that is looked into and changed, such as a config, which takes time for each.
+# Those of a text that is looked into and changed, such as a config, which takes time for each,
+# and of one that is long, whose keys take memory besides.
 MOST_SHALLOW = 700_000
+LONG = 64 << 20  # characters
 
 # Tables and lists within each other, where they are looked into.
 DEEPEST = 64
@@ -41,7 +43,7 @@ def loads(
     """
     constants = float if infinities else _refuse_constant
     if most is None:
-        most = MOST_SHALLOW if is_shallow else MOST_VALUES
+        most = MOST_SHALLOW if is_shallow else most_values(text)
     if values(text) > most:
         raise MoegrowError(f"{what} holds more than the {most} values that are read")
     check_width(text, what)
@@ -64,6 +66,11 @@ def loads(
 def values(text: str) -> int:
     """How many values a JSON text has, or somewhat more: nothing is parsed."""
     return sum(map(text.count, ",[{"))
+
+
+def most_values(text: str) -> int:
+    """How many values a JSON text may have that is read and not looked into."""
+    return MOST_SHALLOW if len(text) > LONG else MOST_VALUES
 
 
 def _are_unique(text: str, value: Any) -> bool:

@@ -1,5 +1,6 @@
-"""Which folders are mount points, also where the filesystem is the same on both sides."""
+"""Which folders cannot be renamed: mount points, and those that a filesystem does not move."""
 
+import errno
 import os
 import re
 from pathlib import Path
@@ -20,6 +21,21 @@ def is_mount(folder: Path) -> bool:
         return False  # another system than Linux
     real = os.fsencode(folder.resolve())
     return any(_unescaped(line.split(b" ")[4]) == real for line in lines)
+
+
+def try_moving(folder: Path, full: Path) -> None:
+    """Raise OSError where a folder cannot be moved to where `full` is, one that is not empty.
+
+    It stays in its place, since a full folder is not replaced, and a filesystem that cannot move
+    `folder` at all says so first: an overlay with one of a lower layer, for example.
+    """
+    try:
+        folder.rename(full)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+    else:
+        full.rename(folder)  # a filesystem that replaces full folders
 
 
 def _unescaped(field: bytes) -> bytes:

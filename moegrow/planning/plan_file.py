@@ -100,7 +100,8 @@ class Lines:
         try:
             for number, text in enumerate(self.texts, 2):
                 if text.strip():
-                    outputs.append(_output(json_edit.loads(text, f"line {number} of the plan")))
+                    what, most = f"line {number} of the plan", json_edit.MOST_SHALLOW
+                    outputs.append(_output(json_edit.loads(text, what, most=most)))
         except _WRONG_KINDS as error:
             raise _malformed(number, error) from None
         if len(outputs) != self.promised:

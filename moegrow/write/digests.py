@@ -27,7 +27,7 @@ except ImportError:
 
 FORMAT = 1  # goes up when an older reader would misunderstand the file
 READ = 8 << 20  # bytes read at a time
-LARGEST = 128 << 20  # bytes of the file
+LARGEST, LONGEST_LINE = 128 << 20, 64 << 20  # bytes of the file
 MOST_RANGES = 1_500_000  # in all entries of the file: one or a few for each tensor
 
 # The polynomial of zlib's CRC-32, and 1 and x⁸ in its order of bits, which is the reverse.
@@ -113,20 +113,28 @@ def read_digests(path: Path) -> Digests:
 
 def _read(lines: Iterator[bytes], name: str) -> Digests:
     """The digests in the lines above the last."""
-    what = f"line 1 of {name}"
-    table = json_edit.loads(decoded(next(lines), what), what)
+    # The bytes of a line are not kept beside its text.
+    texts = map(_line_text, lines)
+    table = json_edit.loads(next(texts), f"line 1 of {name}")
     if table.get("moegrow_digests") != FORMAT:
         raise MoegrowError(f"{name} is of another version of moegrow")
     covers, files = table["covers"], table["files"]
     if not isinstance(files, dict) or not all(isinstance(to, str) for to in files.values()):
         raise TypeError("files must be digests by name")
     entries, ranges = [], 0
-    for line in lines:
-        entries.append(Entry.read(decoded(line, "an entry")))
+    for text in texts:
+        entries.append(Entry.read(text))
         ranges += len(entries[-1].ranges)
         if ranges > MOST_RANGES:
             raise ValueError(f"there are more than {MOST_RANGES} ranges")
     return Digests(covers == "everything", files, tuple(entries))
+
+
+def _line_text(line: bytes) -> str:
+    """The text of a line; raises ValueError where it is longer than any."""
+    if len(line) > LONGEST_LINE:
+        raise ValueError(f"a line has {len(line)} bytes, and the most is {LONGEST_LINE}")
+    return decoded(line, "a line")
 
 
 def _lines_above(file: BinaryIO) -> int:

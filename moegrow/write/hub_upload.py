@@ -84,12 +84,12 @@ def prepare(
         )
     from huggingface_hub import HfApi, is_offline_mode
 
-    from moegrow.checkpoint.time_limits import watch
+    from moegrow.checkpoint.time_limits import PROGRAM, watch
 
     watch()
     if is_offline_mode():
         raise MoegrowError(f"{name} cannot be written: HF_HUB_OFFLINE is set", "unset it")
-    api = HfApi(token=found, library_name="moegrow")
+    api = HfApi(token=found, library_name=PROGRAM)
     with _explained(name, found):
         _check_rights(api, name)
         if api.repo_exists(name):
@@ -110,12 +110,14 @@ def upload(folder: Path, goal: Goal, *, quiet: bool = True) -> None:
     from huggingface_hub import HfApi
     from huggingface_hub.utils import disable_progress_bars
 
+    from moegrow.checkpoint.time_limits import PROGRAM
+
     _check_plain(folder)
     # What it would log holds signed addresses; what goes wrong is said in the end.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     if quiet:
         disable_progress_bars()
-    api = HfApi(token=goal.token, library_name="moegrow")
+    api = HfApi(token=goal.token, library_name=PROGRAM)
     message = f"Grown with moegrow: {folder.name}"
     with _explained(goal.name, goal.token, hint=f"the result is whole in {folder}; run the same"
                     " command again, and the upload goes on"):  # fmt: skip

@@ -13,7 +13,7 @@ from moegrow.checkpoint.side_files import DIGESTS, PLAN
 from moegrow.checkpoint.store import CARD, CONFIG, INDEX, contents
 from moegrow.errors import MoegrowError, UnfinishedError
 from moegrow.files.atomic import durable, sync, temporary
-from moegrow.files.mounts import is_mount
+from moegrow.files.mounts import is_mount, try_moving
 from moegrow.planning.check import Witness, check_unchanged
 from moegrow.planning.plan import Plan
 from moegrow.write import model_card, shards
@@ -65,7 +65,8 @@ def check_target(
     check_apart(target, source)
     if not target.parent.is_dir():
         raise MoegrowError(
-            f"{target.parent} is not a folder", f"make it first: mkdir -p {target.parent}"
+            f"{target.parent} is not a folder",
+            f"make it first: mkdir -p {shlex.quote(str(target.parent))}",
         )
     if not is_complete:
         check_free(target, force=force)
@@ -100,29 +101,39 @@ def _left(target: Path) -> str:
     """What to do about the folder of a run that was killed when its result was in place."""
     partial = Partial(partial_of(target))
     if os.path.lexists(partial.replaced) and not os.path.lexists(partial.result):
-        return f"; {partial.folder} is left over from a run that was killed: rm -r {partial.folder}"
+        folder = shlex.quote(str(partial.folder))
+        return f"; {partial.folder} is left over from a run that was killed: rm -r {folder}"
     return ""
 
 
 def check_renaming(partial: Partial) -> None:
-    """Raise UnfinishedError where a result could not be moved out of its working folder.
+    """Raise UnfinishedError where a result could not leave its working folder, or an old one enter.
 
-    That is tried with an empty folder, before hours are spent on a full one.
+    That is tried before hours are spent on a result: with an empty folder, and with these two in
+    a way that leaves them in their places.
     """
     inside, beside = temporary(partial.folder / RESULT), temporary(partial.target)
     try:
         inside.mkdir()
         inside.rename(beside)
+        (beside / RESULT).mkdir()
+        try_moving(partial.result, beside)
+        beside.rename(inside)
     except OSError as error:
         raise UnfinishedError(
             f"a folder cannot be moved from {partial.folder} to {partial.target.parent}, which is"
             f" how a result gets its name: {error.strerror}",
             "give an -o on another filesystem",
         ) from None
+    else:
+        if partial.target.is_dir():
+            with _moving_aside(partial.target):
+                try_moving(partial.target, inside)
     finally:
         for folder in (inside, beside):
-            with suppress(OSError):
-                folder.rmdir()
+            for full in (folder / RESULT, folder):
+                with suppress(OSError):
+                    full.rmdir()
 
 
 def check_apart(target: Path, source: Path | None) -> None:
@@ -243,11 +254,18 @@ def _publish(partial: Partial, target: Path, *, force: bool) -> None:
 
 def _move_aside(partial: Partial, target: Path) -> None:
     """Move an older result into the working folder."""
-    try:
+    with _moving_aside(target):
         target.rename(partial.replaced)
+    sync(partial.folder)
+
+
+@contextmanager
+def _moving_aside(target: Path) -> Iterator[None]:
+    """Say what to do where an older result cannot be moved."""
+    try:
+        yield
     except OSError as error:
         raise UnfinishedError(
             f"{target} cannot be moved aside: {error.strerror}",
             f"move it yourself: mv {shlex.quote(str(target))} {shlex.quote(f'{target}.old')}",
         ) from None
-    sync(partial.folder)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 
 from moegrow import __version__
 from moegrow.checkpoint.side_files import PLAN
@@ -56,7 +57,9 @@ def go_on(
 def as_begun(partial: Partial, plan: Plan, facts: Facts) -> Plan:
     """The plan that a run was begun with; raises MoegrowError where this one is another."""
     path = partial.result / PLAN
-    anew = f"run the command that it was begun with, or begin anew: rm -r {partial.folder}"
+    anew = (
+        f"run the command that it was begun with, or begin anew: rm -r {quote(str(partial.folder))}"
+    )
     same = same_plan(plan, path)
     if not same:
         raise MoegrowError(f"{partial.folder} was begun with another plan", anew)
@@ -66,7 +69,7 @@ def as_begun(partial: Partial, plan: Plan, facts: Facts) -> Plan:
         if key == "source" and then != facts[key]:
             raise MoegrowError(
                 f"{plan.source.path} was written to after {partial.folder} was begun",
-                f"its finished shards are of no use any more: rm -r {partial.folder}",
+                f"its finished shards are of no use any more: rm -r {quote(str(partial.folder))}",
             )
         if then != facts.get(key):
             flag = {"moegrow": "moegrow"}.get(key, f"--{key.replace('_', '-')}")

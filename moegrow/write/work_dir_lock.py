@@ -215,6 +215,6 @@ def _check_ended(owner: Path, target: Path) -> None:
     if not is_known or Path("/proc", process).exists():
         raise HeldError(
             f"process {process} on {host} is writing {target}, as {owner} says",
-            f"wait for it; if it has ended: rm {owner}",
+            f"wait for it; if it has ended: rm {shlex.quote(str(owner))}",
         )
     owner.unlink(missing_ok=True)

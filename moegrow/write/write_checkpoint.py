@@ -9,7 +9,7 @@ from pathlib import Path
 
 from moegrow import display
 from moegrow.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from moegrow.checkpoint.hub import Repository
+from moegrow.checkpoint.hub import Bar, Repository, no_bar
 from moegrow.checkpoint.locate import user_path
 from moegrow.checkpoint.store import CARD, CONFIG, Access, is_index
 from moegrow.errors import UsageError
@@ -20,7 +20,7 @@ from moegrow.write import engine, shards, verify_result
 from moegrow.write.disk_space import check_space
 from moegrow.write.engine import Moved
 from moegrow.write.parts import Part, publish_parts, read_part, write_part
-from moegrow.write.publish import (  # fmt: skip
+from moegrow.write.publish import (
     Progress,
     Run,
     check_apart,
@@ -198,7 +198,7 @@ def _write(run: Run, *, resume: bool) -> Written:
     return Written(target, len(files), len(plan.outputs), plan.nbytes, moved, len(done))
 
 
-def fetch(checkpoint: Checkpoint, *, quiet: bool = True) -> None:
+def fetch(checkpoint: Checkpoint, bar: Bar = no_bar) -> None:
     """Put all that is read from a source on the Hub into the Hub's cache.
 
     Raises MoegrowError where the source is elsewhere, or it does not arrive whole.
@@ -211,7 +211,7 @@ def fetch(checkpoint: Checkpoint, *, quiet: bool = True) -> None:
         )
     names = [CONFIG, CARD, *(file.name for file in checkpoint.files), *checkpoint.side_files]
     names += filter(is_index, store.top())
-    store.download([name for name in names if store.has(name)], quiet=quiet)
+    store.download([name for name in names if store.has(name)], bar)
 
 
 def default_name(plan: Plan) -> str:

@@ -1,5 +1,6 @@
 """Formats that are not read: each is named, with what to do."""
 
+import shlex
 import shutil
 
 import alter
@@ -46,7 +47,7 @@ def test_a_folder_of_another_format_is_named_for_what_it_is(tmp_path, form, name
         (tmp_path / name / "file").write_text("x")
     error = refused(tmp_path)
     assert f"only {name}: {form.what}" in error.message
-    assert error.hint == form.hint.format(place=tmp_path)
+    assert error.hint == form.advice(str(tmp_path))
 
 
 @pytest.mark.parametrize("form", unsupported.formats("tensors"), ids=lambda form: form.holds[0])
@@ -56,7 +57,7 @@ def test_tensors_of_another_format_are_named_for_what_they_are(tmp_path, checkpo
     alter.save(tmp_path / "model.safetensors", {name: torch.ones(1) for name in names})
     error = refused(tmp_path)
     assert form.what in error.message
-    assert error.hint == form.hint.format(place=tmp_path)
+    assert error.hint == form.advice(str(tmp_path))
 
 
 def test_stacked_experts_of_mlx_are_named(source):
@@ -97,3 +98,16 @@ def test_a_type_that_is_another_model_is_not_taken_for_a_slip(source, model_type
     with alter.table(source / CONFIG) as config:
         config["model_type"] = "Qwen3-MoE"
     assert "did you mean qwen3_moe?" in refused(source, "is not known").hint
+
+
+@pytest.mark.parametrize("form", unsupported.formats("folder"), ids=lambda form: form.what)
+def test_a_folder_with_a_space_in_its_name_can_be_typed_as_a_hint_has_it(run, tmp_path, form):
+    folder = tmp_path / "my model"
+    (folder / form.files[0].replace("*", "1")).mkdir(parents=True)
+    hint = run("inspect", folder, code=1).stderr.rpartition("hint: ")[2]
+    assert "{" not in hint
+    if "my model" in hint:
+        shown = {shlex.quote(str(folder)), repr(str(folder))}
+        for part in hint.split(str(folder))[:-1]:
+            assert part[-1] in "'\""
+        assert any(text in hint for text in shown)

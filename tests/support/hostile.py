@@ -35,6 +35,8 @@ VALUES = {
     **WORST,
     **{f"{name}, more": value for name, value in WORST_READ.items()},
     "long keys": keys(MOST_VALUES - 2000, "{:050d}"),
+    "longer keys": keys(MOST_SHALLOW - 2000, "{:0135d}"),
+    "many longer keys": keys(MOST_VALUES - 2000, "{:075d}"),
     "texts": tables(MOST_VALUES - 2000, '"aaaaaaaaa"'),
     "numbers": tables(MOST_VALUES - 2000, "1000000"),
     "lists": tables(MOST_VALUES - 2000, "[]"),

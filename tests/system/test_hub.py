@@ -397,20 +397,24 @@ def test_what_was_not_read_whole_is_named_and_verify_reads_it(
 def test_what_is_damaged_in_the_cache_is_found_when_it_arrives_and_by_verify(
     run, hub, source, commit, tmp_path, monkeypatch
 ):
-    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
     name = sorted(sizes(source))[0]
     hub.fail(f"{name}.*Signature", "flip", skip=2, after=5000)
     done = run("depth", NAME, "-o", "grown", "--download", code=1)
     assert [fault.times for fault in hub.faults] == [0]
     assert f"bytes of {name}" in done.stderr
+    assert not [*(tmp_path / "hf-home").rglob(f"snapshots/*/{name}")]
+    run("depth", NAME, "-o", "grown", "--download")
+    run("verify", "grown")
+    link = next((tmp_path / "hf-home").rglob(f"snapshots/*/{name}"))
+    alter.flip(link.resolve(), -1)
+    assert f"bytes of {name}" in run("verify", "grown", code=1).stderr
+    link.unlink()
+    done = run("depth", NAME, "-o", "grown-2", "--download", code=1)
+    assert f"bytes of {name}" in done.stderr
     hint = done.stderr.splitlines()[-1].partition("run the command again: ")[2]
     assert hint.startswith("rm ")
     subprocess.run(hint, shell=True, check=True)
-    run("depth", NAME, "-o", "grown", "--download")
-    run("verify", "grown")
-    blob = next((tmp_path / "hf-home").rglob(f"snapshots/*/{name}")).resolve()
-    alter.flip(blob, -1)
-    assert f"bytes of {name}" in run("verify", "grown", code=1).stderr
+    run("depth", NAME, "-o", "grown-2", "--download")
 
 
 # Lists and answers that cannot be
@@ -649,6 +653,60 @@ def test_download_puts_the_source_into_the_cache_and_grows_from_there(
     run("verify", "grown")
     run("depth", f"{NAME}@{commit}", "-o", "grown-pinned")
     assert len(hub.asked) == asked
+
+
+def test_what_download_puts_into_the_cache_is_as_the_hubs_own_library_lays_it_out(
+    run, hub, source, commit, tmp_path
+):
+    run("depth", NAME, "-o", "grown", "--download")
+    hub.sent.clear()
+    script = (
+        "import huggingface_hub as h, pathlib\n"
+        f"print(h.snapshot_download({NAME!r}, allow_patterns=['*.safetensors', '*.json']))\n"
+        "found = h.scan_cache_dir()\n"
+        "assert not found.warnings, found.warnings\n"
+        f"print([repo.repo_id for repo in found.repos], file=__import__('sys').stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert NAME in done.stderr
+    folder = Path(done.stdout.strip())
+    assert not hub.sent
+    for file in source.glob("*.safetensors"):
+        assert (folder / file.name).read_bytes() == file.read_bytes()
+
+
+def test_download_is_bounded_as_reading_is(hub, source, commit, tmp_path, monkeypatch):
+    """A byte and then nothing more, again and again: the Hub's own library would go on."""
+    monkeypatch.setattr(hubserver._Answer, "_data", trickling(hubserver._Answer._data))
+    settings = (
+        "import moegrow.checkpoint.time_limits as pace, moegrow.checkpoint.http_ranges as fetch\n"
+        "pace.WINDOW, fetch.FIRST_WAIT, fetch.LONGEST_WAIT = 0.2, 0.01, 0.02"
+    )
+    assert "too slow" in changed(tmp_path, settings, "depth", NAME, "-o", "grown", "--download")
+    assert not [*(tmp_path / "hf-home").rglob("*.tmp")]
+
+
+def trickling(real):
+    """Answers whose weights come a byte at a time, but for their headers."""
+
+    def data(self, file, data, headers, fault):
+        start = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0]
+        if not file.endswith(".safetensors") or self.hub.sent[file] == 0 or start == "8":
+            return real(self, file, data, headers, fault)
+        self.send_response(206)
+        size = len(data)
+        self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
+        self.send_header("Content-Length", str(size - int(start)))
+        self.end_headers()
+        with suppress(OSError):
+            for byte in data[int(start) :]:
+                self.wfile.write(bytes([byte]))
+                time.sleep(0.02)
+        return None
+
+    return data
 
 
 def test_files_in_the_cache_are_not_fetched_again(run, hub, source, commit, tmp_path):
