@@ -93,10 +93,10 @@ def check(value: "DataclassInstance") -> None:
             raise UsageError(Parameter(name, given) + " is not known", choose(given, entry.words))
         option = entry.option
         if option.least is not None and not option.least <= given < option.below:
+            wrong = "makes no sense" if float in entry.kinds else "is out of range"  # may be NaN
             such = f", such as {option.rule}" if option.rule else ""
             raise UsageError(
-                Parameter(name, given) + " makes no sense",
-                f"use a number from {option.least} up{such}",
+                Parameter(name, given) + f" {wrong}", f"use a number from {option.least} up{such}"
             )
 
 
