@@ -7,18 +7,24 @@ SHOWN = 10
 LONGEST = 20_000  # characters of a message: what it names may be anyone's, and as long as they like
 
 
-class _Joined:
-    """Joins with texts, parameters and messages by +."""
+@dataclass(frozen=True)
+class Message:
+    """A text with parameters in it, which is put together by +."""
+
+    parts: tuple["str | Parameter", ...]
 
     def __add__(self, other: "Text") -> "Message":
-        return Message((*_parts(self), *_parts(other)))
+        return Message(_parts(self) + _parts(other))
 
     def __radd__(self, other: str) -> "Message":
         return Message((other, *_parts(self)))
 
+    def __str__(self) -> str:
+        return spell(self)
+
 
 @dataclass(frozen=True)
-class Parameter(_Joined):
+class Parameter:
     """A parameter in a message, perhaps with its value; a command line spells it as a flag.
 
     >>> str("use " + Parameter("new_layers", "copy") + " or leave out " + Parameter("layers"))
@@ -28,28 +34,21 @@ class Parameter(_Joined):
     name: str
     value: object = None
 
+    def __add__(self, other: "Text") -> Message:
+        return Message((self,)) + other
+
+    def __radd__(self, other: str) -> Message:
+        return Message((other, self))
+
     def __str__(self) -> str:
         return self.name if self.value is None else f"{self.name}={self.value!r}"
-
-
-@dataclass(frozen=True)
-class Message(_Joined):
-    """A text with parameters in it, which is put together by +."""
-
-    parts: tuple[str | Parameter, ...]
-
-    def __str__(self) -> str:
-        return spell(self)
 
 
 Text = str | Parameter | Message
 
 
-def _parts(text: object) -> tuple[str | Parameter, ...]:
-    if isinstance(text, Message):
-        return text.parts
-    assert isinstance(text, str | Parameter)
-    return (text,)
+def _parts(text: Text) -> tuple[str | Parameter, ...]:
+    return text.parts if isinstance(text, Message) else (text,)
 
 
 def spell(text: Text, spelled: Callable[[Parameter], str] = str) -> str:

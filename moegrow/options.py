@@ -135,21 +135,18 @@ def typed(*values: "DataclassInstance") -> str:
 FamilyOption = Annotated[
     str | os.PathLike[str] | None,
     Option(
-        "How to read a model that moegrow does not know (docs/adding-a-family.md).",
-        metavar="FILE.toml",
+        "How to read a model that moegrow does not know (docs/adding-a-family.md).", "FILE.toml"
     ),
 ]
-RevisionOption = Annotated[
-    str | None, Option("A repository's branch, tag or commit.", metavar="REV")
-]
+RevisionOption = Annotated[str | None, Option("A repository's branch, tag or commit.", "REV")]
 TokenOption = Annotated[
     str | None,
-    Option("A token for the Hub; better given in HF_TOKEN, or by hf auth login.", metavar="TOKEN"),
+    Option("A token for the Hub; better given in HF_TOKEN, or by hf auth login.", "TOKEN"),
 ]
 LinksOption = Annotated[
     Sequence[str | os.PathLike[str]] | None,
     Option(
         "A folder outside the source into which its links may lead; may be given several times.",
-        metavar="DIR",
+        "DIR",
     ),
 ]

@@ -14,45 +14,41 @@ Rounding = Literal["nearest", "stochastic"]
 Dtype = Literal["bf16", "fp16", "fp32"]
 
 
+_SIZED: tuple[Mode, ...] = ("interpose", "stack")
+_EDGED: tuple[Mode, ...] = (*_SIZED, "expand")
+
+
+@dataclass(frozen=True)
+class _Step:
+    def __post_init__(self) -> None:
+        check(self)
+
+
 # Fields are in the order in which plans note them. A command line gives the first of the types
 # that a field joins.
 @dataclass(frozen=True, kw_only=True)
-class Depth:
+class Depth(_Step):
     """A step that repeats layers."""
 
     grow: ClassVar = "depth"
 
     mode: Annotated[Mode | None, Option("How layers are repeated.", rule="interpose")] = None
     times: Annotated[
-        str | int | None,
-        Option("How many times deeper.", metavar="2x", rule="2x", modes=("interpose", "stack")),
+        str | int | None, Option("How many times deeper.", "2x", rule="2x", modes=_SIZED)
     ] = None
-    to: Annotated[
-        int | None,
-        Option("The number of layers to reach.", metavar="N", modes=("interpose", "stack")),
-    ] = None
-    keep_first: Annotated[
-        int,
-        Option("Leave the first N once.", metavar="N", modes=("interpose", "stack", "expand")),
-    ] = 0
-    keep_last: Annotated[
-        int,
-        Option("Leave the last N once.", metavar="N", modes=("interpose", "stack", "expand")),
-    ] = 0
+    to: Annotated[int | None, Option("The number of layers to reach.", "N", modes=_SIZED)] = None
+    keep_first: Annotated[int, Option("Leave the first N once.", "N", modes=_EDGED)] = 0
+    keep_last: Annotated[int, Option("Leave the last N once.", "N", modes=_EDGED)] = 0
     group: Annotated[
-        int,
-        Option("interpose: repeat groups of G layers in place.", metavar="G", modes=("interpose",)),
+        int, Option("interpose: repeat groups of G layers in place.", "G", modes=("interpose",))
     ] = 1
     every: Annotated[
-        int | None, Option("expand: a new layer after every G.", metavar="G", modes=("expand",))
+        int | None, Option("expand: a new layer after every G.", "G", modes=("expand",))
     ] = None
     drop: Annotated[
-        int | None,
-        Option("overlap: layers left out at the seam.", metavar="M", modes=("overlap",)),
+        int | None, Option("overlap: layers left out at the seam.", "M", modes=("overlap",))
     ] = None
-    layers: Annotated[
-        str | None, Option("A free layer map instead of a mode.", metavar="0,0,1-3")
-    ] = None
+    layers: Annotated[str | None, Option("A free layer map instead of a mode.", "0,0,1-3")] = None
     new_layers: Annotated[
         NewLayers | None,
         Option(
@@ -60,9 +56,6 @@ class Depth:
             rule="copy; for expand identity",
         ),
     ] = None
-
-    def __post_init__(self) -> None:
-        check(self)
 
     def spelled_out(self) -> "Depth":
         """The same step with its mode and size, which a later version might choose otherwise."""
@@ -75,31 +68,30 @@ class Depth:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Width:
+class Width(_Step):
     """A step that copies experts."""
 
     grow: ClassVar = "width"
 
     experts: Annotated[
         str | int | None,
-        Option("How many times, or how many, experts.", metavar="2x|N", default="2x"),
+        Option("How many times, or how many, experts.", "2x|N", default="2x"),
     ] = None
     noise: Annotated[
-        float | None,
+        float | int | None,
         Option(
-            "Gaussian noise on copies, relative to the sigma of what is copied.",
-            metavar="A", rule="0.01", least=0, below=1e6,
+            "Gaussian noise on copies, relative to the sigma of what is copied.", "A",
+            rule="0.01", least=0, below=1e6,
         ),
     ] = None  # fmt: skip
     seed: Annotated[
-        int | None,
-        Option("The seed of the noise.", metavar="N", default=0, least=0, below=2**63),
+        int | None, Option("The seed of the noise.", "N", default=0, least=0, below=2**63)
     ] = None
     top_k: Annotated[
         str | int | None,
         Option(
-            "Experts per token: grow with the experts, keep, or a number.",
-            metavar="scale|keep|N", rule="scale", words=("scale", "keep"),
+            "Experts per token: grow with the experts, keep, or a number.", "scale|keep|N",
+            rule="scale", words=("scale", "keep"),
         ),
     ] = None  # fmt: skip
     order: Annotated[
@@ -124,12 +116,9 @@ class Width:
         bool, Option("Noise around finite values only; NaN and infinity stay as they are.")
     ] = False
 
-    def __post_init__(self) -> None:
-        check(self)
-
 
 @dataclass(frozen=True, kw_only=True)
-class Convert:
+class Convert(_Step):
     """A step that writes weights in another dtype."""
 
     grow: ClassVar = "convert"
@@ -141,9 +130,6 @@ class Convert:
     experts_dtype: Annotated[
         Dtype | None, Option("Write routed experts so.", rule="as the others")
     ] = None
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 Step = Depth | Width | Convert

@@ -2,15 +2,15 @@
 
 import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import wraps
-from typing import ParamSpec, TypeVar, assert_never, get_type_hints
+from typing import Annotated, ParamSpec, TypeVar, assert_never, get_type_hints
 
 from moegrow import maps
-from moegrow.checkpoint.store import Access, Reading
+from moegrow.checkpoint.store import Reading
 from moegrow.errors import Parameter, UsageError
-from moegrow.options import described, part, said
+from moegrow.options import Option, described, part, said
 from moegrow.planning import build, depth_modes, width_presets
 from moegrow.planning.open_source import AnySource, Opened, begin, check_kept, check_unedited
 from moegrow.planning.plan import Noise, Plan, Storage
@@ -47,6 +47,14 @@ class _Convert(_Call, Convert):
     pass
 
 
+@dataclass(frozen=True)
+class _Run(_Call):
+    recipe: str | os.PathLike[str] | Recipe
+    seed: Annotated[int | None, Option("The seed of all steps.")] = field(
+        default=None, kw_only=True
+    )
+
+
 def _verb(call: Callable[P, C]) -> Callable[[Callable[[C], Plan]], Callable[P, Plan]]:
     """Turns a function of a call into one that takes what the call is made of."""
     assert isinstance(call, type)
@@ -65,7 +73,7 @@ def _verb(call: Callable[P, C]) -> Callable[[Callable[[C], Plan]], Callable[P, P
         def called(*arguments: P.args, **options: P.kwargs) -> Plan:
             return function(call(*arguments, **options))
 
-        called.__doc__ = (function.__doc__ or "").rstrip() + text
+        called.__doc__ = inspect.cleandoc(function.__doc__ or "") + text
         signature = inspect.Signature(parameters, return_annotation=Plan)
         called.__signature__ = signature  # type: ignore[attr-defined]
         return called
@@ -97,31 +105,20 @@ def convert(call: _Convert) -> Plan:
     return _planned(call, part(call, Convert))
 
 
-def run(
-    source: AnySource,
-    recipe: str | os.PathLike[str] | Recipe,
-    *,
-    seed: int | None = None,
-    family: str | os.PathLike[str] | None = None,
-    revision: str | None = None,
-    token: str | None = None,
-    links_to: Sequence[str | os.PathLike[str]] = (),
-    command: str = "",
-) -> Plan:
+@_verb(_Run)
+def run(call: _Run) -> Plan:
     """The plan of `source` after every step of a recipe; nothing is written.
 
     recipe: a file, the name of one that ships with moegrow (`moegrow recipes` lists them), or
-    one that was read. seed: for all steps, instead of those that the recipe says. family: a
-    family file of your own. revision, token: for a repository of the Hub. The plan is that of the
-    same calls of `depth` and `width`.
+    one that was read. The plan is that of the same calls of `depth`, `width` and `convert`.
     """
-    read = recipe if isinstance(recipe, Recipe) else cookbook.open_recipe(recipe)
-    chosen = read.family if family is None else family
-    old = begin(source, chosen, Access(token, revision, links_to))
-    given = recipe if isinstance(recipe, Recipe) else str(recipe)
-    noted = _spelled(recipe=given, seed=seed, revision=revision)
-    new = grown(old, *(seeded(step, read, seed) for step in read.steps))
-    return new.plan.noted(command or f"moegrow.run(source, {noted})")
+    given = call.recipe if isinstance(call.recipe, Recipe) else str(call.recipe)
+    recipe = call.recipe if isinstance(call.recipe, Recipe) else cookbook.open_recipe(call.recipe)
+    family = recipe.family if call.family is None else call.family
+    old = begin(call.source, family, call.access)
+    new = grown(old, *(seeded(step, recipe, call.seed) for step in recipe.steps))
+    text = _spelled(recipe=given, seed=call.seed, revision=call.revision)
+    return new.plan.noted(call.command or f"moegrow.run(source, {text})")
 
 
 def seeded(step: Step, recipe: Recipe, seed: int | None) -> Step:

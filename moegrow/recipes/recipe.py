@@ -96,15 +96,13 @@ def _read(table: Mapping[str, object], kind: type[T], name: str, **more: Any) ->
     for key, value in table.items():
         if key not in known:
             raise MoegrowError(f"{name}: the key {key[:60]!r} is not known", choose(key, known))
-        kinds, words = known[key].kinds, known[key].words
+        # Whether a word is one of those listed is for the value to say.
+        kinds = tuple(each if each in _WANTED else str for each in known[key].kinds)
         try:
             more[key] = msgspec.convert(value, Union[kinds])  # noqa: UP007
         except msgspec.ValidationError:
-            wanted = " or ".join(words or (_WANTED[each] for each in kinds))
-            raise MoegrowError(
-                f"{name}: {key} is {repr(value)[:60]}, not {wanted}",
-                choose(value, words) if words else "",
-            ) from None
+            wanted = " or ".join(_WANTED[each] for each in kinds)
+            raise MoegrowError(f"{name}: {key} is {repr(value)[:60]}, not {wanted}") from None
         if isinstance(value, str) and len(value) > LONGEST:
             raise MoegrowError(f"{name}: {key} has {len(value)} characters, more than {LONGEST}")
     try:

@@ -52,7 +52,7 @@ def test_slips_are_errors_in_their_lines(errors):
     says = {
         3: 'Argument "mode" .*"Literal[\'stak\']"; expected "Literal[\'interpose\', \'stack\',',
         4: 'Unexpected keyword argument "nois"',
-        5: 'Argument "noise" .*"str"; expected "float | None"',
+        5: 'Argument "noise" .*"str"; expected "float | int | None"',
         6: 'Argument "mode"', 7: 'Unexpected keyword argument "nois"', 8: 'Argument "mode"',
     }  # fmt: skip
     assert {line for file, line in errors if file == "wrong.py"} == says.keys()

@@ -49,8 +49,8 @@ def test_what_is_written_is_read_as_the_same(steps, source, output, seed):
         (f"{WHOLE}time = '2x'", "step 1: the key 'time' is not known", "did you mean times?"),
         (f"{WHOLE}keep-first = 1", "'keep-first' is not known", "did you mean keep_first?"),
         (f"{WHOLE}experts = 2", "'experts' is not known", "known: mode, times"),
-        (f"{WHOLE}mode = 3", "mode is 3, not interpose or stack", ""),
-        (f"{WHOLE}mode = 'stak'", "step 1: mode is 'stak', not", "did you mean stack?"),
+        (f"{WHOLE}mode = 3", "mode is 3, not a text", ""),
+        (f"{WHOLE}mode = 'stak'", "step 1: mode='stak' is not known", "did you mean stack?"),
         (f"{WHOLE}times = 2.5", "times is 2.5, not a text or a whole number", ""),
         (f"{WHOLE}mode = 'stack'\nmode = 'stack'", "not valid TOML", ""),
         (
