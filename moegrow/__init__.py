@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from moegrow.planning.open_source import plan
     from moegrow.planning.plan import Plan
     from moegrow.recipes.recipe import Recipe
+    from moegrow.steps import Convert, Depth, Width
     from moegrow.write.hub_upload import push
     from moegrow.write.verify_result import Verified, verify
     from moegrow.write.write_checkpoint import Written, apply
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 # Where each public name lives; loaded when it is first used, so that `import moegrow` is quick.
 _HOMES = {
     "Compared": "analysis.logits",
+    "Convert": "steps",
+    "Depth": "steps",
     "Difference": "analysis.diff",
     "Inspection": "planning.model_size",
     "Model": "model",
@@ -43,6 +46,7 @@ _HOMES = {
     "Profile": "analysis.norm_profile",
     "Recipe": "recipes.recipe",
     "Verified": "write.verify_result",
+    "Width": "steps",
     "Written": "write.write_checkpoint",
     "apply": "write.write_checkpoint",
     "compare_logits": "analysis.logits",
@@ -60,9 +64,10 @@ _HOMES = {
 }
 
 __all__ = [
-    "Compared", "Difference", "Inspection", "Model", "MoegrowError", "Plan", "Profile", "Recipe",
-    "Verified", "Written", "__version__", "apply", "compare_logits", "convert", "depth", "diff",
-    "inspect", "norms", "open", "plan", "push", "run", "verify", "width",
+    "Compared", "Convert", "Depth", "Difference", "Inspection", "Model", "MoegrowError", "Plan",
+    "Profile", "Recipe", "Verified", "Width", "Written", "__version__", "apply", "compare_logits",
+    "convert", "depth", "diff", "inspect", "norms", "open", "plan", "push", "run", "verify",
+    "width",
 ]  # fmt: skip
 
 

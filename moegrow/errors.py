@@ -1,24 +1,75 @@
 """The one kind of error that a person sees: a message, and a hint with the next thing to type."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 SHOWN = 10
 LONGEST = 20_000  # characters of a message: what it names may be anyone's, and as long as they like
 
 
+@dataclass(frozen=True)
+class Message:
+    """A text with parameters in it, which is put together by +."""
+
+    parts: tuple["str | Parameter", ...]
+
+    def __add__(self, other: "Text") -> "Message":
+        return Message(_parts(self) + _parts(other))
+
+    def __radd__(self, other: str) -> "Message":
+        return Message((other, *_parts(self)))
+
+    def __str__(self) -> str:
+        return spell(self)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter in a message, perhaps with its value; a command line spells it as a flag.
+
+    >>> str("use " + Parameter("new_layers", "copy") + " or leave out " + Parameter("layers"))
+    "use new_layers='copy' or leave out layers"
+    """
+
+    name: str
+    value: object = None
+
+    def __add__(self, other: "Text") -> Message:
+        return Message((self,)) + other
+
+    def __radd__(self, other: str) -> Message:
+        return Message((other, self))
+
+    def __str__(self) -> str:
+        return self.name if self.value is None else f"{self.name}={self.value!r}"
+
+
+Text = str | Parameter | Message
+
+
+def _parts(text: Text) -> tuple[str | Parameter, ...]:
+    return text.parts if isinstance(text, Message) else (text,)
+
+
+def spell(text: Text, spelled: Callable[[Parameter], str] = str) -> str:
+    """The text with its parameters as Python has them, or as they are `spelled` elsewhere."""
+    whole = "".join(part if isinstance(part, str) else spelled(part) for part in _parts(text))
+    if len(whole) > LONGEST:
+        return f"{whole[:LONGEST]}… and {len(whole) - LONGEST} more characters"
+    return whole
+
+
 class MoegrowError(Exception):
     """Something is wrong that the user can mend.
 
-    `message` names the file, tensor or flag and the values that disagree;
-    `hint` is the next thing to type, or "" where there is none to give.
+    `message` names the file, tensor or parameter and the values that disagree; `hint` is the next
+    thing to type, or "" where there is none to give. `said` and `advice` are the same as values.
     """
 
-    def __init__(self, message: str, hint: str = "") -> None:
-        if len(message) > LONGEST:
-            message = f"{message[:LONGEST]}… and {len(message) - LONGEST} more characters"
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+    def __init__(self, message: Text, hint: Text = "") -> None:
+        super().__init__(spell(message))
+        self.said, self.advice = message, hint
+        self.message, self.hint = spell(message), spell(hint)
 
 
 class UsageError(MoegrowError):

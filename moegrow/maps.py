@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from fractions import Fraction
 
-from moegrow.errors import UsageError
+from moegrow.errors import Parameter, UsageError
 
 Map = tuple[int, ...]
 
@@ -111,7 +111,7 @@ def expand(layers: int, *, every: int, keep_first: int = 0, keep_last: int = 0) 
     middle = layers - keep_first - keep_last
     if not 1 <= every <= middle:
         raise UsageError(
-            f"--every {every} does not fit: {middle} layers can be expanded",
+            Parameter("every", every) + f" does not fit: {middle} layers can be expanded",
             f"take a number from 1 to {middle}",
         )
     new: list[int] = []
@@ -131,7 +131,7 @@ def overlap(layers: int, *, drop: int) -> Map:
     """
     if not 0 <= drop < layers:
         raise UsageError(
-            f"--drop {drop} does not fit a model of {layers} layers",
+            Parameter("drop", drop) + f" does not fit a model of {layers} layers",
             f"take a number from 0 to {layers - 1}; SOLAR dropped 8 of 32",
         )
     return (*range(layers - drop), *range(drop, layers))
@@ -148,16 +148,15 @@ def free(text: str, layers: int) -> Map:
         found = re.fullmatch(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?", part)
         if not found:
             raise UsageError(
-                f"--layers: {part.strip()!r} is not a layer number or a range",
+                Parameter("layers") + f": {part.strip()!r} is not a layer number or a range",
                 "write it like 0,0,1,1-3",
             )
         first, last = int(found[1]), int(found[2] or found[1])
         if first > last or last >= layers:
-            raise UsageError(
-                f"--layers: {part.strip()} is outside the model's layers 0 to {layers - 1}"
-                if last >= layers
-                else f"--layers: the range {part.strip()} runs backwards"
-            )
+            why = f"{part.strip()} is outside the model's layers 0 to {layers - 1}"
+            if last < layers:
+                why = f"the range {part.strip()} runs backwards"
+            raise UsageError(Parameter("layers") + f": {why}")
         new += range(first, last + 1)
     return tuple(new)
 
@@ -211,7 +210,7 @@ def grid(experts: int, *, to: int, order: str = "append") -> Map:
         raise UsageError(
             f"the {experts} experts stand on a grid of {side} by {side} keys, which can only grow"
             f" by a square, not to {to}",
-            f"use --experts 4x for {4 * experts} or 9x for {9 * experts}",
+            "use " + Parameter("experts", "4x") + f" for {4 * experts} or 9x for {9 * experts}",
         )
     keys = copies(side, to=side * times, order=order)
     return tuple(row * side + column for row in keys for column in keys)
@@ -230,23 +229,31 @@ def with_skip(experts: int, *, to: int) -> Map:
         raise UsageError(
             f"the router has a class that skips beside its {experts} experts, and both must be"
             f" copied equally often, which {to} experts cannot serve",
-            f"use --experts 2x for {2 * experts + 1} or 3x for {3 * experts + 2}",
+            "use "
+            + Parameter("experts", "2x")
+            + f" for {2 * experts + 1} or 3x for {3 * experts + 2}",
         )
     return identity(experts) * times + (NULL,) * (times - 1)
 
 
-def factor(text: str, flag: str) -> Fraction:
+def factor(text: str, name: str) -> Fraction:
     """The number in `2x`, `2` or `1.5x`, at least 1; raises UsageError for anything else.
 
-    >>> factor("1.5x", "--times")
+    `name` is that of the parameter.
+
+    >>> factor("1.5x", "times")
     Fraction(3, 2)
     """
     found = re.fullmatch(r"\s*(\d{1,6}(?:\.\d{1,6})?)\s*[xX×]?\s*", text)
     if not found:
-        raise UsageError(f"{flag} {text!r} is not a factor", f"write it like {flag} 2x")
+        raise UsageError(
+            Parameter(name) + f" {text!r} is not a factor", "write it like " + Parameter(name, "2x")
+        )
     value = Fraction(found[1])
     if value < 1:
-        raise UsageError(f"{flag} {text} makes the model smaller", "the factor must be at least 1x")
+        raise UsageError(
+            Parameter(name, text) + " makes the model smaller", "the factor must be at least 1x"
+        )
     return value
 
 
@@ -257,14 +264,14 @@ def _counts(layers: int, to: int, keep_first: int, keep_last: int, group: int) -
     if group < 1 or middle % group:
         fitting = [size for size in range(1, middle + 1) if middle % size == 0]
         raise UsageError(
-            f"--group {group} does not divide the {middle} layers that are repeated",
+            Parameter("group", group) + f" does not divide the {middle} layers that are repeated",
             f"sizes that do: {', '.join(map(str, fitting))}",
         )
     wanted = to - keep_first - keep_last
     if wanted < middle:
         raise UsageError(
             f"the result would have {to} layers, fewer than the {layers} there are",
-            "use --layers to leave layers out on purpose",
+            "use " + Parameter("layers") + " to leave layers out on purpose",
         )
     if wanted % group:
         raise UsageError(f"{wanted} repeated layers are not a whole number of groups of {group}")
@@ -273,9 +280,13 @@ def _counts(layers: int, to: int, keep_first: int, keep_last: int, group: int) -
 
 def _check_edges(layers: int, keep_first: int, keep_last: int) -> None:
     if keep_first < 0 or keep_last < 0:
-        raise UsageError("--keep-first and --keep-last cannot be negative")
+        raise UsageError(
+            Parameter("keep_first") + " and " + Parameter("keep_last") + " cannot be negative"
+        )
     if keep_first + keep_last >= layers:
         raise UsageError(
-            f"--keep-first {keep_first} and --keep-last {keep_last} leave nothing to repeat"
-            f" of {layers} layers"
+            Parameter("keep_first", keep_first)
+            + " and "
+            + Parameter("keep_last", keep_last)
+            + f" leave nothing to repeat of {layers} layers"
         )

@@ -1,22 +1,23 @@
 """Sizes to grow a checkpoint to, by the commands that make them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from moegrow.analysis.seams import deep_options, first_taken, spelled
+from moegrow.analysis.seams import deep_options, first_taken
 from moegrow.errors import MoegrowError
 from moegrow.families.layout import Layout
+from moegrow.options import typed
 from moegrow.planning import grow, model_size, serving, serving_layers
 from moegrow.planning.model_size import Numbers
 from moegrow.planning.open_source import Opened
 from moegrow.planning.plan import Plan
+from moegrow.steps import Convert, Width
 
-Options = dict[str, Any]
-_WIDE: Options = {"experts": "2x", "noise": 0.01}
+_WIDE = Width(experts="2x", noise=0.01)
 # Quantised weights lose most of the noise, so those that get it are written in bf16.
-_DECODED: tuple[Options, ...] = ({}, {"experts_dtype": "bf16"}, {"dtype": "bf16"})
+_DECODED = (Convert(), Convert(experts_dtype="bf16"), Convert(dtype="bf16"))
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class _Made(NamedTuple):
     command: str
     plan: Plan | None
     problem: str
-    decoded: tuple[Options, ...] = _DECODED
+    decoded: tuple[Convert, ...] = _DECODED
 
 
 def targets(opened: Opened, now: Numbers, sunk: int | None, *, stack: bool) -> Iterator[Target]:
@@ -60,7 +61,7 @@ def targets(opened: Opened, now: Numbers, sunk: int | None, *, stack: bool) -> I
     yield Target("as it is", "", now, on_tokens(sunk, now))
     for name, made in (
         ("depth 2x", deep), ("width 2x", wide), ("both 2x", both),
-        ("upcycling", _widened(opened, {"preset": "upcycling"})),
+        ("upcycling", _widened(opened, Width(preset="upcycling"))),
     ):  # fmt: skip
         if made.plan is None:
             yield Target(name, made.command, None, refused=made.problem)
@@ -79,30 +80,30 @@ def on_tokens(sunk: int | None, numbers: Numbers) -> int | None:
 
 def _deepened(opened: Opened, *, stack: bool) -> _Made:
     ways = deep_options(opened.layout)
-    options, plan, problem = first_taken(opened, chain(*(reversed(ways) if stack else ways)))
+    step, plan, problem = first_taken(opened, chain(*(reversed(ways) if stack else ways)))
     if plan and (found := serving_layers.suiting(plan, opened.layout)):
         problem = next(serving_layers.warnings(plan, opened.layout))
-        options = {key: value for key, value in found[0].items() if key not in ("grow", "times")}
-        plan = grow.depth(opened, **options)
-    return _Made(f"moegrow depth {spelled(options)}", plan, _brief(problem))
+        step = replace(found[0], times=None)
+        plan = grow.grown(opened, step.spelled_out()).plan
+    return _Made(f"moegrow depth {typed(step)}", plan, _brief(problem))
 
 
 def _served(plan: Plan, layout: Layout) -> tuple[str, ...]:
     return (*serving.warnings(plan, layout), *serving_layers.warnings(plan, layout))
 
 
-def _widened(opened: Opened, options: Options, ways: tuple[Options, ...] = _DECODED) -> _Made:
+def _widened(opened: Opened, step: Width, ways: tuple[Convert, ...] = _DECODED) -> _Made:
     """The command with the first of some ways to decode with which it is not refused."""
     problem = ""
     for decoded in ways:
         try:
-            plan = grow.width(opened, **options, **decoded)
+            plan = grow.stored(opened, decoded, step).plan
         except MoegrowError as error:
             problem = problem or _brief(error.message)
         else:
-            command = f"moegrow width {spelled(options | decoded)}"
+            command = f"moegrow width {typed(step, decoded)}"
             return _Made(command, plan, problem, (decoded,))
-    return _Made(f"moegrow width {spelled(options)}", None, problem)
+    return _Made(f"moegrow width {typed(step)}", None, problem)
 
 
 def _brief(message: str) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from shlex import quote
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from moegrow.analysis import norm_profile
 from moegrow.analysis.norm_profile import Norms, Profile
@@ -13,9 +13,11 @@ from moegrow.checkpoint.store import scheme
 from moegrow.errors import MoegrowError
 from moegrow.families.layout import Layout
 from moegrow.maps import Map
+from moegrow.options import typed
 from moegrow.planning import grow
 from moegrow.planning.open_source import Opened
 from moegrow.planning.plan import Plan
+from moegrow.steps import Depth
 
 
 class Jump(NamedTuple):
@@ -106,7 +108,7 @@ def ways(opened: Opened, profile: Profile) -> list[Way]:
     found = []
     for alike in (*deep_options(opened.layout), *_others(opened.layout.layers)):
         options, plan, refused = first_taken(opened, alike)
-        text = spelled(options)
+        text = typed(options)
         if plan is None:
             found.append(Way(text, (), 0, {}, refused))
         else:
@@ -114,18 +116,15 @@ def ways(opened: Opened, profile: Profile) -> list[Way]:
     return found
 
 
-Options = dict[str, Any]
-
-
-def first_taken(opened: Opened, alike: Iterable[Options]) -> tuple[Options, Plan | None, str]:
+def first_taken(opened: Opened, alike: Iterable[Depth]) -> tuple[Depth, Plan | None, str]:
     """The first of some options of depth that the model takes, with its plan.
 
     Where it takes none, the first options and no plan. Last, why the first are refused, if so.
     """
-    first: tuple[Options, str] | None = None
+    first: tuple[Depth, str] | None = None
     for options in alike:
         try:
-            plan = grow.depth(opened, **options)
+            plan = grow.grown(opened, options.spelled_out()).plan
         except MoegrowError as error:
             first = first or (options, error.message)
         else:
@@ -135,16 +134,7 @@ def first_taken(opened: Opened, alike: Iterable[Options]) -> tuple[Options, Plan
     return first[0], None, first[1]
 
 
-def spelled(options: Options) -> str:
-    """Options as they are typed.
-
-    >>> spelled({"mode": "stack", "keep_first": 1})
-    '--mode stack --keep-first 1'
-    """
-    return " ".join(f"--{key.replace('_', '-')} {value}" for key, value in options.items())
-
-
-def deep_options(layout: Layout) -> tuple[list[Options], list[Options]]:
+def deep_options(layout: Layout) -> tuple[list[Depth], list[Depth]]:
     """The options that interpose, and those that stack, the plain ones first.
 
     What follows is for configs that can only say how many layers come first, or that layers of a
@@ -153,16 +143,16 @@ def deep_options(layout: Layout) -> tuple[list[Options], list[Options]]:
     in_groups = [size for size in range(2, layout.layers) if not layout.layers % size]
     first = min(layout.moe_layers, default=0)
     return (
-        [{"mode": "interpose"}, *({"mode": "interpose", "group": size} for size in in_groups)],
-        [{"mode": "stack"}, *([{"mode": "stack", "keep_first": first}] if first else [])],
+        [Depth(mode="interpose", group=size) for size in (1, *in_groups)],
+        [Depth(mode="stack", keep_first=kept) for kept in sorted({0, first})],
     )
 
 
-def _others(layers: int) -> Iterator[list[Options]]:
+def _others(layers: int) -> Iterator[list[Depth]]:
     """The other modes, with the options of the methods that they come from."""
-    yield [{"mode": "expand", "every": min(4, layers)}]
+    yield [Depth(mode="expand", every=min(4, layers))]
     # SOLAR dropped 8 of 32.
-    yield [{"mode": "overlap", "drop": max(1, layers // 4)}]
+    yield [Depth(mode="overlap", drop=max(1, layers // 4))]
 
 
 def mapped(profile: Profile, layer_map: Map, name: str) -> Profile:

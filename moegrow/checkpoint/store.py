@@ -11,6 +11,7 @@ from moegrow.checkpoint.checksums import sum_of
 from moegrow.errors import MoegrowError
 from moegrow.files.byte_ranges import read_all
 from moegrow.files.untrusted import decoded
+from moegrow.options import FamilyOption, LinksOption, RevisionOption, TokenOption
 
 CONFIG, INDEX, CARD = "config.json", "model.safetensors.index.json", "README.md"
 BLOCK = 8 << 20  # bytes of a file read at a time
@@ -38,6 +39,21 @@ class Access:
 
 
 ANYONE = Access()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a source is read: by which family file, and with what it is opened."""
+
+    family: FamilyOption = None
+    revision: RevisionOption = None
+    token: TokenOption = field(default=None, repr=False)
+    links_to: LinksOption = None
+
+    @property
+    def access(self) -> Access:
+        """With what the source is opened."""
+        return Access(self.token, self.revision, self.links_to or ())
 
 
 class Store(Protocol):

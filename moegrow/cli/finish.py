@@ -11,8 +11,8 @@ import typer
 
 import moegrow
 from moegrow.checkpoint.locate import user_path
-from moegrow.checkpoint.store import Access
-from moegrow.cli.options import Planning, Reading, Writing
+from moegrow.checkpoint.store import Access, Reading
+from moegrow.cli.options import Planning, Writing
 from moegrow.cli.terminal import phase, print_json, print_lines
 from moegrow.errors import MoegrowError, UsageError
 from moegrow.files.atomic import durable
@@ -38,7 +38,7 @@ def finish(
     """
     saved: dict[Path, str] = {}
     if planning:
-        saved = _recipe_to_save(grown, writing, planning.save_recipe, reading.family)
+        saved = _recipe_to_save(grown, writing, planning.save_recipe, reading)
     if planning and planning.plan:
         _check_alone(writing)
         from moegrow.planning.plan_lines import to_lines
@@ -189,7 +189,7 @@ def _check_alone(writing: Writing) -> None:
 
 
 def _recipe_to_save(
-    grown: "Plan", writing: Writing, file: str | None, family: str | None
+    grown: "Plan", writing: Writing, file: str | None, reading: Reading
 ) -> dict[Path, str]:
     """What is saved, texts by their paths: the recipe, and a family file where nobody named one.
 
@@ -203,6 +203,7 @@ def _recipe_to_save(
     if writing.dry_run:
         raise UsageError("--dry-run writes nothing, so --save-recipe does not go with it")
     path, texts = user_path(file), {}
+    family = None if reading.family is None else str(reading.family)
     if family is None and grown.family_text:
         beside = path.with_suffix(".family.toml")
         family, texts[beside] = str(beside), grown.family_text

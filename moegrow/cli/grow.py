@@ -7,26 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from moegrow.checkpoint.store import Reading
 from moegrow.cli.finish import finish
-from moegrow.cli.options import (  # fmt: skip
-    LinksOption,
-    Mode,
-    NewLayers,
-    Order,
-    Planning,
-    Preset,
-    Reading,
-    Rounding,
-    RouterCopies,
-    Sharing,
-    Source,
-    Storing,
-    TokenOption,
-    Writing,
-)
+from moegrow.cli.options import Planning, Sharing, Source, Writing
 from moegrow.cli.share import share
 from moegrow.cli.terminal import command_line, phase, read_source
 from moegrow.errors import MoegrowError
+from moegrow.options import LinksOption, TokenOption
+from moegrow.steps import Convert, Depth, Step, Width
 
 if TYPE_CHECKING:
     from moegrow.planning.open_source import Opened
@@ -34,155 +22,58 @@ if TYPE_CHECKING:
 
 def depth(
     source: Source = None,
-    mode: Annotated[
-        Mode | None, typer.Option(show_default="interpose", help="How layers are repeated.")
-    ] = None,
-    times: Annotated[
-        str | None, typer.Option(metavar="2x", show_default="2x", help="How many times deeper.")
-    ] = None,
-    to: Annotated[
-        int | None,
-        typer.Option(metavar="N", show_default=False, help="The number of layers to reach."),
-    ] = None,
-    keep_first: Annotated[int, typer.Option(metavar="N", help="Leave the first N once.")] = 0,
-    keep_last: Annotated[int, typer.Option(metavar="N", help="Leave the last N once.")] = 0,
-    group: Annotated[
-        int, typer.Option(metavar="G", help="interpose: repeat groups of G layers in place.")
-    ] = 1,
-    every: Annotated[
-        int | None,
-        typer.Option(metavar="G", show_default=False, help="expand: a new layer after every G."),
-    ] = None,
-    drop: Annotated[
-        int | None,
-        typer.Option(metavar="M", show_default=False, help="overlap: layers left out at the seam."),
-    ] = None,
-    layers: Annotated[
-        str | None,
-        typer.Option(
-            metavar="0,0,1-3", show_default=False, help="A free layer map instead of a mode."
-        ),
-    ] = None,
-    new_layers: Annotated[
-        NewLayers | None,
-        typer.Option(
-            show_default="copy; for expand identity",
-            help="Repeated layers as copies, or beginning as the identity (zero outputs).",
-        ),
-    ] = None,
     *,
-    storing: Storing,
+    step: Depth,
+    storing: Convert,
     reading: Reading,
     planning: Planning,
     writing: Writing,
 ) -> None:
     """Make the model deeper: repeat layers."""
-    from moegrow.planning import grow
-
-    read = read_source(source)
-    command = command_line(source, read)
-    with phase("planning", quiet=writing.quiet or planning.plan):
-        old = begin(read, reading)
-        grown = grow.depth(
-            old, mode=mode and mode.value, times=times, to=to, keep_first=keep_first,
-            keep_last=keep_last, group=group, every=every, drop=drop, layers=layers,
-            new_layers=new_layers and new_layers.value, command=command, **_dtypes(storing),
-        )  # fmt: skip
-    finish(grown, old.layout, writing, planning, command=command, reading=reading)
+    _grow(source, storing, (step.spelled_out(),), reading, planning, writing)
 
 
 def convert(
     source: Source = None,
     *,
-    storing: Storing,
+    storing: Convert,
     reading: Reading,
     planning: Planning,
     writing: Writing,
 ) -> None:
     """Write the weights in another dtype: round them, and decode those that are quantised."""
-    from moegrow.planning import grow
-
-    read = read_source(source)
-    command = command_line(source, read)
-    with phase("planning", quiet=writing.quiet or planning.plan):
-        old = begin(read, reading)
-        grown = grow.convert(old, command=command, **_dtypes(storing))
-    finish(grown, old.layout, writing, planning, command=command, reading=reading)
-
-
-def _dtypes(storing: Storing) -> dict[str, Any]:
-    return {
-        "dtype": storing.dtype and storing.dtype.value,
-        "experts_dtype": storing.experts_dtype and storing.experts_dtype.value,
-    }
+    _grow(source, storing, (), reading, planning, writing)
 
 
 def width(
     source: Source = None,
-    experts: Annotated[
-        str, typer.Option(metavar="2x|N", help="How many times, or how many, experts.")
-    ] = "2x",
-    noise: Annotated[
-        float | None,
-        typer.Option(
-            metavar="A", show_default="0.01",
-            help="Gaussian noise on copies, relative to the sigma of what is copied.",
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="The seed of the noise.")] = 0,
-    top_k: Annotated[
-        str | None,
-        typer.Option(
-            metavar="scale|keep|N", show_default="scale", autocompletion=lambda: ["scale", "keep"],
-            help="Experts per token: grow with the experts, keep, or a number.",
-        ),
-    ] = None,
-    order: Annotated[
-        Order | None,
-        typer.Option(show_default="append", help="Copies behind the originals or beside each."),
-    ] = None,
-    router: Annotated[
-        RouterCopies | None,
-        typer.Option(show_default="noise", help="Noise on the copies' router rows, or none."),
-    ] = None,
-    rounding: Annotated[
-        Rounding | None,
-        typer.Option(
-            show_default="nearest",
-            help="Round copies with noise to nearest, or up or down by a draw: none of it is lost"
-            " on average, and quantised experts keep their format.",
-        ),
-    ] = None,
-    allow_nonfinite: Annotated[
-        bool,
-        typer.Option(
-            "--allow-nonfinite",
-            help="Noise around finite values only; NaN and infinity stay as they are.",
-        ),
-    ] = False,
-    preset: Annotated[
-        Preset, typer.Option(help="A published recipe; single flags override it.")
-    ] = Preset.orthogonal,
     *,
-    storing: Storing,
+    step: Width,
+    storing: Convert,
     reading: Reading,
     planning: Planning,
     writing: Writing,
-) -> None:  # fmt: skip
+) -> None:
     """Make the model wider: duplicate experts."""
+    _grow(source, storing, (step,), reading, planning, writing)
+
+
+def _grow(
+    source: str | None,
+    storing: Convert,
+    steps: tuple[Step, ...],
+    reading: Reading,
+    planning: Planning,
+    writing: Writing,
+) -> None:
     from moegrow.planning import grow
 
     read = read_source(source)
     command = command_line(source, read)
     with phase("planning", quiet=writing.quiet or planning.plan):
         old = begin(read, reading)
-        grown = grow.width(
-            old, experts=experts, noise=noise, seed=seed, top_k=top_k,
-            order=order and order.value, router=router and router.value, preset=preset.value,
-            rounding=rounding and rounding.value, allow_nonfinite=allow_nonfinite,
-            command=command, **_dtypes(storing),
-        )  # fmt: skip
-    finish(grown, old.layout, writing, planning, command=command, reading=reading)
+        plan = grow.stored(old, storing, *steps).plan.noted(command)
+    finish(plan, old.layout, writing, planning, command=command, reading=reading)
 
 
 def apply(

@@ -6,20 +6,18 @@ from typing import Annotated
 import typer
 
 import moegrow
-from moegrow.checkpoint.store import Access
+from moegrow.checkpoint.store import Access, Reading
 from moegrow.cli import finish
 from moegrow.cli.options import (
     JsonOption,
-    LinksOption,
     QuietOption,
-    Reading,
     Source,
     ThreadsOption,
-    TokenOption,
     VerboseOption,
 )
 from moegrow.cli.terminal import columns, print_json, print_lines, read_source
 from moegrow.errors import UsageError
+from moegrow.options import LinksOption, TokenOption
 
 
 def advise(

@@ -14,7 +14,8 @@ import moegrow
 from moegrow.cli import grow, inspection, norms, report, run
 from moegrow.cli.options import JsonOption, spread
 from moegrow.cli.terminal import complain, print_json, usage_problem
-from moegrow.errors import InterruptedRun, MoegrowError, UsageError
+from moegrow.errors import InterruptedRun, MoegrowError, UsageError, spell
+from moegrow.options import as_flag
 
 INTERRUPTED = 130  # what shells say of a command that was stopped by Ctrl-C
 
@@ -89,7 +90,7 @@ def main() -> NoReturn:
             # Newer versions of Typer turn the exception into this code.
             raise KeyboardInterrupt
     except MoegrowError as error:
-        complain(error.message, error.hint)
+        complain(spell(error.said, as_flag), spell(error.advice, as_flag))
         codes = {UsageError: 2, InterruptedRun: INTERRUPTED}
         code = codes.get(type(error), 1)
     except click_error as error:

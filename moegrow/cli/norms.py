@@ -7,7 +7,8 @@ import typer
 
 from moegrow.checkpoint.locate import user_path
 from moegrow.checkpoint.side_files import PLAN
-from moegrow.cli.options import JsonOption, QuietOption, Reading, ThreadsOption
+from moegrow.checkpoint.store import Reading
+from moegrow.cli.options import JsonOption, QuietOption, ThreadsOption
 from moegrow.cli.terminal import (
     check_outside,
     check_target,

@@ -1,47 +1,14 @@
 """Options that several commands share, and groups of options as one parameter of a command."""
 
 import inspect
-from collections.abc import Callable
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
-from enum import StrEnum
-from typing import Annotated, Any, get_type_hints
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from typing import Annotated, Any, get_origin, get_type_hints
 
 import typer
 
-from moegrow.checkpoint.store import Access
-
-
-class Mode(StrEnum):
-    interpose = "interpose"
-    stack = "stack"
-    expand = "expand"
-    overlap = "overlap"
-
-
-class NewLayers(StrEnum):
-    copy = "copy"
-    identity = "identity"
-
-
-class Order(StrEnum):
-    append = "append"
-    interleave = "interleave"
-
-
-class RouterCopies(StrEnum):
-    noise = "noise"
-    copy = "copy"
-
-
-class Rounding(StrEnum):
-    nearest = "nearest"
-    stochastic = "stochastic"
-
-
-class Preset(StrEnum):
-    orthogonal = "orthogonal"
-    upcycling = "upcycling"
-
+from moegrow.errors import Parameter
+from moegrow.options import as_flag, describe
 
 Source = Annotated[
     str | None,
@@ -58,77 +25,13 @@ ThreadsOption = Annotated[
         min=1, show_default="all cores, or 8 connections", help="How many threads to use."
     ),
 ]
-TokenOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="TOKEN", show_default=False,
-        help="A token for the Hub; better given in HF_TOKEN, or by hf auth login.",
-    ),
-]  # fmt: skip
-LinksOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--links-to", metavar="DIR", show_default=False,
-        help="A folder outside the source into which its links may lead; may be given several"
-        " times.",
-    ),
-]  # fmt: skip
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Say what is done and why.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
-# A command takes a group by one parameter of its type (spread.py): a field here is an option of
-# every command that reads a source, or writes a result.
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """How a source is read."""
-
-    family: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE.toml", show_default=False,
-            help="How to read a model that moegrow does not know (docs/adding-a-family.md).",
-        ),
-    ] = None  # fmt: skip
-    revision: Annotated[
-        str | None,
-        typer.Option(
-            metavar="REV", show_default=False, help="A repository's branch, tag or commit."
-        ),
-    ] = None
-    token: TokenOption = None
-    links_to: LinksOption = None
-
-    @property
-    def access(self) -> Access:
-        """With what the source is opened."""
-        return Access(self.token, self.revision, self.links_to or ())
-
-
-class Dtype(StrEnum):
-    bf16 = "bf16"
-    fp16 = "fp16"
-    fp32 = "fp32"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Storing:
-    """What weights are written as."""
-
-    dtype: Annotated[
-        Dtype | None,
-        typer.Option(
-            show_default="as in the source",
-            help="Write all weights so; quantised ones are decoded.",
-        ),
-    ] = None
-    experts_dtype: Annotated[
-        Dtype | None,
-        typer.Option(show_default="as the others", help="Write routed experts so."),
-    ] = None
-
-
+# A command takes a group by one parameter of its type: a field of a group is an option of every
+# command that takes it. The steps are groups, too.
 @dataclass(frozen=True, kw_only=True)
 class Planning:
     """What becomes of a plan beside a result."""
@@ -232,6 +135,7 @@ def spread(command: Command) -> Command:
 
     A group is a parameter whose type is a dataclass; its fields are options, with their
     defaults. Typer reads the parameters off the signature, and so sees every option by itself.
+    What is described by an Option is turned into one of Typer.
 
     >>> from dataclasses import dataclass
     >>> @dataclass(frozen=True)
@@ -251,14 +155,15 @@ def spread(command: Command) -> Command:
     for name, parameter in inspect.signature(command).parameters.items():
         group = hints[name]
         if not is_dataclass(group):
-            parameters[name] = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            parameters[name] = _parameter(name, hints[name], parameter.default)
             continue
         assert isinstance(group, type)
         options = get_type_hints(group, include_extras=True)
         groups[name] = group, [field.name for field in fields(group)]
         for field in fields(group):
             assert field.name not in parameters, f"two options are called {field.name}"
-            parameters[field.name] = _parameter(field, options[field.name])
+            default = inspect.Parameter.empty if field.default is MISSING else field.default
+            parameters[field.name] = _parameter(field.name, options[field.name], default)
 
     def spread_command(**values: Any) -> None:
         gathered = {
@@ -275,8 +180,18 @@ def spread(command: Command) -> Command:
     return spread_command
 
 
-def _parameter(field: "Field[Any]", annotation: Any) -> inspect.Parameter:
-    default = inspect.Parameter.empty if field.default is MISSING else field.default
-    return inspect.Parameter(
-        field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
-    )
+def _parameter(name: str, hint: Any, default: Any) -> inspect.Parameter:
+    option, kinds, default = describe(hint, default)
+    if option.help:
+        # Of several types, the first is the one that any text has.
+        kind = list[str] if get_origin(kinds[0]) is Sequence else kinds[0]
+        default = option.default if option.default is not None else default
+        offered = list(option.words)
+        described = typer.Option(
+            *([as_flag(Parameter(name))] if kind is bool else []),
+            metavar=option.metavar, help=option.help,
+            show_default=option.rule or default is not None,
+            autocompletion=(lambda: offered) if offered else None,
+        )  # fmt: skip
+        hint = Annotated[kind if default is not None else kind | None, described]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)

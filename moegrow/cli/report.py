@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from moegrow.cli.options import JsonOption, LinksOption, QuietOption
+from moegrow.cli.options import JsonOption, QuietOption
 from moegrow.cli.terminal import check_outside, print_json, read_source
 from moegrow.errors import MoegrowError, UsageError
+from moegrow.options import LinksOption
 
 
 def report(

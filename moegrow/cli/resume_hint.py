@@ -37,7 +37,7 @@ def going_on(target: Path, command: str | None) -> Iterator[None]:
                 f"go on with: {resume_command(target, command)}" if command else go_on
             )
         if isinstance(error, UnfinishedError):
-            raise MoegrowError(error.message, f"{error.hint}; {go_on}") from None
+            raise MoegrowError(error.said, error.advice + f"; {go_on}") from None
         raise InterruptedRun("interrupted; nothing was published", go_on) from None
 
 

@@ -5,12 +5,14 @@ from typing import Annotated
 
 import typer
 
+from moegrow.checkpoint.store import Reading
 from moegrow.cli.finish import finish
 from moegrow.cli.grow import begin
-from moegrow.cli.options import JsonOption, Planning, Reading, Source, Writing
+from moegrow.cli.options import JsonOption, Planning, Source, Writing
 from moegrow.cli.terminal import command_line, phase, print_json, print_lines, read_source
 from moegrow.errors import printable
 from moegrow.recipes import cookbook
+from moegrow.steps import to_table
 
 
 def recipe_names(incomplete: str) -> list[str]:
@@ -69,7 +71,12 @@ def recipes(
     names = list(cookbook.shipped()) if name is None else [name]
     found = {each: cookbook.open_recipe(each) for each in names}
     if as_json:
-        print_json({each: asdict(recipe) for each, recipe in found.items()})
+        print_json(
+            {
+                each: asdict(recipe) | {"steps": [to_table(step) for step in recipe.steps]}
+                for each, recipe in found.items()
+            }
+        )
     elif name is not None:
         print(printable(cookbook.texts()[name]), end="")
     else:

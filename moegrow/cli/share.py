@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import moegrow
+from moegrow.checkpoint.store import Reading
 from moegrow.cli.finish import check_good, deliver, explain, prepared_upload
-from moegrow.cli.options import Reading, Sharing, Writing
+from moegrow.cli.options import Sharing, Writing
 from moegrow.cli.terminal import phase, print_json
 from moegrow.errors import UsageError
 

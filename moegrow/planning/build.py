@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from moegrow import maps
-from moegrow.errors import MoegrowError
+from moegrow.errors import MoegrowError, Parameter
 from moegrow.families.layer_rules import Old, entries
 from moegrow.families.layout import Layout
 from moegrow.families.schema import lookup
@@ -72,7 +72,7 @@ def check_layers(plan: Plan, layout: Layout, growth: Growth) -> None:
     if silent and (why := layout.family.depth.identity_is_not):
         raise MoegrowError(
             f"a layer of {layout.family.name} with zero outputs is not the identity: {why}",
-            "use --new-layers copy",
+            "use " + Parameter("new_layers", "copy"),
         )
     _check_needs(layout)
     _check_fixed(layout)
@@ -104,8 +104,11 @@ def _check_outputs(layout: Layout, layers: frozenset[int]) -> None:
             raise MoegrowError(
                 f"layer {layer} has {left[0]} weights, and no output of them is known as one of"
                 f" {layout.family.name}: it would not become the identity",
-                "use --new-layers copy, or name the outputs in a family file: --family FILE.toml"
-                " (docs/adding-a-family.md)",
+                "use "
+                + Parameter("new_layers", "copy")
+                + ", or name the outputs in a family file: "
+                + Parameter("family", "FILE.toml")
+                + " (docs/adding-a-family.md)",
             )
 
 
@@ -180,7 +183,7 @@ def render(plan: Plan, layout: Layout, growth: Growth) -> Plan:
     if not 1 <= growth.top_k <= len(growth.experts):
         raise MoegrowError(
             f"top-k would be {growth.top_k} of {len(growth.experts)} experts",
-            f"take a --top-k from 1 to {len(growth.experts)}",
+            "take a " + Parameter("top_k") + f" from 1 to {len(growth.experts)}",
         )
     check_count(layout, growth)
     compensation = compensate(layout, growth)

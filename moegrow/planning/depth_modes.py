@@ -1,69 +1,76 @@
 """The modes of depth: from the options of one to a layer map."""
 
-from typing import Any
+from typing import assert_never
 
 from moegrow import maps
-from moegrow.errors import UsageError, choose
+from moegrow.errors import Parameter, UsageError
 from moegrow.maps import Map
-from moegrow.recipes.recipe import Step
-
-MODES = ("interpose", "stack", "expand", "overlap")
-
-_FLAGS = {
-    "interpose": {"times", "to", "keep-first", "keep-last", "group"},
-    "stack": {"times", "to", "keep-first", "keep-last"},
-    "expand": {"every", "keep-first", "keep-last"},
-    "overlap": {"drop"},
-}
+from moegrow.options import described, said
+from moegrow.steps import Depth
 
 
-def layer_map(count: int, step: Step) -> Map:
-    """The layer map that a step asks for; flags that its mode does not know are refused."""
-    flags = {key.replace("_", "-"): value for key, value in step.items()}
-    for key in ("grow", "new-layers"):
-        flags.pop(key, None)
-    if "layers" in flags:
-        if len(flags) > 1:
-            other = next(key for key in flags if key != "layers")
+def layer_map(count: int, step: Depth) -> Map:
+    """The layer map that a step asks for; options that its mode does not know are refused."""
+    given = [name for name in said(step) if name not in ("layers", "new_layers")]
+    if step.layers is not None:
+        if given:
+            other = Parameter(given[0])
             raise UsageError(
-                f"--layers is the whole map: --{other} does not go with it",
-                f"leave out --layers or --{other}",
+                Parameter("layers") + " is the whole map: " + other + " does not go with it",
+                "leave out " + Parameter("layers") + " or " + other,
             )
-        return maps.free(flags["layers"], count)
-    mode = flags.pop("mode", MODES[0])
-    if mode not in MODES:
-        raise UsageError(f"--mode {mode} is not known", choose(mode, MODES))
-    for key in flags:
-        if key not in _FLAGS[mode]:
-            fitting = " or ".join(name for name in MODES if key in _FLAGS[name])
-            raise UsageError(f"--{key} does not go with --mode {mode}", f"it is for {fitting}")
-    edges = {key.replace("-", "_"): flags.pop(key) for key in list(flags) if "keep" in key}
-    if mode == "expand":
-        if "every" not in flags:
-            raise UsageError("--mode expand needs --every", "LLaMA-Pro used --every 4")
-        return maps.expand(count, every=flags["every"], **edges)
-    if mode == "overlap":
-        if "drop" not in flags:
-            raise UsageError("--mode overlap needs --drop", "SOLAR used --drop 8")
-        return maps.overlap(count, drop=flags["drop"])
-    to = _layer_count(count, sum(edges.values()), flags)
+        return maps.free(step.layers, count)
+    mode = step.mode or "interpose"
+    for name in given:
+        modes = described(Depth)[name].option.modes
+        if modes and mode not in modes:
+            raise UsageError(
+                Parameter(name) + " does not go with " + Parameter("mode", mode),
+                f"it is for {' or '.join(modes)}",
+            )
+    first, last = step.keep_first, step.keep_last
+    match mode:
+        case "expand":
+            if step.every is None:
+                raise _missing(mode, "every", "LLaMA-Pro", 4)
+            return maps.expand(count, every=step.every, keep_first=first, keep_last=last)
+        case "overlap":
+            if step.drop is None:
+                raise _missing(mode, "drop", "SOLAR", 8)
+            return maps.overlap(count, drop=step.drop)
+        case "stack":
+            return maps.stack(count, to=_size(count, step), keep_first=first, keep_last=last)
+        case "interpose":
+            to = _size(count, step)
+            return maps.interpose(count, to=to, keep_first=first, keep_last=last, group=step.group)
+        case _:
+            assert_never(mode)
+
+
+def _missing(mode: str, name: str, who: str, value: int) -> UsageError:
+    return UsageError(
+        Parameter("mode", mode) + " needs " + Parameter(name),
+        f"{who} used " + Parameter(name, value),
+    )
+
+
+def _size(count: int, step: Depth) -> int:
+    """How many layers the result has, by `to` or `times`."""
+    if step.to is not None:
+        if step.times is not None:
+            both = Parameter("to") + " and " + Parameter("times")
+            raise UsageError(both + " both say how deep the result is", "give one of them")
+        to = step.to
+    else:
+        kept = step.keep_first + step.keep_last
+        repeated = count - kept
+        times = "2x" if step.times is None else step.times
+        wanted = maps.factor(str(times), "times") * repeated
+        if wanted.denominator != 1:
+            raise UsageError(
+                Parameter("times", times) + f" of {repeated} layers is not a whole number",
+                "use " + Parameter("to", kept + round(wanted)),
+            )
+        to = kept + int(wanted)
     maps.check_size(to, "layers")
-    if mode == "stack":
-        return maps.stack(count, to=to, **edges)
-    return maps.interpose(count, to=to, group=flags.get("group", 1), **edges)
-
-
-def _layer_count(count: int, kept: int, flags: dict[str, Any]) -> int:
-    """How many layers the result has, by --to or --times."""
-    if "to" in flags and "times" in flags:
-        raise UsageError("--to and --times both say how deep the result is", "give one of them")
-    if "to" in flags:
-        return int(flags["to"])
-    repeated = count - kept
-    wanted = maps.factor(str(flags.get("times", "2x")), "--times") * repeated
-    if wanted.denominator != 1:
-        raise UsageError(
-            f"--times {flags['times']} of {repeated} layers is not a whole number",
-            f"use --to {kept + round(wanted)}",
-        )
-    return kept + int(wanted)
+    return to

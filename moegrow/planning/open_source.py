@@ -10,7 +10,7 @@ from moegrow import maps
 from moegrow.checkpoint.checkpoint import open_checkpoint
 from moegrow.checkpoint.locate import user_path
 from moegrow.checkpoint.store import ANYONE, Access
-from moegrow.errors import MoegrowError, UsageError
+from moegrow.errors import MoegrowError, Parameter, UsageError
 from moegrow.families.layout import Layout
 from moegrow.families.read_layout import read_layout
 from moegrow.families.registry import LARGEST_FAMILY
@@ -78,9 +78,15 @@ def begin(
         source = plan_file.read_lines(path.resolve())
     header = source.header if isinstance(source, Lines) else source
     if text and text != header.family_text:
-        raise UsageError("a plan brings its family along, so --family does not go with it")
+        raise UsageError(
+            "a plan brings its family along, so " + Parameter("family") + " does not go with it"
+        )
     if access.revision is not None:
-        raise UsageError("a plan names the commit of its source, so --revision does not go with it")
+        raise UsageError(
+            "a plan names the commit of its source, so "
+            + Parameter("revision")
+            + " does not go with it"
+        )
     checkpoint = open_checkpoint(header.source.location, access)
     check_source(header, checkpoint)
     layout = read_layout(checkpoint, family_text=header.family_text)
@@ -104,7 +110,9 @@ def begin(
 
 def _family_text(path: Path) -> str:
     if not path.is_file():
-        raise MoegrowError(f"--family {path} is not a file", "give the path of a family file")
+        raise MoegrowError(
+            Parameter("family", str(path)) + " is not a file", "give the path of a family file"
+        )
     path = path.resolve()
     return read_text(path.parent, path.name, LARGEST_FAMILY)
 

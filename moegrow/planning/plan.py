@@ -14,7 +14,7 @@ from moegrow.checkpoint.header import nbytes
 from moegrow.checkpoint.store import INDEX, scheme, short_name
 from moegrow.maps import NULL, Map
 from moegrow.quant.decoding import Decoding
-from moegrow.recipes.recipe import Step
+from moegrow.steps import Step
 
 ONE, ZERO = Fraction(1), Fraction(0)
 
@@ -78,7 +78,6 @@ class Storage(NamedTuple):
 
 AS_STORED = Storage()
 STORED = ("F32", "F16", "BF16")  # what weights can be written as
-ROUNDINGS = ("nearest", "stochastic")
 
 
 class Output(NamedTuple):

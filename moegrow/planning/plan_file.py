@@ -9,7 +9,7 @@ from functools import lru_cache
 from io import TextIOWrapper
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
-from typing import Any, TextIO
+from typing import Any, TextIO, get_args
 
 from moegrow.checkpoint.checkpoint import QUANT_FILES
 from moegrow.checkpoint.fingerprint import SourceFile
@@ -22,7 +22,6 @@ from moegrow.files import json_edit, untrusted
 from moegrow.files.untrusted import opened
 from moegrow.maps import NULL, check_size
 from moegrow.planning.plan import (
-    ROUNDINGS,
     STORED,
     Growth,
     Noise,
@@ -34,7 +33,8 @@ from moegrow.planning.plan import (
 )
 from moegrow.planning.plan_lines import output_line
 from moegrow.quant.decoding import CODECS, SETTINGS, Decoding
-from moegrow.recipes.recipe import MOST_STEPS, Step, read_step
+from moegrow.recipes.recipe import MOST_STEPS, read_step
+from moegrow.steps import Rounding, Step
 
 # Characters of a plan and of one of its lines: a million tensors of some hundred each, one that is
 # put together from all experts that there may be, and a header with the config.
@@ -238,7 +238,7 @@ def _noise(kind: Any, amount: Any, seed: Any, rounding: Any = "nearest") -> Nois
         raise ValueError(f"noise {kind!r} is neither normal nor finite nor uniform")
     if type(amount) not in (int, float) or not 0 < amount < 1e6:
         raise ValueError(f"a noise of {amount!r} makes no sense")
-    if rounding not in ROUNDINGS:
+    if rounding not in get_args(Rounding):
         raise ValueError(f"the rounding {rounding!r} is not known")
     return Noise(kind, float(amount), _number(seed), rounding)
 

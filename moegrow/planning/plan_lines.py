@@ -9,6 +9,7 @@ from typing import Any
 from moegrow.files import json_edit
 from moegrow.planning.plan import AS_STORED, ONE, ZERO, Growth, Noise, Output, Piece, Plan
 from moegrow.quant.decoding import Decoding
+from moegrow.steps import to_table
 
 
 def to_lines(plan: Plan) -> Iterator[str]:
@@ -27,7 +28,7 @@ def to_lines(plan: Plan) -> Iterator[str]:
             "growth": _growth_table(plan.growth),
             "steps": plan.steps,
             "commands": plan.commands,
-            **({} if plan.recipe is None else {"recipe": plan.recipe}),
+            **({} if plan.recipe is None else {"recipe": list(map(to_table, plan.recipe))}),
             **({"files": dict(plan.files)} if plan.files else {}),
             **({"storage": plan.storage._asdict()} if plan.storage != AS_STORED else {}),
             **({"metadata": dict(plan.metadata)} if plan.metadata else {}),

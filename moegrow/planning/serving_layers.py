@@ -3,7 +3,7 @@ and the options of depth that suit them all."""
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -16,10 +16,11 @@ from moegrow.families.schema import Config, Names, Setting, lookup
 from moegrow.files import json_edit
 from moegrow.maps import Map
 from moegrow.model_config.config_json import grown_config
+from moegrow.options import typed
 from moegrow.planning import depth_modes
 from moegrow.planning.plan import Growth, Plan
 from moegrow.planning.serving import Kinds, facts, language_model
-from moegrow.recipes.recipe import Step
+from moegrow.steps import Depth, Mode
 
 LONGEST_PERIOD = 64  # of a pattern of layers for which options are looked for
 
@@ -95,7 +96,7 @@ def _suits(kinds: Kinds, layout: Layout, layer_map: Map, config: Config) -> bool
     return all(after[place] == before[layer] for place, layer in enumerate(layer_map))
 
 
-def suiting(plan: Plan, layout: Layout) -> tuple[Step, int] | None:
+def suiting(plan: Plan, layout: Layout) -> tuple[Depth, int] | None:
     """Options for the last depth step with which its result suits every engine.
 
     They are tried, by the same rules as the plan, on this very checkpoint; the first that fit are
@@ -105,11 +106,11 @@ def suiting(plan: Plan, layout: Layout) -> tuple[Step, int] | None:
     period = math.lcm(*_periods(unsuited, layout))
     if not unsuited or period > LONGEST_PERIOD:
         return None
-    steps = [step for step in plan.recipe or () if step["grow"] == "depth"]
+    steps = [step for step in plan.recipe or () if isinstance(step, Depth)]
     before = maps.identity(layout.layers)
     for step in steps[:-1]:
         before = maps.compose(depth_modes.layer_map(len(before), step), before)
-    last = steps[-1] if steps else {}
+    last = steps[-1] if steps else Depth()
     made, dense = len(plan.growth.layers), min(layout.moe_layers, default=0)
     for option in _options(last, len(before), made, period=period, dense=dense):
         layers = _mapped(option, before, layout)
@@ -127,33 +128,33 @@ def _periods(unsuited: list[Kinds], layout: Layout) -> Iterator[int]:
             yield max(1, found)
 
 
-def _options(last: Step, before: int, after: int, *, period: int, dense: int) -> Iterator[Step]:
+def _options(last: Depth, before: int, after: int, *, period: int, dense: int) -> Iterator[Depth]:
     """Options like those of a depth step, for groups of whole periods, the plainest first."""
-    kept = {key: last[key] for key in ("times", "to", "new_layers") if key in last}
-    mode = last.get("mode")
-    if mode == "expand":
-        kept.setdefault("new_layers", "identity")
-    sizes: list[Step] = [{}] if "times" in kept or "to" in kept else [{"times": "2x"}]
-    if mode not in ("interpose", "stack"):
-        sizes.insert(0, {"to": after})
+    mode, times, to = last.mode, last.times, last.to
+    new_layers = last.new_layers or ("identity" if mode == "expand" else None)
+    sizes = [("2x" if times is None and to is None else times, to)]
+    if mode not in ("interpose", "stack") and times is None:
+        sizes.insert(0, (None, after))
     most = min(before, 4 * period + dense + 1)
     edges = [
         (first, behind)
-        for behind in dict.fromkeys([last.get("keep_last", 0), before % period])
-        for first in dict.fromkeys([last.get("keep_first", 0), *range(most)])
+        for behind in dict.fromkeys([last.keep_last, before % period])
+        for first in dict.fromkeys([last.keep_first, *range(most)])
     ]
-    for tried in ("stack", "interpose") if mode == "stack" else ("interpose",):
-        for size, (first, behind) in product(sizes, edges):
-            whole = {"keep_first": first, "keep_last": behind}
-            step = {"grow": "depth", "mode": tried, **kept, **size}
-            step |= {key: value for key, value in whole.items() if value}
+    modes: tuple[Mode, ...] = ("stack", "interpose") if mode == "stack" else ("interpose",)
+    for tried in modes:
+        for (times, to), (first, behind) in product(sizes, edges):
+            step = Depth(
+                mode=tried, times=times, to=to, keep_first=first, keep_last=behind,
+                new_layers=new_layers,
+            )  # fmt: skip
             if tried == "stack":
                 yield step
             elif (before - first - behind) % period == 0:
-                yield step | ({"group": period} if period > 1 else {})
+                yield replace(step, group=period)
 
 
-def _mapped(option: Step, before: Map, layout: Layout) -> Map | None:
+def _mapped(option: Depth, before: Map, layout: Layout) -> Map | None:
     """The layers that options make, where the config can express them and they suit all engines."""
     try:
         layers = maps.compose(depth_modes.layer_map(len(before), option), before)
@@ -168,15 +169,11 @@ def _none(layout: Layout) -> Growth:
     return Growth.none(layers=layout.layers, experts=layout.experts, top_k=layout.top_k)
 
 
-def spelled(step: Mapping[str, Any]) -> str:
+def spelled(step: Depth) -> str:
     """The options of a depth step as they are typed, without those that are the rule.
 
-    >>> spelled({"grow": "depth", "mode": "interpose", "times": "2x", "keep_first": 4, "group": 4})
+    >>> spelled(Depth(mode="interpose", times="2x", keep_first=4, group=4))
     '--keep-first 4 --group 4'
     """
-    usual = {"grow": "depth", "mode": "interpose", "times": "2x"}
-    return " ".join(
-        f"--{key.replace('_', '-')} {value}"
-        for key, value in step.items()
-        if usual.get(key) != value
-    )
+    plain = replace(step, times=None) if step.times == "2x" else step
+    return typed(replace(plain, mode=None) if step.mode == "interpose" else plain)

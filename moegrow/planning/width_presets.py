@@ -1,27 +1,51 @@
 """The presets of width: from its options to a number of experts, their map, top-k and noise."""
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Literal
 
 from moegrow import maps
-from moegrow.errors import UsageError, choose
+from moegrow.errors import Parameter, UsageError, choose
 from moegrow.families.layout import Layout
 from moegrow.maps import Map
 from moegrow.planning.plan import Noise
 from moegrow.planning.router import group_size
+from moegrow.steps import Order, PresetName, RouterCopies, Width
 
-PRESETS: dict[str, dict[str, Any]] = {
+
+@dataclass(frozen=True)
+class Preset:
+    """What options of width are where they are not given; only presets jitter router rows."""
+
+    noise: float
+    top_k: str | int
+    router: RouterCopies | Literal["uniform"]
+    order: Order = "append"
+
+
+PRESETS: Mapping[PresetName, Preset] = {
     # arXiv 2510.08008, Eq. 4
-    "orthogonal": {"noise": 0.01, "top_k": "scale", "router": "noise", "order": "append"},
+    "orthogonal": Preset(noise=0.01, top_k="scale", router="noise"),
     # arXiv 2604.19835: exact copies, k unchanged, a uniform bias of 1e-3 on the copies' routing
-    "upcycling": {"noise": 0.0, "top_k": "keep", "router": "uniform", "order": "append"},
+    "upcycling": Preset(noise=0.0, top_k="keep", router="uniform"),
 }
-ROUTERS = ("noise", "copy")
 UPCYCLING_BIAS = 1e-3
 
 
-def expert_map(layout: Layout, count: int, wanted: int, order: str) -> Map:
+def chosen(step: Width) -> Preset:
+    """The options that a step gives over those of its preset."""
+    preset = PRESETS[step.preset or "orthogonal"]
+    return Preset(
+        noise=preset.noise if step.noise is None else step.noise,
+        top_k=preset.top_k if step.top_k is None else step.top_k,
+        router=step.router or preset.router,
+        order=step.order or preset.order,
+    )
+
+
+def expert_map(layout: Layout, count: int, wanted: int, order: Order) -> Map:
     """The map from `count` experts to those wanted, in the way that the family's router takes."""
     kind = layout.family.router.kind
     if kind == "grid":
@@ -38,16 +62,17 @@ def expert_count(text: str, count: int, kind: str) -> int:
     else:
         # A class that skips is copied with the experts and turns into experts, but for one.
         skip = int(kind == "skip")
-        wanted = maps.factor(text, "--experts") * (count + skip) - skip
+        wanted = maps.factor(text, "experts") * (count + skip) - skip
+    asked = Parameter("experts", text)
     if wanted.denominator != 1:
         raise UsageError(
-            f"--experts {text} of {count} experts is not a whole number",
-            f"use --experts {round(wanted)}",
+            asked + f" of {count} experts is not a whole number",
+            "use " + Parameter("experts", round(wanted)),
         )
     if wanted < count:
         raise UsageError(
-            f"--experts {text} is fewer than the {count} experts there are",
-            f"use --experts 2x for {2 * count}",
+            asked + f" is fewer than the {count} experts there are",
+            "use " + Parameter("experts", "2x") + f" for {2 * count}",
         )
     return int(wanted)
 
@@ -58,14 +83,15 @@ def top_k(text: str | int, top_k: int, experts: int, old_experts: int) -> int:
         return top_k
     if text == "scale":
         return max(1, round(Fraction(top_k * experts, old_experts)))
+    asked = Parameter("top_k", text)
     if not re.fullmatch(r"[0-9]{1,9}", str(text)):
         raise UsageError(
-            f"--top-k {text} is not known",
+            asked + " is not known",
             choose(text, ("scale", "keep"), "use scale, keep or a number"),
         )
     if not 1 <= int(text) <= experts:
         raise UsageError(
-            f"--top-k {text} does not fit {experts} experts", f"use a number from 1 to {experts}"
+            asked + f" does not fit {experts} experts", f"use a number from 1 to {experts}"
         )
     return int(text)
 

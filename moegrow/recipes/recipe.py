@@ -2,44 +2,28 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, TypeVar, Union
 
-from moegrow.errors import MoegrowError, choose
+import msgspec
+
+from moegrow.errors import MoegrowError, UsageError, choose
 from moegrow.files import toml_text
+from moegrow.options import described
+from moegrow.steps import KINDS, Step, to_table
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 FORMAT = 1  # goes up when an older reader would misunderstand a recipe
 LARGEST = 64 << 10  # bytes of a recipe
 MOST_STEPS = 16
 LONGEST = 4096  # characters of one text
 
-Step = Mapping[str, Any]
-Kinds = Mapping[str, tuple[type, ...]]
-
-_TEXT, _NUMBER, _SWITCH = (str,), (int,), (bool,)
-# What a step can say, by the axis along which it grows: the options of the command of that name.
-STEP_KEYS: Mapping[str, Kinds] = {
-    "depth": {
-        "mode": _TEXT, "times": (str, int), "to": _NUMBER, "keep_first": _NUMBER,
-        "keep_last": _NUMBER, "group": _NUMBER, "every": _NUMBER, "drop": _NUMBER,
-        "layers": _TEXT, "new_layers": _TEXT,
-    },
-    "width": {
-        "experts": (str, int), "noise": (float, int), "seed": _NUMBER, "top_k": (str, int),
-        "order": _TEXT, "router": _TEXT, "preset": _TEXT, "rounding": _TEXT,
-        "allow_nonfinite": _SWITCH,
-    },
-    "convert": {"dtype": _TEXT, "experts_dtype": _TEXT},
-}  # fmt: skip
-_KEYS: Kinds = {
-    "about": _TEXT, "paper": _TEXT, "source": _TEXT, "output": _TEXT, "seed": _NUMBER,
-    "family": _TEXT, "max_shard_size": _TEXT,
-}  # fmt: skip
-
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Steps of growth in their order, each with the options of its command; None is left open.
+    """Steps of growth in their order; None is left open.
 
     `seed` is for steps that have none of their own. `source`, `output` and `family` are paths
     from where the command runs.
@@ -78,48 +62,56 @@ def read_recipe(text: str, name: str) -> Recipe:
             f"{name} has {count} steps, and needs 1 to {MOST_STEPS}",
             'each begins with [[step]] and says grow = "depth" or grow = "width"',
         )
-    values = _checked(table, _KEYS, name)
-    output = values.get("output")
-    if output is not None and not is_below(output):
+    numbered = enumerate(steps, 1)
+    told = tuple(read_step(step, f"{name}, step {number}") for number, step in numbered)
+    read = _read(table, Recipe, name, steps=told)
+    if read.output is not None and not is_below(read.output):
         raise MoegrowError(
-            f"{name}: the output {output[:60]!r} leads out of the folder where the command runs",
+            f"{name}: the output {read.output[:60]!r} leads out of the folder where the command"
+            " runs",
             "a recipe writes below that folder; -o writes anywhere",
         )
-    numbered = enumerate(steps, 1)
-    read = tuple(read_step(step, f"{name}, step {number}") for number, step in numbered)
-    return Recipe(steps=read, **values)
+    return read
 
 
-def read_step(table: Any, name: str) -> Step:
+def read_step(table: object, name: str) -> Step:
     """A step from a table, strictly."""
     if not isinstance(table, dict):
         raise MoegrowError(f"{name} is {repr(table)[:60]}, not a table")
-    rest = dict(table)
-    axis = rest.pop("grow", None)
-    if not isinstance(axis, str) or axis not in STEP_KEYS:
+    kind = table.get("grow")
+    if not isinstance(kind, str) or kind not in KINDS:
         raise MoegrowError(
-            f"{name}: grow is {repr(axis)[:60]}",
-            choose(axis, STEP_KEYS, 'say grow = "depth" or grow = "width"'),
+            f"{name}: grow is {repr(kind)[:60]}",
+            choose(kind, KINDS, 'say grow = "depth" or grow = "width"'),
         )
-    return {"grow": axis, **_checked(rest, STEP_KEYS[axis], name)}
+    return _read({key: table[key] for key in table if key != "grow"}, KINDS[kind], name)
 
 
-def _checked(table: Mapping[str, Any], kinds: Kinds, name: str) -> dict[str, Any]:
+T = TypeVar("T", bound="DataclassInstance")
+
+
+def _read(table: Mapping[str, object], kind: type[T], name: str, **more: Any) -> T:
+    """A table as a value of this kind: every key is known, and its value of the field's type."""
+    known = {key: entry for key, entry in described(kind).items() if key not in more}
     for key, value in table.items():
-        if key not in kinds:
-            raise MoegrowError(
-                f"{name}: the key {key[:60]!r} is not known",
-                choose(key, kinds),
-            )
-        if type(value) not in kinds[key]:
-            wanted = " or ".join(_KINDS[kind] for kind in kinds[key])
-            raise MoegrowError(f"{name}: {key} is {repr(value)[:60]}, not {wanted}")
+        if key not in known:
+            raise MoegrowError(f"{name}: the key {key[:60]!r} is not known", choose(key, known))
+        # Whether a word is one of those listed is for the value to say.
+        kinds = tuple(each if each in _WANTED else str for each in known[key].kinds)
+        try:
+            more[key] = msgspec.convert(value, Union[kinds])  # noqa: UP007
+        except msgspec.ValidationError:
+            wanted = " or ".join(_WANTED[each] for each in kinds)
+            raise MoegrowError(f"{name}: {key} is {repr(value)[:60]}, not {wanted}") from None
         if isinstance(value, str) and len(value) > LONGEST:
             raise MoegrowError(f"{name}: {key} has {len(value)} characters, more than {LONGEST}")
-    return dict(table)
+    try:
+        return kind(**more)
+    except UsageError as error:
+        raise UsageError(f"{name}: " + error.said, error.advice) from None
 
 
-_KINDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
+_WANTED = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
 def is_below(path: str) -> bool:
@@ -135,10 +127,10 @@ def is_below(path: str) -> bool:
 
 def to_toml(recipe: Recipe) -> str:
     """The text of a recipe: what `read_recipe` reads as an equal one."""
-    lines = [f"moegrow_recipe = {FORMAT}"]
-    lines += _lines((key, getattr(recipe, key)) for key in _KEYS)
+    keys = [field.name for field in fields(recipe) if field.name != "steps"]
+    lines = [f"moegrow_recipe = {FORMAT}", *_lines((key, getattr(recipe, key)) for key in keys)]
     for step in recipe.steps:
-        lines += ["", "[[step]]", *_lines(step.items())]
+        lines += ["", "[[step]]", *_lines(to_table(step).items())]
     return "\n".join(lines) + "\n"
 
 

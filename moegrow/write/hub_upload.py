@@ -214,7 +214,7 @@ def _explained(name: str, token: str, hint: str = "") -> Iterator[None]:
         with explained(name, None, token):
             yield
     except MoegrowError as error:
-        raise MoegrowError(error.message, hint or error.hint) from None
+        raise MoegrowError(error.said, hint or error.advice) from None
     except (RuntimeError, OSError) as error:
         # What the library's own transport raises, whose texts can hold signed addresses.
         raise MoegrowError(f"the upload to {name} failed ({type(error).__name__})", hint) from None

@@ -103,7 +103,7 @@ def test_rounding_by_draw_warns_of_the_noise_that_it_adds(made, run):
 
 @pytest.mark.parametrize("rounding", ["up", "Stochastic"])
 def test_another_rounding_is_a_wrong_command(checkpoint, rounding):
-    with pytest.raises(MoegrowError, match=f"--rounding {rounding} is not known"):
+    with pytest.raises(MoegrowError, match=f"rounding={rounding!r} is not known"):
         moegrow.width(checkpoint(), rounding=rounding)
 
 

@@ -27,8 +27,10 @@ from repository import DOCS, ROOT
 from test_floors import PACKAGES
 
 import moegrow
+from moegrow import steps
 from moegrow.cli.demo import make_checkpoint
 from moegrow.families import per_layer, registry, schema
+from moegrow.options import described
 from moegrow.planning import plan_lines
 from moegrow.recipes import recipe
 
@@ -343,9 +345,9 @@ def test_every_key_of_a_recipe_is_explained():
     page = section(DOCS / "recipes.md", "One of your own")
     told = {row[0].strip("`"): row[1] for row in rows(page)}
     top = {field for field in recipe.Recipe.__dataclass_fields__ if field != "steps"}
-    assert told.keys() == {"moegrow_recipe", "step", *top, *recipe.STEP_KEYS}
-    for grow, keys in recipe.STEP_KEYS.items():
-        assert re.findall(r"`(\w+)`", told[grow]) == list(keys)
+    assert told.keys() == {"moegrow_recipe", "step", *top, *steps.KINDS}
+    for grow, kind in steps.KINDS.items():
+        assert re.findall(r"`(\w+)`", told[grow]) == list(described(kind))
 
 
 PLAN_PAGE = DOCS / "plan-format.md"

@@ -145,7 +145,7 @@ def test_a_free_list_may_hold_ranges_and_spaces():
     "text", ["", ",", "0,", "a", "-1", "1-", "1-2-3", "0x1", "1.5", "4", "0-4", "2-1", "9" * 30]
 )
 def test_a_bad_free_list_is_refused(text):
-    with pytest.raises(UsageError, match="--layers"):
+    with pytest.raises(UsageError, match=r"^layers: "):
         maps.free(text, 4)
 
 
@@ -153,15 +153,15 @@ def test_a_bad_free_list_is_refused(text):
     ("text", "value"), [("2x", 2), ("2", 2), (" 3X ", 3), ("1.5x", 1.5), ("4×", 4), ("1x", 1)]
 )
 def test_a_factor_is_read_in_its_spellings(text, value):
-    assert maps.factor(text, "--times") == value
+    assert maps.factor(text, "times") == value
 
 
 @pytest.mark.parametrize(
     "text", ["0x", "0.5x", "-1", "abc", "", "x", "2xx", "1e3", "nan", "inf", "1/2"]
 )
 def test_a_bad_factor_is_refused_by_the_flag_it_was_given_to(text):
-    with pytest.raises(UsageError, match="--times"):
-        maps.factor(text, "--times")
+    with pytest.raises(UsageError, match=r"^times"):
+        maps.factor(text, "times")
 
 
 @pytest.mark.parametrize(

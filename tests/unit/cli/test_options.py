@@ -7,8 +7,9 @@ from typing import Annotated
 import pytest
 import typer
 
+from moegrow.checkpoint.store import Reading
 from moegrow.cli import grow
-from moegrow.cli.options import Reading, Writing, spread
+from moegrow.cli.options import Writing, spread
 
 
 @dataclass(frozen=True)

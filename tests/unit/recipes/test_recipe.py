@@ -6,28 +6,21 @@ from hypothesis import strategies as st
 
 from moegrow.errors import MoegrowError
 from moegrow.recipes.recipe import LARGEST, MOST_STEPS, Recipe, is_below, read_recipe, to_toml
+from moegrow.steps import Convert, Depth, Width
 
 STEP = '[[step]]\ngrow = "depth"\n'
 WHOLE = f"moegrow_recipe = 1\n{STEP}"
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
-DEPTHS = st.fixed_dictionaries(
-    {"grow": st.just("depth")},
-    optional={"mode": TEXTS, "times": TEXTS | st.integers(0, 9), "every": st.integers(0, 9)},
-)
-WIDTHS = st.fixed_dictionaries(
-    {"grow": st.just("width")},
-    optional={
-        "noise": st.floats(0, 1),
-        "seed": st.integers(0, 2**62),
-        "top_k": TEXTS,
-        "allow_nonfinite": st.booleans(),
-    },
+STEPS = (
+    st.builds(Depth, layers=TEXTS | st.none())
+    | st.builds(Width, noise=st.floats(0, 1), seed=st.integers(0, 2**62), top_k=TEXTS | st.none())
+    | st.builds(Convert)
 )
 
 
 @given(
-    st.lists(DEPTHS | WIDTHS, min_size=1, max_size=4),
+    st.lists(STEPS, min_size=1, max_size=4),
     TEXTS | st.none(),
     TEXTS.filter(is_below) | st.none(),
     st.integers(0, 2**62) | st.none(),
@@ -57,6 +50,15 @@ def test_what_is_written_is_read_as_the_same(steps, source, output, seed):
         (f"{WHOLE}keep-first = 1", "'keep-first' is not known", "did you mean keep_first?"),
         (f"{WHOLE}experts = 2", "'experts' is not known", "known: mode, times"),
         (f"{WHOLE}mode = 3", "mode is 3, not a text", ""),
+        (f"{WHOLE}mode = 'stak'", "step 1: mode='stak' is not known", "did you mean stack?"),
+        (f"{WHOLE}times = 2.5", "times is 2.5, not a text or a whole number", ""),
+        (f"{WHOLE}mode = 'stack'\nmode = 'stack'", "not valid TOML", ""),
+        (
+            f"{WHOLE}[[step]]\ngrow = 'width'\nseed = -1",
+            "step 2: seed=-1 is out of range",
+            "from 0",
+        ),
+        (f"{WHOLE}[[step]]\ngrow = 'width'\nnoise = nan", "step 2: noise=nan", "such as 0.01"),
         (f"{WHOLE}to = 2.0", "to is 2.0, not a whole number", ""),
         (f"{WHOLE}to = true", "to is True, not a whole number", ""),
         (f"{WHOLE}[[step]]\ngrow = 'width'\nallow_nonfinite = 1", "is 1, not true or false", ""),
@@ -79,5 +81,5 @@ def test_a_slip_is_refused_with_the_word_that_was_meant(text, says, hint):
 
 
 def test_nothing_in_a_recipe_steers_the_terminal_that_shows_it():
-    text = to_toml(Recipe(steps=({"grow": "width", "top_k": "\x9b2J\u202e\x1b[1m\n"},)))
+    text = to_toml(Recipe(steps=(Width(top_k="\x9b2J\u202e\x1b[1m\n"),)))
     assert all(line.isprintable() for line in text.split("\n"))
