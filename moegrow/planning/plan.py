@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,41 +10,24 @@ from typing import Any, NamedTuple
 from moegrow.checkpoint.fingerprint import SourceFile
 from moegrow.checkpoint.header import nbytes
 from moegrow.checkpoint.store import INDEX, scheme, short_name
-from moegrow.growth import Growth, Noise
-from moegrow.quant.decoding import Decoding
+from moegrow.growth import Growth
+from moegrow.planning.op import COPY, Copy, Op
 from moegrow.recipes.recipe import Step
-
-ONE, ZERO = Fraction(1), Fraction(0)
 
 
 class Piece(NamedTuple):
-    """Rows `start` to `stop` of one source tensor, with what happens to them.
-
-    They are rows along the output's axis. Each value becomes (value + noise) · scale + shift; a
-    scale of 0 makes constants of them. With `decoding` the values are what the stored ones stand
-    for, the rows those of the decoded tensor, and the output's dtype need not be the source's.
-    Where the output is quantised as the source is, the rows are the stored ones, and the values
-    are put back on their grid.
-    """
+    """Rows `start` to `stop` of one source tensor, along the output's axis, and what happens to
+    them."""
 
     source: str
     start: int
     stop: int
-    noise: Noise | None = None
-    scale: Fraction = ONE
-    shift: Fraction = ZERO
-    decoding: Decoding | None = None
+    op: Op = COPY
 
     @property
     def is_copy(self) -> bool:
         """Whether the bytes stay as they are."""
-        # Nearly always these very objects, which is quicker to see than that fractions are equal.
-        return self[3:] == (None, ONE, ZERO, None)
-
-    @property
-    def is_rounded_by_draw(self) -> bool:
-        """Whether a draw decides how its values are rounded."""
-        return self.noise is not None and self.noise.is_rounded_by_draw
+        return isinstance(self.op, Copy)
 
 
 class Storage(NamedTuple):

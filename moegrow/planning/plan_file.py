@@ -22,9 +22,21 @@ from moegrow.files import json_edit, untrusted
 from moegrow.files.untrusted import opened
 from moegrow.growth import ROUNDINGS, Growth, Noise
 from moegrow.maps import NULL, check_size
+from moegrow.planning.op import (
+    INTEGERS,
+    Cast,
+    Dequantize,
+    Fill,
+    Op,
+    Perturb,
+    Requantize,
+    Rescale,
+    perturbed,
+    renumbered,
+)  # fmt: skip
 from moegrow.planning.plan import STORED, Output, Piece, Plan, Source, Storage
 from moegrow.planning.plan_lines import output_line
-from moegrow.quant.decoding import CODECS, SETTINGS, Decoding
+from moegrow.quant.decoding import AS_IT_IS, CODECS, EXACT, SETTINGS, Decoding
 from moegrow.recipes.recipe import MOST_STEPS, Step, read_step
 
 # Characters of a plan and of one of its lines: a million tensors of some hundred each, one that is
@@ -312,14 +324,14 @@ def _output(table: dict[str, Any]) -> Output:
     if table["dtype"] not in BITS:
         raise ValueError(f"the dtype {table['dtype']!r} is not known")
     _check_keys(table, "name", "dtype", "shape", "axis", "pieces")
-    pieces = tuple(map(_piece, table["pieces"]))
     shape, axis = _numbers(table["shape"]), _number(table.get("axis", 0))
+    pieces = tuple(_piece(piece, table["dtype"], axis) for piece in table["pieces"])
     if axis and axis >= len(shape):
         raise ValueError(f"there is no axis {axis} in {list(shape)}")
     return Output(_text(table["name"]), table["dtype"], shape, pieces, axis)
 
 
-def _piece(table: dict[str, Any]) -> Piece:
+def _piece(table: dict[str, Any], dtype: str, axis: int) -> Piece:
     start, stop = table["rows"]
     noise = None
     if "noise" in table:
@@ -336,7 +348,30 @@ def _piece(table: dict[str, Any]) -> Piece:
     decoding = _decoding(table["decode"]) if "decode" in table else None
     _check_keys(table, "from", "rows", "decode", "noise", "scale", "shift")
     rows = _number(start), _number(stop)
-    return Piece(_text(table["from"]), *rows, noise, scale, shift, decoding)
+    op = _op(dtype, axis, decoding, Perturb(noise, scale, shift))
+    return Piece(_text(table["from"]), *rows, op)
+
+
+def _op(dtype: str, axis: int, decoding: Decoding | None, change: Perturb) -> Op:
+    """What a line asks for, by how values are had and what is done to them, in an output of a
+    dtype that is joined along an axis."""
+    noise, scale, shift = change.noise, change.scale, change.shift
+    if noise and (decoding == EXACT or not scale):
+        raise ValueError("what is filled, or multiplied as it is stored, takes no noise")
+    if not scale:
+        return Fill(shift, decoding)
+    if decoding is None:
+        is_whole = scale.denominator == shift.denominator == 1 and not noise
+        if is_whole and axis and dtype in INTEGERS:
+            return renumbered(int(scale), int(shift))
+        return perturbed(noise, scale, shift)
+    if decoding == EXACT:
+        if shift:
+            raise ValueError(f"what is stored times {scale} plus {shift} is not exact")
+        return Rescale(scale)
+    if noise and noise.is_rounded_by_draw and dtype not in STORED and change == Perturb(noise):
+        return Requantize(decoding, noise)
+    return Cast(change) if decoding == AS_IT_IS else Dequantize(decoding, change)
 
 
 def _decoding(table: dict[str, Any]) -> Decoding:

@@ -16,6 +16,7 @@ from moegrow.planning.build import render
 from moegrow.planning.check import FLOATS, check_noise
 from moegrow.planning.noise_forecast import Forecast, on_floats, on_weight
 from moegrow.planning.noise_stats import SWALLOWED
+from moegrow.planning.op import noise_of
 from moegrow.planning.plan import STORED, Output, Plan, Storage
 from moegrow.quant.formats import Quantised, Weight
 
@@ -52,7 +53,7 @@ def check_ways(plan: Plan, layout: Layout) -> None:
         ways = [*_decoded(plan, layout, asked), _drawn(plan, layout, asked), _equal(plan)]
         raise MoegrowError("\n".join(_told(asked, found, ways)), _hint(ways))
     for output in plan.outputs:
-        if output.dtype not in FLOATS and any(piece.noise for piece in output.pieces):
+        if output.dtype not in FLOATS and any(noise_of(piece.op) for piece in output.pieces):
             _check_decoded(output, quantised)
     check_noise(plan)
 
@@ -69,7 +70,7 @@ def _hint(ways: list[Way]) -> str:
 def _is_quantised(plan: Plan) -> bool:
     """Whether any tensor with noise is stored as something else than plain floats."""
     return any(
-        output.dtype not in FLOATS and any(piece.noise for piece in output.pieces)
+        output.dtype not in FLOATS and any(noise_of(piece.op) for piece in output.pieces)
         for output in plan.outputs
     )
 
@@ -81,7 +82,8 @@ def _is_refused(output: Output, quantised: Quantised) -> bool:
     weight = quantised.weights.get(output.pieces[0].source)
     if weight is None or weight.problem:
         return False
-    return any(piece.noise and not piece.is_rounded_by_draw for piece in output.pieces)
+    noises = [noise_of(piece.op) for piece in output.pieces]
+    return any(noise and not noise.is_rounded_by_draw for noise in noises)
 
 
 def _check_decoded(output: Output, quantised: Quantised) -> None:
@@ -183,11 +185,12 @@ def foretold(plan: Plan, layout: Layout) -> Mapping[Asked, Forecast]:
     known: dict[tuple[object, ...], TensorSpec] = {}
     for output in plan.outputs:
         for piece in output.pieces:
-            if piece.noise is None or piece.noise.kind == "uniform":
+            noise = noise_of(piece.op)
+            if noise is None or noise.kind == "uniform":
                 continue
             weight = None if output.dtype in STORED else quantised.weights.get(piece.source)
             stored = weight.format if weight else output.dtype
-            asked = Asked(stored, piece.noise.amount, piece.is_rounded_by_draw)
+            asked = Asked(stored, noise.amount, noise.is_rounded_by_draw)
             kind = None
             if weight and not weight.problem:
                 # Weights of the same shapes stand for each other.

@@ -13,7 +13,7 @@ from moegrow.families.schema import Config, Groups, Router, Setting, lookup, num
 from moegrow.growth import Growth
 from moegrow.maps import NULL, Map
 from moegrow.model_config.config_json import scaled
-from moegrow.planning.plan import ONE, ZERO
+from moegrow.planning.op import ONE, ZERO
 
 
 @dataclass(frozen=True)

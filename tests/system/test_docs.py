@@ -529,6 +529,7 @@ def test_the_code_gives_the_vectors_of_the_noise_page(tmp_path):
     from moegrow.kernels.perturb import Workspace
     from moegrow.kernels.reader import Source
     from moegrow.kernels.tensor_bytes import blocks as bytes_of
+    from moegrow.planning.op import Requantize, perturbed
     from moegrow.planning.plan import Output, Piece
     from moegrow.quant.decoding import Decoding
 
@@ -563,12 +564,11 @@ def test_the_code_gives_the_vectors_of_the_noise_page(tmp_path):
             told = dict(entry["noise"])
             seed, rounding = told.pop("seed"), told.pop("rounding", "nearest")
             ((kind, amount),) = told.items()
-            decoding = None
+            noise = Noise(kind, amount, seed, rounding)
+            op = perturbed(noise, Fraction(entry["scale"]))
             if "codes" in entry:
-                decoding = Decoding("scaled", (("scale", f"scale of {entry['dtype']}"),))
-            piece = Piece(
-                entry["dtype"], 0, 2, Noise(kind, amount, seed, rounding),
-                Fraction(entry["scale"]), decoding=decoding,
-            )  # fmt: skip
+                companions = (("scale", f"scale of {entry['dtype']}"),)
+                op = Requantize(Decoding("scaled", companions), noise)
+            piece = Piece(entry["dtype"], 0, 2, op)
             output = Output(entry["name"], entry["dtype"], (2, 12), (piece,))
             assert b"".join(bytes_of(source, output, Workspace())).hex() == entry["bytes"], entry
