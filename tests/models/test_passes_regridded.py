@@ -260,7 +260,7 @@ def test_an_edit_that_cannot_be_put_back_is_refused(made, run, tmp_path):
         (line | {"pieces": [piece | {"noise": noise | {"rounding": "nearest"}}]},
          "cannot be written as I32"),
         (line | {"pieces": [piece | {"noise": noise | {"rounding": "up"}}]},
-         "the rounding 'up' is not known"),
+         "Invalid enum value 'up'"),
         (line | {"pieces": [piece | {"decode": {"codec": "plain"}}]}, "is I32, and not F64"),
         (line | {"shape": [rows, 1]}, "made from"),
     ):  # fmt: skip
