@@ -27,7 +27,7 @@ from moegrow.recipes.recipe import MOST_STEPS, Step, read_step
 Stored = Literal["", "F32", "F16", "BF16"]
 
 
-class FileRecord(Record):
+class FileRecord(Record, frozen=True):
     """A weight file of the source."""
 
     name: str
@@ -35,7 +35,7 @@ class FileRecord(Record):
     digest: str
 
 
-class SourceRecord(Record):
+class SourceRecord(Record, frozen=True):
     """Where the source is, and how to tell that it is the same."""
 
     path: str
@@ -44,7 +44,7 @@ class SourceRecord(Record):
     named: str = ""
 
 
-class RunRecord(Record, array_like=True):
+class RunRecord(Record, frozen=True, array_like=True):
     """Noise of the experts from `first` to before `stop`, as a list of these values."""
 
     first: Number
@@ -55,7 +55,7 @@ class RunRecord(Record, array_like=True):
     rounding: Rounding = "nearest"
 
 
-class GrowthRecord(Record):
+class GrowthRecord(Record, frozen=True):
     """The maps of both axes, and the noise in runs of experts."""
 
     layers: tuple[Number, ...]
@@ -66,14 +66,14 @@ class GrowthRecord(Record):
     top_k: Number
 
 
-class StorageRecord(Record):
+class StorageRecord(Record, frozen=True):
     """In which dtypes weights are written."""
 
     dtype: Stored = ""
     experts: Stored = ""
 
 
-class HeaderRecord(Record):
+class HeaderRecord(Record, frozen=True):
     """The first line of a plan; docs/plan-format.md explains its keys."""
 
     moegrow_plan: int

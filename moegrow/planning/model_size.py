@@ -142,7 +142,7 @@ def dtypes(plan: Plan) -> Mapping[str, int]:
 
 def _stays_quantised(output: Output) -> bool:
     """Whether what is made of a quantised tensor is stored as that was."""
-    return decoding_of(output.pieces[0].op) in (None, EXACT) or output.dtype not in STORED
+    return output.dtype not in STORED or decoding_of(output.pieces[0].op) in (None, EXACT)
 
 
 def formats(plan: Plan, layout: Layout) -> tuple[dict[str, int], dict[str, int]]:

@@ -47,7 +47,7 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     be."""
 
 
-class NoiseRecord(Record):
+class NoiseRecord(Record, frozen=True):
     """Noise of a piece: one of three kinds with its amount, and a seed."""
 
     seed: Number
@@ -57,7 +57,7 @@ class NoiseRecord(Record):
     rounding: Rounding = "nearest"
 
 
-class PieceRecord(Record):
+class PieceRecord(Record, frozen=True):
     """Rows of a source tensor, and what is done to them."""
 
     source: str = msgspec.field(name="from")
@@ -68,7 +68,7 @@ class PieceRecord(Record):
     shift: str = "0"
 
 
-class OutputRecord(Record):
+class OutputRecord(Record, frozen=True):
     """A tensor to write."""
 
     name: str

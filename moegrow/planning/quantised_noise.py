@@ -45,16 +45,21 @@ def check_ways(plan: Plan, layout: Layout) -> None:
 
     Of quantised weights, with the ways out, and what each of them would make of this checkpoint.
     """
-    quantised = quantised_in(layout) if _is_quantised(plan) else Quantised()
-    refused = [output for output in plan.outputs if _is_refused(output, quantised)]
+    growth = plan.growth
+    noised = (
+        [output for output in plan.outputs if _is_noised(output)]
+        if any(growth.weight_noise) or any(growth.router_noise)
+        else []
+    )
+    quantised = quantised_in(layout) if noised else Quantised()
+    refused = [output for output in noised if _is_refused(output, quantised)]
     if refused:
         lost = foretold(replace(plan, outputs=tuple(refused)), layout)
         asked, found = max(lost.items(), key=lambda item: item[0].amount)
         ways = [*_decoded(plan, layout, asked), _drawn(plan, layout, asked), _equal(plan)]
         raise MoegrowError("\n".join(_told(asked, found, ways)), _hint(ways))
-    for output in plan.outputs:
-        if output.dtype not in FLOATS and any(noise_of(piece.op) for piece in output.pieces):
-            _check_decoded(output, quantised)
+    for output in noised:
+        _check_decoded(output, quantised)
     check_noise(plan)
 
 
@@ -69,16 +74,16 @@ def _hint(ways: list[Way]) -> str:
 
 def _is_quantised(plan: Plan) -> bool:
     """Whether any tensor with noise is stored as something else than plain floats."""
-    return any(
-        output.dtype not in FLOATS and any(noise_of(piece.op) for piece in output.pieces)
-        for output in plan.outputs
-    )
+    return any(map(_is_noised, plan.outputs))
+
+
+def _is_noised(output: Output) -> bool:
+    """Whether a tensor with noise is stored as something else than plain floats."""
+    return output.dtype not in FLOATS and any(noise_of(piece.op) for piece in output.pieces)
 
 
 def _is_refused(output: Output, quantised: Quantised) -> bool:
     """Whether it is a quantised weight that can take noise, but not by rounding to nearest."""
-    if output.dtype in FLOATS or not output.pieces:
-        return False
     weight = quantised.weights.get(output.pieces[0].source)
     if weight is None or weight.problem:
         return False

@@ -98,8 +98,9 @@ def test_a_line_is_read_as_by_hand_and_written_again(output):
 
 ODD = [
     None, True, -1, 0, 1.0, 2**63, 2**80, "", "1/2", "0", "-1", "1/0", [], {}, [1], [0, 1],
-    [0, 1, 2], "F32", "I64", "gptq", "plain", {"scale": "s"}, {"normal": 1, "seed": 0}, 1e400, "\ud800",
-    {"normal": 0.5, "uniform": 0.5, "seed": 0}, {"seed": 0}, {"codec": "plain", "bits": 4},
+    [0, 1, 2], "F32", "I64", "gptq", "plain", {"scale": "s"}, {"normal": 1, "seed": 0}, 1e400,
+    "\ud800", {"normal": 0.5, "uniform": 0.5, "seed": 0}, {"seed": 0},
+    {"codec": "plain", "bits": 4},
 ]  # fmt: skip
 KEYS = [
     "name", "dtype", "shape", "axis", "pieces", "from", "rows", "decode", "noise", "scale", "shift",
