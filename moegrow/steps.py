@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
+from moegrow.growth import Rounding
 from moegrow.options import Option, check, said
 
 Mode = Literal["interpose", "stack", "expand", "overlap"]
@@ -10,7 +11,6 @@ NewLayers = Literal["copy", "identity"]
 Order = Literal["append", "interleave"]
 RouterCopies = Literal["noise", "copy"]
 PresetName = Literal["orthogonal", "upcycling"]
-Rounding = Literal["nearest", "stochastic"]
 Dtype = Literal["bf16", "fp16", "fp32"]
 
 

@@ -20,6 +20,7 @@ from moegrow.families.read_layout import read_layout
 from moegrow.files.untrusted import exists_inside
 from moegrow.maps import NULL
 from moegrow.planning.check import check_source
+from moegrow.planning.op import decoding_of
 from moegrow.planning.open_source import EDITED
 from moegrow.planning.plan import Output, Plan
 from moegrow.planning.plan_file import read_plan
@@ -201,7 +202,7 @@ def why_another(plan: Plan, layout: Layout) -> tuple[str, ...]:
 
 def _is_rounded(output: Output) -> bool:
     """Whether numbers that are decoded do not all fit into what they are written as."""
-    is_decoded = any(piece.decoding not in (None, EXACT) for piece in output.pieces)
+    is_decoded = any(decoding_of(piece.op) not in (None, EXACT) for piece in output.pieces)
     return is_decoded and output.dtype in ("BF16", "F16")
 
 

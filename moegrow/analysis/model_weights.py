@@ -183,11 +183,11 @@ class _Decoded:
     def __getitem__(self, everything: Any) -> "Tensor":
         weight = self.weight
         rows = weight.shape[0] if weight.shape else 1
-        piece = Piece(weight.values, 0, rows, decoding=weight.decoding)
+        piece = Piece(weight.values, 0, rows)
         numbers = np.empty(weight.shape, np.float32)
         filled = numbers.reshape(-1).view(np.uint8)
         first = 0
-        for block in self.source.decoded(piece):
+        for block in self.source.decoded(piece, weight.decoding):
             filled[first : first + block.size] = block
             first += block.size
         found: Tensor = self.lib.torch.from_numpy(numbers)

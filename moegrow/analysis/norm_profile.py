@@ -4,6 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import assert_never
 
 from moegrow.analysis import norm_slices
 from moegrow.analysis.norm_sums import Measured, Squares, measure
@@ -11,9 +12,22 @@ from moegrow.families.layout import Layout
 from moegrow.families.tensor_names import GROUPS, locator
 from moegrow.model_config.quantization_config import quantised_in
 from moegrow.planning.noise_forecast import on_weight
+from moegrow.planning.op import (
+    Cast,
+    Copy,
+    Dequantize,
+    Fill,
+    Op,
+    Perturb,
+    Renumber,
+    Requantize,
+    Rescale,
+    change_of,
+    decoding_of,
+)
 from moegrow.planning.open_source import Opened
 from moegrow.planning.passes import in_scales
-from moegrow.planning.plan import STORED, Output, Piece, Plan
+from moegrow.planning.plan import Output, Piece, Plan
 from moegrow.quant.decoding import EXACT, decoded_shape
 
 # The norms of one group, layer by layer; None where a layer has none of it.
@@ -187,26 +201,27 @@ def _predicted(output: Output, layout: Layout, measured: Measured) -> Squares | 
             return None
         tensors = layout.checkpoint.tensors
         shape = tensors[piece.source].shape
-        if piece.decoding:
-            shape = decoded_shape(tensors[piece.source], piece.decoding, tensors)
+        if decoding := decoding_of(piece.op):
+            shape = decoded_shape(tensors[piece.source], decoding, tensors)
         rows = shape[output.axis] if shape else 1
         both = _rows(squares, piece, rows, is_first=output.axis == 0)
-        for total, count in _changed(both, piece, _realised(output, piece, layout)):
+        for total, count in _changed(both, piece.op, _realised(piece, layout)):
             sums.append(total)
             counts.append(count)
     return Squares(tuple(sums), tuple(counts))
 
 
-def _realised(output: Output, piece: Piece, layout: Layout) -> float:
+def _realised(piece: Piece, layout: Layout) -> float:
     """How many times the variance of the noise that is asked for is added to the mean square of a
     piece: where a draw rounds it on the grid of a quantised weight, more or less than once."""
-    if not piece.noise or not piece.decoding or output.dtype in STORED:
+    if not isinstance(piece.op, Requantize):
         return 1.0
+    noise = piece.op.noise
     tensors = layout.checkpoint.tensors
     weight = quantised_in(layout).weights[piece.source]
     return on_weight(
-        tensors[piece.source], piece.decoding, tensors, piece.noise.amount,
-        by_draw=piece.is_rounded_by_draw, is_symmetric=weight.is_symmetric,
+        tensors[piece.source], piece.op.decoding, tensors, noise.amount,
+        by_draw=noise.is_rounded_by_draw, is_symmetric=weight.is_symmetric,
     ).growth  # fmt: skip
 
 
@@ -223,19 +238,25 @@ def _rows(
 
 
 def _changed(
-    both: list[tuple[float, float]], piece: Piece, realised: float
+    both: list[tuple[float, float]], op: Op, realised: float
 ) -> Iterator[tuple[float, float]]:
     """Sums after what happens to a piece: noise, its variance as many times as it is `realised`, a
     scale; or a constant."""
+    match op:
+        case Fill(value, decoding):
+            # A code stands for zero.
+            square = 0.0 if decoding == EXACT else float(value) ** 2
+            yield from ((n * square, n) for _, n in both)
+            return
+        case Copy() | Perturb() | Cast() | Dequantize() | Requantize() | Rescale() | Renumber():
+            change = change_of(op)
+        case _:
+            assert_never(op)
     count = math.fsum(n for _, n in both)
     variance = 0.0
-    if piece.noise and count:
+    if change.noise and count:
         own = math.fsum(total for total, _ in both) / count
-        is_uniform = piece.noise.kind == "uniform"
-        variance = realised * piece.noise.amount**2 * (1 / 3 if is_uniform else own)
+        is_uniform = change.noise.kind == "uniform"
+        variance = realised * change.noise.amount**2 * (1 / 3 if is_uniform else own)
     for total, n in both:
-        if not piece.scale:
-            # Of codes the shift is none: they stand for zero.
-            yield 0.0 if piece.decoding == EXACT else n * float(piece.shift) ** 2, n
-        else:
-            yield (total + n * variance) * float(piece.scale) ** 2, n
+        yield (total + n * variance) * float(change.scale) ** 2, n

@@ -227,19 +227,20 @@ def _stored(source: Source, reading: Reading, first: int, count: int, most: int)
     """`count` values of a tensor from number `first` on, decoded, `most` of them at a time."""
     spec = reading.spec
     width = BITS[spec.dtype] // 8
-    if reading.decoding is None:
+    decoding = reading.decoding
+    if decoding is None:
         start = spec.start + first * width
         yield from source.read(spec.file, start, start + count * width, most * width)
         return
     row = math.prod(spec.shape[1:])
     rows = first // row, -(-(first + count) // row)
-    piece = Piece(spec.name, *rows, decoding=reading.decoding)
+    piece = Piece(spec.name, *rows)
     before = (first - rows[0] * row) * width
     left = count * width
 
     def wanted() -> Iterator[Bytes]:
         skip, rest = before, left
-        for block in source.decoded(piece):
+        for block in source.decoded(piece, decoding):
             part = block[skip : skip + rest]
             skip, rest = max(0, skip - block.size), rest - part.size
             yield part

@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +57,16 @@ def phase(what: str, total: int | None = None, *, quiet: bool) -> Iterator[Calla
         yield lambda count: bar.advance(task, count)
 
 
+TOGETHER = 256  # lines
+
+
 def print_lines(lines: Iterable[str]) -> None:
     """Print lines to a reader that may have had enough, such as `head`."""
     try:
-        sys.stdout.writelines(f"{line}\n" for line in lines)
+        rest = iter(lines)
+        # Many lines at once: the stream encodes each piece of text that it is given by itself.
+        while part := [*islice(rest, TOGETHER)]:
+            sys.stdout.write("\n".join(part) + "\n")
         sys.stdout.flush()
     except BrokenPipeError:
         # Python would complain about the closed pipe once more at exit.

@@ -44,9 +44,7 @@ def loads(
     constants = float if infinities else _refuse_constant
     if most is None:
         most = MOST_SHALLOW if is_shallow else most_values(text)
-    if values(text) > most:
-        raise MoegrowError(f"{what} holds more than the {most} values that are read")
-    check_width(text, what)
+    check_size(text, what, most)
     try:
         value = json.loads(text, parse_constant=constants)
         if not _are_unique(text, value):
@@ -61,6 +59,13 @@ def loads(
     if is_shallow:
         _check_depth(value, what)
     return value
+
+
+def check_size(text: str, what: str, most: int = MOST_VALUES) -> None:
+    """Raise MoegrowError where a text holds more values or wider characters than are read."""
+    if values(text) > most:
+        raise MoegrowError(f"{what} holds more than the {most} values that are read")
+    check_width(text, what)
 
 
 def values(text: str) -> int:

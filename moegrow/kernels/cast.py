@@ -11,9 +11,8 @@ from moegrow.errors import MoegrowError
 from moegrow.kernels import fused_dequantize
 from moegrow.kernels.noise import CHUNK, Draw
 from moegrow.kernels.perturb import Bytes, Change, Workspace
-from moegrow.planning.plan import Piece
+from moegrow.planning.op import UNCHANGED
 from moegrow.quant import unpack
-from moegrow.quant.decoding import AS_IT_IS, Decoding
 from moegrow.quant.stochastic_rounding import FLOATS, Levels
 
 _KINDS: dict[str, np.dtype[Any]] = {
@@ -32,7 +31,7 @@ class Conversion:
         self._dtype = dtype
         self._workspace = workspace
         # What is rounded to bfloat16 is float32.
-        self._rounding = Change(dtype, Piece("", 0, 1), None, 0.0, workspace)
+        self._rounding = Change(dtype, UNCHANGED, None, 0.0, workspace)
 
     def stored(self, values: Bytes, side: Draw | None = None, start: int = 0) -> Bytes:
         """The bytes of the values in the new dtype.
@@ -110,9 +109,9 @@ DTYPES = {"F16", "BF16"}
 SIZE, INFINITY = np.uint16(0x7FFF), np.uint16(0x7C00)  # of float16: all but the sign, and infinity
 
 
-def is_known(decoding: Decoding | None, old: str, new: str) -> bool:
+def is_known(old: str, new: str) -> bool:
     """Whether stored numbers of one dtype are looked up in another."""
-    return decoding == AS_IT_IS and {old, new} == DTYPES
+    return {old, new} == DTYPES
 
 
 def looked_up(name: str, stored: Bytes, old: str, new: str) -> Bytes:

@@ -10,17 +10,18 @@ from moegrow.kernels import perturb
 from moegrow.kernels.noise import Draw
 from moegrow.kernels.perturb import Bytes, Change, Workspace
 from moegrow.kernels.reader import READ
+from moegrow.planning.op import Fill, change_of, noise_of
 from moegrow.planning.plan import Output, Piece
 
 
-def constant(dtype: str, piece: Piece, count: int) -> Iterator[Bytes]:
-    """`count` bytes of a piece of scale 0, whose values are all its shift."""
+def constant(dtype: str, fill: Fill, count: int) -> Iterator[Bytes]:
+    """`count` bytes of values that are all the same."""
     if not count:
         return
     block = np.zeros(min(count, READ), np.uint8)
-    if piece.shift:
+    if fill.value:
         # Like any other value that is scaled by 0 and shifted.
-        Change(dtype, piece, None, 0.0, Workspace()).apply(block.copy(), 0, block)
+        Change(dtype, change_of(fill), None, 0.0, Workspace()).apply(block.copy(), 0, block)
     while count:
         yield block[:count]
         count -= min(count, block.size)
@@ -34,25 +35,28 @@ def change(
     `deviation` is what `sigma` says of the piece; where it is 0, the output is noted as still.
     """
     draw, amount, drawn_side = None, 0.0, None
-    if piece.noise:
-        draw = Draw(piece.noise, output.name, row)
+    made = change_of(piece.op)
+    if made.noise:
+        draw = Draw(made.noise, output.name, row)
         drawn_side = side(output, piece, row)
-        amount = piece.noise.amount * deviation
+        amount = made.noise.amount * deviation
         if not deviation:
             workspace.still.add(output.name)
-    return Change(output.dtype, piece, draw, amount, workspace, drawn_side)
+    return Change(output.dtype, made, draw, amount, workspace, drawn_side)
 
 
 def side(output: Output, piece: Piece, row: int) -> Draw | None:
     """What decides to which side values are rounded that begin at `row`, if not the nearer one."""
-    if not piece.noise or not piece.is_rounded_by_draw:
+    noise = noise_of(piece.op)
+    if noise is None or not noise.is_rounded_by_draw:
         return None
-    return Draw(piece.noise, output.name, row, "rounding")
+    return Draw(noise, output.name, row, "rounding")
 
 
 def is_relative(piece: Piece) -> bool:
     """Whether noise in a piece is relative to the deviation of its values."""
-    return piece.noise is not None and piece.noise.kind != "uniform"
+    noise = noise_of(piece.op)
+    return noise is not None and noise.kind != "uniform"
 
 
 def sigma(
@@ -63,10 +67,11 @@ def sigma(
     `read` gives the blocks of the piece, anew each time that it is called, each of a multiple of
     CHUNK values but the last. Raises MoegrowError where the values have no deviation.
     """
-    if not piece.noise or not is_relative(piece):
+    noise = noise_of(piece.op)
+    if noise is None or not is_relative(piece):
         return 1.0
     found = perturb.deviation(read(), dtype, workspace)
-    if not math.isfinite(found) and piece.noise.kind == "finite":
+    if not math.isfinite(found) and noise.kind == "finite":
         found = perturb.deviation_of_finite(read(), dtype, workspace)
     if not math.isfinite(found):
         raise MoegrowError(

@@ -19,7 +19,7 @@ from moegrow.kernels.noise import (  # fmt: skip
     finite_deviation,
 )
 from moegrow.planning.noise_stats import NoiseStats
-from moegrow.planning.plan import Piece
+from moegrow.planning.op import Perturb
 from moegrow.quant.stochastic_rounding import FLOATS
 
 Bytes = npt.NDArray[np.uint8]
@@ -138,18 +138,18 @@ class Change:
     """
 
     def __init__(
-        self, dtype: str, piece: Piece, draw: Draw | None, amount: float, workspace: Workspace,
+        self, dtype: str, perturb: Perturb, draw: Draw | None, amount: float, workspace: Workspace,
         side: Draw | None = None,
     ) -> None:  # fmt: skip
         self.dtype = dtype
-        self.piece = piece
+        self.perturb = perturb
         self.amount = amount
         self._draw = draw
         self._side = side if dtype in FLOATS else None
         self._workspace = workspace
         # Noise around a value that is no number has been refused with sigma.
-        self._keeps = piece.noise is not None and piece.noise.kind == "finite"
-        self._is_finite = piece.noise is not None and piece.noise.kind == "normal"
+        self._keeps = perturb.noise is not None and perturb.noise.kind == "finite"
+        self._is_finite = perturb.noise is not None and perturb.noise.kind == "normal"
         number = exact(dtype)
         if draw is not None and number(amount):
             # Every value that the noise can take; each is one product, as if it were drawn first.
@@ -168,9 +168,8 @@ class Change:
     @property
     def _is_noise_alone(self) -> bool:
         """Whether noise is all that is done, to bf16 values that are all numbers."""
-        piece = self.piece
         is_drawn = self._draw is not None and self._is_finite and self.dtype == "BF16"
-        return is_drawn and piece.scale == 1 and not piece.shift
+        return is_drawn and self.perturb.scale == 1 and not self.perturb.shift
 
     def _add_noise(self, compiled: ModuleType, stored: Bytes, start: int, new: Bytes) -> None:
         assert self._draw
@@ -209,16 +208,17 @@ class Change:
 
     def _scale(self, values: Floats) -> None:
         """Multiply by a fraction and add another; 1/m is one division, so it is rounded once."""
-        number, piece = values.dtype.type, self.piece
-        if not piece.scale:
-            values[:] = number(float(piece.shift))
+        number = values.dtype.type
+        scale, shift = self.perturb.scale, self.perturb.shift
+        if not scale:
+            values[:] = number(float(shift))
             return
-        if piece.scale.numerator != 1:
-            np.multiply(values, number(piece.scale.numerator), out=values)
-        if piece.scale.denominator != 1:
-            np.divide(values, number(piece.scale.denominator), out=values)
-        if piece.shift:
-            np.add(values, number(float(piece.shift)), out=values)
+        if scale.numerator != 1:
+            np.multiply(values, number(scale.numerator), out=values)
+        if scale.denominator != 1:
+            np.divide(values, number(scale.denominator), out=values)
+        if shift:
+            np.add(values, number(float(shift)), out=values)
 
     def store(self, values: Floats, new: Bytes) -> None:
         """Round values to the storage type, to nearest even; `values` are spent."""

@@ -122,15 +122,16 @@ class Source:
             for at in range(0, block.size, size):
                 yield block[at : at + size]
 
-    def decoded(self, piece: Piece, read: Read | None = None) -> Iterator[Bytes]:
-        """The numbers of a piece that is decoded, as bytes of float32, or float64 if they are that.
+    def decoded(
+        self, piece: Piece, decoding: Decoding, read: Read | None = None
+    ) -> Iterator[Bytes]:
+        """The decoded numbers of a piece, as bytes of float32, or float64 if they are that.
 
         Each block is valid until the next is asked for. `read` is what reads bytes of tensors.
         """
-        assert piece.decoding is not None
         rows = piece.start, piece.stop
         tensors, read = self._checkpoint.tensors, read or self._read_part
-        for block in dequantize.decoded(tensors[piece.source], piece.decoding, tensors, read, rows):
+        for block in dequantize.decoded(tensors[piece.source], decoding, tensors, read, rows):
             yield block.view(np.uint8)
 
     def remade(
@@ -163,14 +164,16 @@ class Source:
 
         return read
 
-    def straight(self, piece: Piece, workspace: Workspace) -> Iterator[Bytes] | None:
+    def straight(
+        self, piece: Piece, decoding: Decoding, workspace: Workspace
+    ) -> Iterator[Bytes] | None:
         """The same numbers rounded to bf16 at once, or None where there is no loop that does it."""
         loops = fused_dequantize.loops(workspace)
-        if loops is None or piece.decoding is None:
+        if loops is None:
             return None
         tensors = self._checkpoint.tensors
         spec, rows = tensors[piece.source], (piece.start, piece.stop)
-        return fused_dequantize.weights(loops, spec, piece.decoding, tensors, self._read_part, rows)
+        return fused_dequantize.weights(loops, spec, decoding, tensors, self._read_part, rows)
 
     def _read_part(self, spec: TensorSpec, start: int, stop: int) -> Bytes:
         """Bytes `start` to `stop` of a tensor."""

@@ -2,9 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from fractions import Fraction
-from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 import numpy as np
 
@@ -15,9 +13,23 @@ from moegrow.kernels.changes import change, constant, side, sigma
 from moegrow.kernels.noise import CHUNK, Draw
 from moegrow.kernels.perturb import Bytes, Change, Workspace
 from moegrow.kernels.reader import READ, Source, piece_range, rechunked
-from moegrow.planning.plan import STORED, Output, Piece
+from moegrow.planning.op import (
+    UNCHANGED,
+    Cast,
+    Copy,
+    Dequantize,
+    Fill,
+    Perturb,
+    Renumber,
+    Requantize,
+    Rescale,
+    change_of,
+    decoding_of,
+    noise_of,
+)
+from moegrow.planning.plan import Output, Piece
 from moegrow.quant import rescale, unpack
-from moegrow.quant.decoding import EXACT
+from moegrow.quant.decoding import AS_IT_IS, EXACT, Decoding
 from moegrow.quant.stochastic_rounding import Floats, Levels
 
 
@@ -42,49 +54,63 @@ def blocks(source: Source, output: Output, workspace: Workspace) -> Iterator[Byt
 def segments(source: Source, output: Output, workspace: Workspace) -> Iterator[Segment]:
     """The bytes of an output in order, piece by piece; joined ones all together."""
     if output.axis:
-        is_drawn = any(piece.noise for piece in output.pieces)
-        is_decoded = any(piece.decoding for piece in output.pieces)
+        is_drawn = any(noise_of(piece.op) for piece in output.pieces)
+        is_decoded = any(decoding_of(piece.op) for piece in output.pieces)
         yield Segment(_joined(source, output, workspace), is_drawn, is_decoded)
         return
     row = 0
     for piece in output.pieces:
-        size = (piece.stop - piece.start) * nbytes(output.dtype, output.shape[1:])
-        start, _ = piece_range(source.spec(piece.source), piece)
-        file, stop = source.spec(piece.source).file, start + size
-        if piece.decoding == EXACT:
-            stored = source.read(file, start, stop, READ)
-            multiplied = map(partial(_multiplied, output, piece.scale), stored)
-            made = multiplied if piece.scale else constant(output.dtype, piece, size)
-            yield Segment(made, is_decoded=True)
-        elif piece.decoding and output.dtype not in STORED:
-            yield Segment(_remade(source, output, piece, row, workspace), True)
-        elif piece.decoding and piece.scale:
-            made = _decoded(source, output, piece, row, workspace)
-            yield Segment(made, piece.noise is not None, True)
-        elif piece.is_copy:
-            yield Segment(source.read(file, start, stop, READ))
-        elif not piece.scale:
-            yield Segment(constant(output.dtype, piece, size))
-        else:
-            yield Segment(_changed(source, output, piece, row, workspace), piece.noise is not None)
+        yield _segment(source, output, piece, row, workspace)
         row += piece.stop - piece.start
 
 
-def _multiplied(output: Output, factor: Fraction, stored: Bytes) -> Bytes:
-    return rescale.multiplied(output.name, stored, output.dtype, factor)
+def _segment(
+    source: Source, output: Output, piece: Piece, row: int, workspace: Workspace
+) -> Segment:
+    """The bytes of a piece that begins at `row` of its output."""
+    match piece.op:
+        case Copy():
+            return Segment(_stored(source, piece))
+        case Fill(decoding=decoding) as fill:
+            size = (piece.stop - piece.start) * nbytes(output.dtype, output.shape[1:])
+            return Segment(constant(output.dtype, fill, size), is_decoded=decoding == EXACT)
+        case Rescale(factor):
+            multiplied = (
+                rescale.multiplied(output.name, block, output.dtype, factor)
+                for block in _stored(source, piece)
+            )
+            return Segment(multiplied, is_decoded=True)
+        case Requantize(decoding):
+            return Segment(_remade(source, output, piece, decoding, row, workspace), True)
+        case Cast(change) | Dequantize(change=change):
+            decoding = decoding_of(piece.op) or AS_IT_IS
+            made = _decoded(source, output, piece, decoding, row, workspace)
+            return Segment(made, change.noise is not None, True)
+        case Perturb(noise):
+            return Segment(_changed(source, output, piece, row, workspace), noise is not None)
+        case Renumber():
+            return Segment(_changed(source, output, piece, row, workspace))
+        case _:
+            assert_never(piece.op)
+
+
+def _stored(source: Source, piece: Piece) -> Iterator[Bytes]:
+    """The rows of a piece as they are stored."""
+    spec = source.spec(piece.source)
+    return source.read(spec.file, *piece_range(spec, piece), READ)
 
 
 def is_rounded(source: Source, output: Output) -> bool:
     """Whether some of an output is decoded and rounded by loops, which can be compiled ones."""
     return output.dtype in ("BF16", "F16") and any(
-        piece.decoding and not _is_looked_up(source, output, piece) for piece in output.pieces
+        isinstance(piece.op, Cast | Dequantize) and not _is_looked_up(source, output, piece)
+        for piece in output.pieces
     )
 
 
 def _is_looked_up(source: Source, output: Output, piece: Piece) -> bool:
     """Whether a piece is nothing but decoded, and that by looking each number up."""
-    old, is_plain = source.spec(piece.source).dtype, piece._replace(decoding=None).is_copy
-    return is_plain and cast.is_known(piece.decoding, old, output.dtype)
+    return piece.op == Cast() and cast.is_known(source.spec(piece.source).dtype, output.dtype)
 
 
 def _changed(
@@ -111,10 +137,11 @@ def _changed(
 
 
 def _decoded(
-    source: Source, output: Output, piece: Piece, row: int, workspace: Workspace
+    source: Source, output: Output, piece: Piece, decoding: Decoding, row: int, workspace: Workspace
 ) -> Iterator[Bytes]:
     """The bytes of a piece whose values are decoded: changed as numbers, and rounded once."""
-    made_straight = _straight(source, output, piece, workspace)
+    is_changed = change_of(piece.op) != UNCHANGED
+    made_straight = None if is_changed else _straight(source, output, piece, decoding, workspace)
     if made_straight is not None:
         yield from made_straight
         return
@@ -122,20 +149,19 @@ def _decoded(
     width = nbytes(kind, (1,))
 
     def values() -> Iterator[Bytes]:
-        return rechunked(source.decoded(piece), READ // (CHUNK * width) * CHUNK * width)
+        return rechunked(source.decoded(piece, decoding), READ // (CHUNK * width) * CHUNK * width)
 
     deviation = sigma(piece, kind, values, workspace)
     made = change(output._replace(dtype=kind), piece, row, deviation, workspace)
     converted = Conversion(output.name, kind, output.dtype, workspace)
     drawn_side = side(output, piece, row)
-    is_changed = not piece._replace(decoding=None).is_copy
     first = 0
-    for block in values() if is_changed else source.decoded(piece):
+    for block in values() if is_changed else source.decoded(piece, decoding):
         new = np.empty_like(block) if is_changed else block
         if is_changed:
             made.apply(block, first, new)
         stored = converted.stored(new, drawn_side, first)
-        if piece.noise and not first:
+        if noise_of(piece.op) and not first:
             told = change(output, piece, row, deviation, workspace)
             measure_noise.note(workspace, output.name, told, 0, converted.stored(block), stored)
         first += block.size // width
@@ -143,16 +169,14 @@ def _decoded(
 
 
 def _straight(
-    source: Source, output: Output, piece: Piece, workspace: Workspace
+    source: Source, output: Output, piece: Piece, decoding: Decoding, workspace: Workspace
 ) -> Iterator[Bytes] | None:
     """The same bytes with no numbers kept between, or None where that is not possible."""
-    if not piece._replace(decoding=None).is_copy:
-        return None
     if _is_looked_up(source, output, piece):
-        spec = source.spec(piece.source)
-        stored = source.read(spec.file, *piece_range(spec, piece), READ)
-        return (cast.looked_up(output.name, b, spec.dtype, output.dtype) for b in stored)
-    return source.straight(piece, workspace) if output.dtype == "BF16" else None
+        old = source.spec(piece.source).dtype
+        blocks = _stored(source, piece)
+        return (cast.looked_up(output.name, block, old, output.dtype) for block in blocks)
+    return source.straight(piece, decoding, workspace) if output.dtype == "BF16" else None
 
 
 class _Making:
@@ -178,23 +202,22 @@ class _Making:
 
 
 def _remade(
-    source: Source, output: Output, piece: Piece, row: int, workspace: Workspace
+    source: Source, output: Output, piece: Piece, decoding: Decoding, row: int, workspace: Workspace
 ) -> Iterator[Bytes]:
     """The bytes of a piece that stays quantised: changed as numbers, and put back on its grid."""
     drawn_side = side(output, piece, row)
-    assert piece.decoding is not None
     assert drawn_side is not None
-    start, stop = source.decoded_rows(piece, piece.decoding)
+    start, stop = source.decoded_rows(piece, decoding)
     read = source.reading(piece)
 
     def values() -> Iterator[Bytes]:
-        blocks = source.decoded(piece._replace(start=start, stop=stop), read)
+        blocks = source.decoded(piece._replace(start=start, stop=stop), decoding, read)
         return rechunked(blocks, READ // (CHUNK * 4) * CHUNK * 4)
 
     deviation = sigma(piece, "F32", values, workspace)
     made = change(output._replace(dtype="F32"), piece, row, deviation, workspace)
     making = _Making(made, drawn_side, output.name, workspace)
-    yield from source.remade(piece, piece.decoding, read, making)
+    yield from source.remade(piece, decoding, read, making)
 
 
 def _joined(source: Source, output: Output, workspace: Workspace) -> Iterator[Bytes]:
@@ -205,7 +228,7 @@ def _joined(source: Source, output: Output, workspace: Workspace) -> Iterator[By
     )
     # Pieces that are decoded are changed as numbers, and rounded at last.
     stored = source.spec(output.pieces[0].source).dtype
-    is_decoded = output.pieces[0].decoding is not None
+    is_decoded = decoding_of(output.pieces[0].op) is not None
     kind = ("F64" if stored == "F64" else "F32") if is_decoded else output.dtype
     converted = Conversion(output.name, kind, output.dtype, workspace) if is_decoded else None
     width, inner = nbytes(kind, (1,)), later * nbytes(stored, (1,))
@@ -229,7 +252,7 @@ def _joined(source: Source, output: Output, workspace: Workspace) -> Iterator[By
         return converted.stored(rows.ravel(), drawn_side, start).reshape(len(rows), -1)
 
     def part(piece: Piece, first: int) -> Iterator[Bytes]:
-        if piece._replace(decoding=None).is_copy:
+        if change_of(piece.op) == UNCHANGED:
             yield from map(finished, columns(piece))
             return
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from operator import attrgetter
+from fractions import Fraction
+from typing import assert_never
 
 from moegrow import maps
 from moegrow.checkpoint.checkpoint import Checkpoint
@@ -13,19 +14,39 @@ from moegrow.errors import MoegrowError, raise_all
 from moegrow.families.layout import Layout
 from moegrow.families.read_layout import read_layout
 from moegrow.files import json_edit
+from moegrow.planning.op import (
+    COPY,
+    INTEGERS,
+    ZERO,
+    Cast,
+    Copy,
+    Dequantize,
+    Fill,
+    Op,
+    Perturb,
+    Renumber,
+    Requantize,
+    Rescale,
+    change_of,
+    decoding_of,
+)
 from moegrow.planning.plan import STORED, Output, Piece, Plan
-from moegrow.quant.decoding import EXACT, SCALES, decoded_rows, decoded_shape, is_power_of_two
+from moegrow.quant.decoding import (
+    AS_IT_IS,
+    EXACT,
+    SCALES,
+    Decoding,
+    Tensors,
+    decoded_rows,
+    decoded_shape,
+    is_power_of_two,
+)
 
 # Dtypes whose values can be read, changed in floating point and rounded back.
 FLOATS = ("F64", "F32", "F16", "BF16")
 
-_is_copy = attrgetter("is_copy")
-
 # Names that no tensor may have.
 UNNAMED = ("", "__metadata__")
-
-# Dtypes of tables of numbers, which can be scaled and shifted exactly.
-INTEGERS = ("I64", "I32", "I16")
 
 
 def check_source(plan: Plan, checkpoint: Checkpoint) -> None:
@@ -164,61 +185,59 @@ def check_growth(plan: Plan, layout: Layout) -> None:
 def check_noise(plan: Plan) -> None:
     """Raise MoegrowError where noise or a scale is asked of tensors that are not plain floats."""
     for output in plan.outputs:
-        if output.dtype in FLOATS or all(map(_is_copy, output.pieces)):
-            continue
-        if all(piece.is_copy or _is_remade(piece) for piece in output.pieces):
-            continue
-        if any(piece.is_rounded_by_draw and piece.decoding is None for piece in output.pieces):
-            raise MoegrowError(
-                f"{output.name} is stored as {output.dtype} in a way that moegrow does not decode,"
-                " so noise cannot be added to its numbers",
-                "use --noise 0 for exact copies",
-            )
-        if any(piece.noise and not piece.is_rounded_by_draw for piece in output.pieces):
-            raise MoegrowError(
-                f"{output.name} is stored as {output.dtype}, and noise on quantised weights is"
-                " mostly lost in rounding to nearest",
-                "use --rounding stochastic, or --noise 0 for exact copies, or write the weights"
-                " decoded: --experts-dtype bf16",
-            )
-        # Tables of experts' numbers are joined by columns; packed weights never are.
-        is_table = output.dtype in INTEGERS and output.axis > 0
-        if is_table and all(map(_stays_whole, output.pieces)):
-            continue
-        if other := next((piece for piece in output.pieces if not _is_stored_whole(piece)), None):
-            raise _unscalable(output, other)
+        if output.dtype not in FLOATS:
+            for _, _, _, op in output.pieces:
+                if op is not COPY:
+                    _check_stored(output, op)
 
 
-def _is_stored_whole(piece: Piece) -> bool:
-    return piece.is_copy or piece.decoding == EXACT
+def _check_stored(output: Output, op: Op) -> None:
+    """Raise MoegrowError where an operation means nothing for what is no plain float."""
+    match op:
+        case Copy() | Requantize() | Rescale():
+            return
+        case Fill(decoding=decoding):
+            if decoding != EXACT:
+                raise _unscalable(output, ZERO)
+        case Renumber(factor):
+            # Tables of experts' numbers are joined by columns; packed weights never are.
+            if output.dtype not in INTEGERS or not output.axis:
+                raise _unscalable(output, Fraction(factor))
+        case Perturb() | Cast() | Dequantize():
+            change = change_of(op)
+            if change.noise and not change.noise.is_rounded_by_draw:
+                raise MoegrowError(
+                    f"{output.name} is stored as {output.dtype}, and noise on quantised weights is"
+                    " mostly lost in rounding to nearest",
+                    "use --rounding stochastic, or --noise 0 for exact copies, or write the"
+                    " weights decoded: --experts-dtype bf16",
+                )
+            if change.noise and decoding_of(op) is None:
+                raise MoegrowError(
+                    f"{output.name} is stored as {output.dtype} in a way that moegrow does not"
+                    " decode, so noise cannot be added to its numbers",
+                    "use --noise 0 for exact copies",
+                )
+            raise _unscalable(output, change.scale)
+        case _:
+            assert_never(op)
 
 
-def _unscalable(output: Output, piece: Piece) -> MoegrowError:
-    """Why a quantised weight cannot be changed as a piece asks for."""
-    if not piece.scale:
+def _unscalable(output: Output, scale: Fraction) -> MoegrowError:
+    """Why a quantised weight cannot be multiplied by a scale."""
+    if not scale:
         return MoegrowError(
             f"{output.name} is stored as {output.dtype}, in no format whose zeros are known",
             "repeat the layers without: --new-layers copy",
         )
     return MoegrowError(
         f"{output.name} is stored as {output.dtype}, which can be copied but not multiplied by"
-        f" {piece.scale}",
+        f" {scale}",
         "write the experts decoded: --experts-dtype bf16"
-        if is_power_of_two(piece.scale)
+        if is_power_of_two(scale)
         else "take a power of two as many experts, which the scales can make up for, or write the"
         " experts decoded: --experts-dtype bf16",
     )
-
-
-def _is_remade(piece: Piece) -> bool:
-    """Whether a piece of a quantised tensor takes noise on its numbers, and nothing else."""
-    is_unscaled = piece._replace(noise=None, decoding=None).is_copy
-    return piece.is_rounded_by_draw and piece.decoding is not None and is_unscaled
-
-
-def _stays_whole(piece: Piece) -> bool:
-    """Whether a table of numbers stays one: no fractions, and nothing wiped out."""
-    return piece.scale > 0 and piece.scale.denominator == piece.shift.denominator == 1
 
 
 def _unlike_sources(plan: Plan, checkpoint: Checkpoint) -> Iterator[Output]:
@@ -230,7 +249,7 @@ def _unlike_sources(plan: Plan, checkpoint: Checkpoint) -> Iterator[Output]:
     for output in plan.outputs:
         name, dtype, shape, pieces, axis = output
         if len(pieces) == 1 and shape and name and name.isprintable():
-            source, start, stop, _, _, _, decoding = pieces[0]
+            source, start, stop, op = pieces[0]
             spec = tensors.get(source)
             if (
                 spec is not None
@@ -238,7 +257,7 @@ def _unlike_sources(plan: Plan, checkpoint: Checkpoint) -> Iterator[Output]:
                 and spec.dtype == dtype
                 and start == 0
                 and stop == shape[axis]
-                and decoding is None
+                and (op is COPY or decoding_of(op) is None)
                 and name not in UNNAMED
             ):
                 continue
@@ -266,9 +285,27 @@ def _piece_problems(output: Output, piece: Piece, checkpoint: Checkpoint) -> Ite
     if spec is None:
         yield f"{output.name} comes from {piece.source}, which the source does not hold"
         return
-    if piece.decoding is not None:
-        yield from _decoding_problems(output, piece, spec, checkpoint)
-        return
+    tensors = checkpoint.tensors
+    match piece.op:
+        case Copy() | Perturb() | Renumber() | Fill(decoding=None):
+            yield from _stored_problems(output, piece, spec)
+        case Fill(value, decoding) if decoding == EXACT:
+            problem = _place_problem(output, spec) or _code_problem(value, spec)
+            yield from _decoding_problems(output, piece, spec, tensors, EXACT, problem)
+        case Rescale(factor):
+            problem = _place_problem(output, spec) or _factor_problem(factor, spec)
+            yield from _decoding_problems(output, piece, spec, tensors, EXACT, problem)
+        case Fill() | Cast() | Dequantize():
+            decoding = decoding_of(piece.op) or AS_IT_IS
+            yield from _decoding_problems(output, piece, spec, tensors, decoding)
+        case Requantize(decoding):
+            yield from _requantizing_problems(output, piece, spec, tensors, decoding)
+        case _:
+            assert_never(piece.op)
+
+
+def _stored_problems(output: Output, piece: Piece, spec: TensorSpec) -> Iterator[str]:
+    """Where rows that are taken as they are stored are not what the output is made of."""
     axis = output.axis
     other = spec.shape[:axis] + spec.shape[axis + 1 :]
     if spec.dtype != output.dtype or other != output.shape[:axis] + output.shape[axis + 1 :]:
@@ -282,19 +319,26 @@ def _piece_problems(output: Output, piece: Piece, checkpoint: Checkpoint) -> Ite
         yield f"{output.name} asks for {wanted} of {piece.source}, which has {rows}"
 
 
-def _exact_problem(output: Output, piece: Piece, spec: TensorSpec) -> str:
-    """Why a piece that stays as it is stored cannot be multiplied, or made of one number."""
+def _place_problem(output: Output, spec: TensorSpec) -> str:
+    """Why an output cannot hold what is changed as it is stored."""
     if output.dtype != spec.dtype or output.axis:
         return f"it is {spec.dtype} and stays that, joined along its first dimension"
-    if piece.noise is not None:
-        return "what stays as it is stored takes no noise"
-    if not piece.scale:
-        low, high = _RANGES.get(spec.dtype, (0, 0))
-        is_whole = piece.shift.denominator == 1 and low <= piece.shift <= high
-        return "" if is_whole else f"{piece.shift} is no number that all of {spec.dtype} could be"
-    if spec.dtype not in SCALES or piece.shift or not is_power_of_two(piece.scale):
-        return f"{spec.dtype} times {piece.scale} plus {piece.shift} is not exact"
     return ""
+
+
+def _code_problem(value: Fraction, spec: TensorSpec) -> str:
+    """Why a stored tensor cannot be made of one number."""
+    low, high = _RANGES.get(spec.dtype, (0, 0))
+    if value.denominator == 1 and low <= value <= high:
+        return ""
+    return f"{value} is no number that all of {spec.dtype} could be"
+
+
+def _factor_problem(factor: Fraction, spec: TensorSpec) -> str:
+    """Why a stored tensor cannot be multiplied as it is."""
+    if spec.dtype in SCALES and is_power_of_two(factor):
+        return ""
+    return f"{spec.dtype} times {factor} is not exact"
 
 
 # From which number to which an integer can be set; a small float only to zero.
@@ -302,26 +346,29 @@ _RANGES = {"U8": (0, 255), "I8": (-128, 127), "I32": (-(2**31), 2**31 - 1)}
 
 
 def _decoding_problems(
-    output: Output, piece: Piece, spec: TensorSpec, checkpoint: Checkpoint
+    output: Output,
+    piece: Piece,
+    spec: TensorSpec,
+    tensors: Tensors,
+    decoding: Decoding,
+    problem: str = "",
 ) -> Iterator[str]:
-    """Where decoded rows are not what the output is made of."""
-    assert piece.decoding is not None
+    """Where decoded rows are not what the output is made of.
+
+    `problem` is why a piece that stays as it is stored cannot be changed so.
+    """
     try:
-        shape = decoded_shape(spec, piece.decoding, checkpoint.tensors)
+        shape = decoded_shape(spec, decoding, tensors)
     except ValueError as error:
         yield f"{output.name} is decoded from {piece.source}, and cannot be: {error}"
         return
     axis = output.axis
-    if output.dtype == spec.dtype and _is_remade(piece):
-        yield from _remaking_problems(output, piece, spec, checkpoint)
-        return
-    problem = _exact_problem(output, piece, spec) if piece.decoding == EXACT else ""
     if problem:
         yield f"{output.name} cannot be made of {piece.source}: {problem}"
-    elif piece.decoding != EXACT and output.dtype not in STORED:
+    elif decoding != EXACT and output.dtype not in STORED:
         yield f"{output.name} is decoded, and cannot be written as {output.dtype}"
     elif axis and (
-        piece.decoding.codec != "plain" or any(not other.decoding for other in output.pieces)
+        decoding.codec != "plain" or any(not decoding_of(other.op) for other in output.pieces)
     ):
         yield f"{output.name} is joined along axis {axis}, and not all of it is plain numbers"
     elif (shape[:axis], shape[axis + 1 :]) != (output.shape[:axis], output.shape[axis + 1 :]):
@@ -332,12 +379,19 @@ def _decoding_problems(
         yield f"{output.name} asks for {wanted} of {piece.source}, which has {rows} decoded"
 
 
-def _remaking_problems(
-    output: Output, piece: Piece, spec: TensorSpec, checkpoint: Checkpoint
+def _requantizing_problems(
+    output: Output, piece: Piece, spec: TensorSpec, tensors: Tensors, decoding: Decoding
 ) -> Iterator[str]:
     """Where rows that take noise on their numbers and stay quantised are not what is stored."""
-    assert piece.decoding is not None
-    if output.axis or piece.decoding.codec == "plain":
+    try:
+        decoded_shape(spec, decoding, tensors)
+    except ValueError as error:
+        yield f"{output.name} is decoded from {piece.source}, and cannot be: {error}"
+        return
+    if output.dtype != spec.dtype:
+        yield f"{output.name} is decoded, and cannot be written as {output.dtype}"
+        return
+    if output.axis or decoding.codec == "plain":
         yield f"{output.name} is decoded, and cannot be put back on a grid of {output.dtype}"
         return
     if spec.shape[1:] != output.shape[1:]:
@@ -348,6 +402,6 @@ def _remaking_problems(
         yield f"{output.name} asks for {wanted} of {piece.source}, which has {rows}"
         return
     try:
-        decoded_rows(spec, piece.decoding, checkpoint.tensors, (piece.start, piece.stop))
+        decoded_rows(spec, decoding, tensors, (piece.start, piece.stop))
     except ValueError as error:
         yield f"{output.name} is made from {piece.source}: {error}"

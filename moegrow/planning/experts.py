@@ -9,8 +9,10 @@ from moegrow.checkpoint.header import TensorSpec
 from moegrow.errors import MoegrowError
 from moegrow.families.layout import Layout, is_of_all
 from moegrow.families.tensor_names import TensorRole
+from moegrow.growth import Growth, Noise
 from moegrow.maps import NULL, Map
-from moegrow.planning.plan import ONE, ZERO, Growth, Noise, Output, Piece
+from moegrow.planning.op import ONE, ZERO, Fill, noise_of, perturbed, renumbered
+from moegrow.planning.plan import Output, Piece
 from moegrow.planning.router import Compensation
 
 
@@ -19,7 +21,7 @@ def whole(
 ) -> Piece:
     """All rows of a tensor; a tensor without dimensions has one. Zeros take no noise."""
     rows = spec.shape[0] if spec.shape else 1
-    return Piece(spec.name, 0, rows, noise if scale else None, scale, shift)
+    return Piece(spec.name, 0, rows, perturbed(noise, scale, shift))
 
 
 class Experts:
@@ -101,13 +103,12 @@ class Experts:
                 _join(pieces, self._null(spec, place, rows))
             else:
                 start, stop = old * rows, (old + 1) * rows
-                kept = noise if scale else None
-                _join(pieces, Piece(spec.name, start, stop, kept, scale, shift))
+                _join(pieces, Piece(spec.name, start, stop, perturbed(noise, scale, shift)))
         if has_extra and self._layout.router_rows > experts:
             # The copies of a skip class are among the experts already.
             is_skip = self._layout.family.router.kind == "skip"
             for _ in range(1 if is_skip else self._compensation.extra_copies):
-                extra = Piece(spec.name, experts, spec.shape[axis], None, scale, shift)
+                extra = Piece(spec.name, experts, spec.shape[axis], perturbed(None, scale, shift))
                 _join(pieces, self._null(spec, place, rows) if is_skip else extra)
         total = sum(piece.stop - piece.start for piece in pieces)
         shape = (*spec.shape[:axis], total, *spec.shape[axis + 1 :])
@@ -118,7 +119,7 @@ class Experts:
         if place.role == "router":
             return Piece(spec.name, self._layout.experts, self._layout.experts + 1)
         shift = -ONE if place.role == "balance_bias" else ZERO
-        return Piece(spec.name, 0, rows, None, ZERO, shift)
+        return Piece(spec.name, 0, rows, Fill(shift))
 
     def _keys(self, spec: TensorSpec, place: TensorRole) -> Output:
         """Product keys: a half of row keys and a half of column keys, copied as the grid says."""
@@ -127,10 +128,10 @@ class Experts:
         pieces: list[Piece] = []
         for key in range(new):
             row = self._sources[key * new] // old
-            _join(pieces, Piece(spec.name, row, row + 1, noises[key * new]))
+            _join(pieces, Piece(spec.name, row, row + 1, perturbed(noises[key * new])))
         for key in range(new):
             column = old + self._sources[key] % old
-            _join(pieces, Piece(spec.name, column, column + 1, noises[key]))
+            _join(pieces, Piece(spec.name, column, column + 1, perturbed(noises[key])))
         return Output(place.suffix, spec.dtype, (2 * new, *spec.shape[1:]), tuple(pieces))
 
     def _table(self, spec: TensorSpec, place: TensorRole) -> Output:
@@ -142,9 +143,8 @@ class Experts:
                 self._copies[old][turn] if turn < len(self._copies[old]) else NULL
                 for old in range(self._layout.experts)
             )
-            factor, first = _line(numbers, spec.name)
-            columns = spec.shape[-1]
-            pieces.append(Piece(spec.name, 0, columns, None, factor, first))
+            op = renumbered(*_line(numbers, spec.name))
+            pieces.append(Piece(spec.name, 0, spec.shape[-1], op))
         axis = len(spec.shape) - 1
         shape = (*spec.shape[:-1], spec.shape[-1] * times)
         return Output(place.suffix, spec.dtype, shape, tuple(pieces), axis)
@@ -155,7 +155,7 @@ def _join(pieces: list[Piece], piece: Piece) -> None:
     last = pieces[-1] if pieces else None
     if (
         last
-        and last.noise is None
+        and noise_of(last.op) is None
         and last._replace(stop=piece.stop) == piece._replace(start=last.start)
         and last.stop == piece.start
     ):
@@ -164,7 +164,7 @@ def _join(pieces: list[Piece], piece: Piece) -> None:
         pieces.append(piece)
 
 
-def _line(numbers: Map, name: str) -> tuple[Fraction, Fraction]:
+def _line(numbers: Map, name: str) -> tuple[int, int]:
     """Factor and shift that make new numbers from old ones: the table can hold nothing else."""
     first = numbers[0]
     factor = numbers[1] - first if len(numbers) > 1 else 1
@@ -173,4 +173,4 @@ def _line(numbers: Map, name: str) -> tuple[Fraction, Fraction]:
             f"{name} holds numbers of experts, and these copies do not follow each other evenly",
             "use a whole multiple of the experts and --top-k scale or keep",
         )
-    return Fraction(factor), Fraction(first)
+    return factor, first

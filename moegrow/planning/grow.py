@@ -10,10 +10,11 @@ from typing import Annotated, ParamSpec, TypeVar, assert_never, get_type_hints
 from moegrow import maps
 from moegrow.checkpoint.store import Reading
 from moegrow.errors import Parameter, UsageError
+from moegrow.growth import Noise
 from moegrow.options import Option, described, part, said
 from moegrow.planning import build, depth_modes, width_presets
 from moegrow.planning.open_source import AnySource, Opened, begin, check_kept, check_unedited
-from moegrow.planning.plan import Noise, Plan, Storage
+from moegrow.planning.plan import Plan, Storage
 from moegrow.planning.quantised_noise import check_ways
 from moegrow.recipes import cookbook
 from moegrow.recipes.recipe import Recipe

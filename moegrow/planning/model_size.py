@@ -15,6 +15,7 @@ from moegrow.families.layout import Layout
 from moegrow.families.schema import lookup
 from moegrow.families.settings import present
 from moegrow.model_config.quantization_config import quantised_in
+from moegrow.planning.op import decoding_of
 from moegrow.planning.plan import AS_STORED, STORED, Output, Plan
 from moegrow.quant.decoding import EXACT
 
@@ -141,7 +142,7 @@ def dtypes(plan: Plan) -> Mapping[str, int]:
 
 def _stays_quantised(output: Output) -> bool:
     """Whether what is made of a quantised tensor is stored as that was."""
-    return output.pieces[0].decoding in (None, EXACT) or output.dtype not in STORED
+    return output.dtype not in STORED or decoding_of(output.pieces[0].op) in (None, EXACT)
 
 
 def formats(plan: Plan, layout: Layout) -> tuple[dict[str, int], dict[str, int]]:

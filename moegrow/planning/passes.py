@@ -1,16 +1,33 @@
 """Rewrite outputs that are quantised or change dtype: factors, casts, requantizing."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from fractions import Fraction
 from functools import cached_property
-from typing import Any
+from typing import Any, assert_never
 
 from moegrow.checkpoint.header import BITS, TensorSpec
 from moegrow.errors import MoegrowError, raise_all
 from moegrow.families.layout import Layout
+from moegrow.growth import Growth
 from moegrow.model_config.quantization_config import quantised_in
-from moegrow.planning.plan import ONE, Growth, Output, Piece, Storage
+from moegrow.planning.op import (
+    COPY,
+    ONE,
+    Cast,
+    Copy,
+    Dequantize,
+    Fill,
+    Op,
+    Perturb,
+    Renumber,
+    Requantize,
+    Rescale,
+    decoded,
+    is_rounded_by_draw,
+    perturbed,
+)
+from moegrow.planning.plan import Output, Piece, Storage
 from moegrow.quant.decoding import AS_IT_IS, EXACT, is_power_of_two
 from moegrow.quant.formats import PLAIN, Weight
 
@@ -41,7 +58,7 @@ class Factors:
     def outputs(self, outputs: Iterable[Output]) -> Iterator[Output]:
         """The outputs; what is no quantised weight, or is decoded, stays as it is asked for."""
         for output in outputs:
-            if self._weights and any(_is_changed(piece) for piece in output.pieces):
+            if self._weights and any(_is_changed(piece.op) for piece in output.pieces):
                 pieces = tuple(map(self._piece, output.pieces))
                 yield output._replace(pieces=pieces)
             else:
@@ -49,51 +66,68 @@ class Factors:
 
     def _piece(self, piece: Piece) -> Piece:
         weight = self._weights.get(self._owners.get(piece.source, piece.source))
-        if weight is None or weight.problem or not _is_changed(piece):
+        if weight is None or weight.problem:
             return piece
         roles = {name: role for role, name in weight.decoding.companions}
         role = "values" if piece.source == weight.values else roles.get(piece.source, "")
-        copy = Piece(piece.source, piece.start, piece.stop)
-        if not piece.scale:
-            code = zeros(weight).get(role)
-            if code is None:
-                return copy
-            return copy._replace(scale=piece.scale, shift=Fraction(code), decoding=EXACT)
-        if not is_power_of_two(piece.scale):
-            return piece  # which no plan is allowed to ask for
-        if role == "values":
-            return piece._replace(scale=ONE)
-        if role != next(taker for taker in _TAKES if taker in roles.values()):
-            return copy
-        self.taken.add(weight.format)
-        scale = 1 / piece.scale if role == "divisor" else piece.scale
-        return copy._replace(scale=scale, decoding=EXACT)
+        return piece._replace(op=self._op(piece.op, weight, role, roles.values()))
+
+    def _op(self, op: Op, weight: Weight, role: str, roles: Collection[str]) -> Op:
+        """What happens to a tensor of a weight, which plays a role in it, beside others."""
+        match op:
+            case Fill(decoding=None):
+                code = zeros(weight).get(role)
+                return COPY if code is None else Fill(Fraction(code), EXACT)
+            case Perturb(noise, scale, shift) if scale != ONE and is_power_of_two(scale):
+                if role == "values":
+                    return perturbed(noise, ONE, shift)
+                if role != next(taker for taker in _TAKES if taker in roles):
+                    return COPY
+                self.taken.add(weight.format)
+                return Rescale(1 / scale if role == "divisor" else scale)
+            case Perturb():  # a scale that no plan is allowed to ask for
+                return op
+            case Copy() | Fill() | Cast() | Dequantize() | Requantize() | Rescale() | Renumber():
+                return op
+            case _:
+                assert_never(op)
 
 
-def _is_changed(piece: Piece) -> bool:
-    return piece.scale != ONE and piece.decoding is None
+def _is_changed(op: Op) -> bool:
+    """Whether stored values are multiplied, or set to one number."""
+    match op:
+        case Fill(decoding=decoding):
+            return decoding is None
+        case Perturb(scale=scale):
+            return scale != ONE
+        case Renumber(factor):
+            return factor != 1
+        case Copy() | Cast() | Dequantize() | Requantize() | Rescale():
+            return False
+        case _:
+            assert_never(op)
 
 
 def in_scales(outputs: Iterable[Output], layout: Layout) -> dict[str, Fraction]:
     """The factors that quantised weights have in their scales, by the outputs of their values."""
     multiplied = [
-        (output.name, piece)
+        (output.name, piece.source, piece.op.factor)
         for output in outputs
         for piece in output.pieces[:1]
-        if piece.decoding == EXACT and piece.scale
+        if isinstance(piece.op, Rescale)
     ]
     if not multiplied:
         return {}
     quantised, found = quantised_in(layout), {}
     owners = quantised.owners
-    for name, piece in multiplied:
-        if piece.source not in owners:
+    for name, source, factor in multiplied:
+        if source not in owners:
             continue
-        weight = quantised.weights[owners[piece.source]]
+        weight = quantised.weights[owners[source]]
         stem = weight.values.removesuffix(weight.ending)
-        role = next(role for role, name in weight.decoding.companions if name == piece.source)
-        values = name.removesuffix(piece.source.removeprefix(stem)) + weight.ending
-        found[values] = 1 / piece.scale if role == "divisor" else piece.scale
+        role = next(role for role, name in weight.decoding.companions if name == source)
+        values = name.removesuffix(source.removeprefix(stem)) + weight.ending
+        found[values] = 1 / factor if role == "divisor" else factor
     return found
 
 
@@ -174,7 +208,9 @@ class Restored:
             elif source in self._owners:
                 continue
             elif self._is_rounded(tensors[source], dtype):
-                pieces = tuple(piece._replace(decoding=AS_IT_IS) for piece in output.pieces)
+                pieces = tuple(
+                    piece._replace(op=decoded(piece.op, AS_IT_IS)) for piece in output.pieces
+                )
                 yield output._replace(dtype=dtype, pieces=pieces)
             else:
                 yield output
@@ -206,10 +242,7 @@ class Restored:
                     f"{output.name} takes rows {start} to {stop} of {spec.name}, which lie across"
                     f" others in {weight.format}"
                 )
-            pieces.append(
-                Piece(spec.name, start, stop, piece.noise, piece.scale, piece.shift,
-                      weight.decoding)
-            )  # fmt: skip
+            pieces.append(Piece(spec.name, start, stop, decoded(piece.op, weight.decoding)))
         if output.axis:
             raise MoegrowError(f"{output.name} is joined along columns, and {spec.name} is packed")
         total = sum(piece.stop - piece.start for piece in pieces)
@@ -278,16 +311,31 @@ def regridded(outputs: Iterable[Output], layout: Layout) -> Iterator[Output]:
         source = output.pieces[0].source if output.pieces else ""
         if source not in weights and source not in owners:
             yield output
-        elif any(piece.is_rounded_by_draw for piece in output.pieces):
+        elif any(is_rounded_by_draw(piece.op) for piece in output.pieces):
             weight = weights.get(source)
-            yield output._replace(pieces=tuple(_piece(piece, weight) for piece in output.pieces))
+            pieces = tuple(piece._replace(op=_remade(piece.op, weight)) for piece in output.pieces)
+            yield output._replace(pieces=pieces)
         else:
             yield output
 
 
-def _piece(piece: Piece, weight: Weight | None) -> Piece:
-    if not piece.is_rounded_by_draw or piece.decoding is not None:
-        return piece
-    if weight is None:
-        return piece._replace(noise=None)
-    return piece if weight.problem else piece._replace(decoding=weight.decoding)
+def _remade(op: Op, weight: Weight | None) -> Op:
+    """An operation on a tensor of a quantised weight, whose noise a draw may round.
+
+    `weight` is None where the tensor is one of its companions.
+    """
+    match op:
+        case Perturb(noise, scale, shift):
+            if noise is None or not noise.is_rounded_by_draw:
+                return op
+            if weight is None:
+                return perturbed(None, scale, shift)
+            if weight.problem:
+                return op
+            if scale == ONE and not shift:
+                return Requantize(weight.decoding, noise)
+            return Dequantize(weight.decoding, op)  # which no plan is allowed to ask for
+        case Copy() | Fill() | Cast() | Dequantize() | Requantize() | Rescale() | Renumber():
+            return op
+        case _:
+            assert_never(op)

@@ -3,67 +3,31 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from moegrow import maps
 from moegrow.checkpoint.fingerprint import SourceFile
 from moegrow.checkpoint.header import nbytes
 from moegrow.checkpoint.store import INDEX, scheme, short_name
-from moegrow.maps import NULL, Map
-from moegrow.quant.decoding import Decoding
+from moegrow.growth import Growth
+from moegrow.planning.op import COPY, Copy, Op
 from moegrow.steps import Step
-
-ONE, ZERO = Fraction(1), Fraction(0)
-
-
-class Noise(NamedTuple):
-    """Noise to be drawn: "normal" with σ = `amount` times that of the copied block, "finite" with
-    that of its finite values while the others stay as they are, or "uniform" in ±`amount`.
-
-    What has it is rounded to what is stored: to "nearest", or "stochastic", by a draw.
-    """
-
-    kind: str
-    amount: float
-    seed: int
-    rounding: str = "nearest"
-
-    @property
-    def is_rounded_by_draw(self) -> bool:
-        return self.rounding == "stochastic"
 
 
 class Piece(NamedTuple):
-    """Rows `start` to `stop` of one source tensor, with what happens to them.
-
-    They are rows along the output's axis. Each value becomes (value + noise) · scale + shift; a
-    scale of 0 makes constants of them. With `decoding` the values are what the stored ones stand
-    for, the rows those of the decoded tensor, and the output's dtype need not be the source's.
-    Where the output is quantised as the source is, the rows are the stored ones, and the values
-    are put back on their grid.
-    """
+    """Rows `start` to `stop` of one source tensor, along the output's axis, and what happens to
+    them."""
 
     source: str
     start: int
     stop: int
-    noise: Noise | None = None
-    scale: Fraction = ONE
-    shift: Fraction = ZERO
-    decoding: Decoding | None = None
+    op: Op = COPY
 
     @property
     def is_copy(self) -> bool:
         """Whether the bytes stay as they are."""
-        # Nearly always these very objects, which is quicker to see than that fractions are equal.
-        return self[3:] == (None, ONE, ZERO, None)
-
-    @property
-    def is_rounded_by_draw(self) -> bool:
-        """Whether a draw decides how its values are rounded."""
-        return self.noise is not None and self.noise.is_rounded_by_draw
+        return isinstance(self.op, Copy)
 
 
 class Storage(NamedTuple):
@@ -97,72 +61,6 @@ class Output(NamedTuple):
     @property
     def nbytes(self) -> int:
         return nbytes(self.dtype, self.shape)
-
-
-@dataclass(frozen=True)
-class Growth:
-    """Which source layer and which source expert everything new is made from.
-
-    New layer `i` is source layer `layers[i]`, and its output projections are zero where
-    `silent[i]`. New expert `j` is source expert `experts[j]`, its matrices with `weight_noise[j]`
-    and its router rows with `router_noise[j]`; an expert NULL is none of the source's: it does
-    nothing, and stands in for a copy of a router's skip class. Every token goes to `top_k`
-    experts.
-    """
-
-    layers: Map
-    silent: tuple[bool, ...]
-    experts: Map
-    weight_noise: tuple[Noise | None, ...]
-    router_noise: tuple[Noise | None, ...]
-    top_k: int
-
-    @classmethod
-    def none(cls, *, layers: int, experts: int, top_k: int) -> "Growth":
-        """The growth that changes nothing."""
-        nothing = (None,) * experts
-        return cls(
-            maps.identity(layers), (False,) * layers, maps.identity(experts), nothing, nothing,
-            top_k,
-        )  # fmt: skip
-
-    def deepen(self, layer_map: Map, *, silent: tuple[bool, ...]) -> "Growth":
-        """This growth, followed by one that maps layers; `silent` marks new identity layers."""
-        return replace(
-            self,
-            layers=maps.compose(layer_map, self.layers),
-            silent=tuple(
-                new or self.silent[old] for old, new in zip(layer_map, silent, strict=True)
-            ),
-        )
-
-    def widen(
-        self, expert_map: Map, *, weight_noise: Noise | None, router_noise: Noise | None, top_k: int
-    ) -> "Growth":
-        """This growth, followed by one that maps experts.
-
-        The first of several copies of an expert stays as it is; the others get the noise, or keep
-        the kind of noise that they had, drawn anew for each, where none is given. A copy
-        of a copy is drawn around the source's expert like any other, so doubling twice is
-        quadrupling.
-        """
-        copied = maps.repeats(expert_map)
-
-        def noise(old: tuple[Noise | None, ...], new: Noise | None) -> tuple[Noise | None, ...]:
-            return tuple(
-                None if expert == NULL else (is_copy and new) or old[expert]
-                for expert, is_copy in zip(expert_map, copied, strict=True)
-            )
-
-        return replace(
-            self,
-            experts=tuple(
-                self.experts[expert] if expert != NULL else NULL for expert in expert_map
-            ),
-            weight_noise=noise(self.weight_noise, weight_noise),
-            router_noise=noise(self.router_noise, router_noise),
-            top_k=top_k,
-        )
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,29 @@
 
 import json
 from collections.abc import Iterator
+from fractions import Fraction
 from functools import lru_cache
 from itertools import groupby
-from typing import Any
+from typing import Any, assert_never
 
 from moegrow.files import json_edit
-from moegrow.planning.plan import AS_STORED, ONE, ZERO, Growth, Noise, Output, Piece, Plan
-from moegrow.quant.decoding import Decoding
+from moegrow.growth import Growth, Noise
+from moegrow.planning.op import (
+    COPY,
+    ONE,
+    Cast,
+    Copy,
+    Dequantize,
+    Fill,
+    Op,
+    Perturb,
+    Renumber,
+    Requantize,
+    Rescale,
+    noise_of,
+)
+from moegrow.planning.plan import AS_STORED, Output, Piece, Plan
+from moegrow.quant.decoding import AS_IT_IS, EXACT, Decoding
 from moegrow.steps import to_table
 
 
@@ -46,7 +62,7 @@ def _version(plan: Plan) -> int:
     noises = {*plan.growth.weight_noise, *plan.growth.router_noise}
     if any(step["axis"] == "hand" for step in plan.steps):
         # An edited line can have what the header does not speak of.
-        noises |= {piece.noise for output in plan.outputs for piece in output.pieces}
+        noises |= {noise_of(piece.op) for output in plan.outputs for piece in output.pieces}
     if any(noise and noise.is_rounded_by_draw for noise in noises):
         return 3
     return 2 if plan.files or plan.storage != AS_STORED else 1
@@ -74,16 +90,40 @@ def _kind_text(dtype: str, shape: tuple[int, ...]) -> str:
 
 
 def _piece_text(piece: Piece) -> str:
-    source, start, stop, noise, scale, shift, decoding = piece
-    if noise is None and decoding is None and scale is ONE and shift is ZERO:
-        return f'{{"from":{_quoted(source)},"rows":[{start},{stop}]}}'
-    changes = "" if decoding is None else _decoding_text(decoding)
-    changes += _noise_text(noise) if noise else ""
-    if scale is not ONE and scale != ONE:
-        changes += f',"scale":"{scale}"'
-    if shift is not ZERO and shift:
-        changes += f',"shift":"{shift}"'
+    source, start, stop, op = piece
+    changes = "" if op is COPY else _op_text(op)
     return f'{{"from":{_quoted(source)},"rows":[{start},{stop}]{changes}}}'
+
+
+def _op_text(op: Op) -> str:
+    """What a line says of an operation: how values are had, noise, a scale and a shift."""
+    match op:
+        case Copy():
+            return ""
+        case Fill(value, decoding):
+            told = "" if decoding is None else _decoding_text(decoding)
+            return told + ',"scale":"0"' + (f',"shift":"{value}"' if value else "")
+        case Perturb():
+            return _change_text(op)
+        case Cast(change):
+            return _decoding_text(AS_IT_IS) + _change_text(change)
+        case Dequantize(decoding, change):
+            return _decoding_text(decoding) + _change_text(change)
+        case Requantize(decoding, noise):
+            return _decoding_text(decoding) + _noise_text(noise)
+        case Rescale(factor):
+            return _decoding_text(EXACT) + (f',"scale":"{factor}"' if factor != ONE else "")
+        case Renumber(factor, shift):
+            return _change_text(Perturb(None, Fraction(factor), Fraction(shift)))
+        case _:
+            assert_never(op)
+
+
+def _change_text(change: Perturb) -> str:
+    noise, scale, shift = change.noise, change.scale, change.shift
+    told = _noise_text(noise) if noise else ""
+    told += f',"scale":"{scale}"' if scale != ONE else ""
+    return told + (f',"shift":"{shift}"' if shift else "")
 
 
 def _decoding_text(decoding: Decoding) -> str:

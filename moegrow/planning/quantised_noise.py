@@ -10,12 +10,14 @@ from moegrow.checkpoint.header import TensorSpec
 from moegrow.display import size
 from moegrow.errors import MoegrowError
 from moegrow.families.layout import Layout
+from moegrow.growth import Noise
 from moegrow.model_config.quantization_config import quantised_in
 from moegrow.planning.build import render
 from moegrow.planning.check import FLOATS, check_noise
 from moegrow.planning.noise_forecast import Forecast, on_floats, on_weight
 from moegrow.planning.noise_stats import SWALLOWED
-from moegrow.planning.plan import STORED, Noise, Output, Plan, Storage
+from moegrow.planning.op import noise_of
+from moegrow.planning.plan import STORED, Output, Plan, Storage
 from moegrow.quant.formats import Quantised, Weight
 
 TOO_MUCH = 1.1  # times the noise asked for from which on it is worth a warning
@@ -43,16 +45,21 @@ def check_ways(plan: Plan, layout: Layout) -> None:
 
     Of quantised weights, with the ways out, and what each of them would make of this checkpoint.
     """
-    quantised = quantised_in(layout) if _is_quantised(plan) else Quantised()
-    refused = [output for output in plan.outputs if _is_refused(output, quantised)]
+    growth = plan.growth
+    noised = (
+        [output for output in plan.outputs if _is_noised(output)]
+        if any(growth.weight_noise) or any(growth.router_noise)
+        else []
+    )
+    quantised = quantised_in(layout) if noised else Quantised()
+    refused = [output for output in noised if _is_refused(output, quantised)]
     if refused:
         lost = foretold(replace(plan, outputs=tuple(refused)), layout)
         asked, found = max(lost.items(), key=lambda item: item[0].amount)
         ways = [*_decoded(plan, layout, asked), _drawn(plan, layout, asked), _equal(plan)]
         raise MoegrowError("\n".join(_told(asked, found, ways)), _hint(ways))
-    for output in plan.outputs:
-        if output.dtype not in FLOATS and any(piece.noise for piece in output.pieces):
-            _check_decoded(output, quantised)
+    for output in noised:
+        _check_decoded(output, quantised)
     check_noise(plan)
 
 
@@ -67,20 +74,21 @@ def _hint(ways: list[Way]) -> str:
 
 def _is_quantised(plan: Plan) -> bool:
     """Whether any tensor with noise is stored as something else than plain floats."""
-    return any(
-        output.dtype not in FLOATS and any(piece.noise for piece in output.pieces)
-        for output in plan.outputs
-    )
+    return any(map(_is_noised, plan.outputs))
+
+
+def _is_noised(output: Output) -> bool:
+    """Whether a tensor with noise is stored as something else than plain floats."""
+    return output.dtype not in FLOATS and any(noise_of(piece.op) for piece in output.pieces)
 
 
 def _is_refused(output: Output, quantised: Quantised) -> bool:
     """Whether it is a quantised weight that can take noise, but not by rounding to nearest."""
-    if output.dtype in FLOATS or not output.pieces:
-        return False
     weight = quantised.weights.get(output.pieces[0].source)
     if weight is None or weight.problem:
         return False
-    return any(piece.noise and not piece.is_rounded_by_draw for piece in output.pieces)
+    noises = [noise_of(piece.op) for piece in output.pieces]
+    return any(noise and not noise.is_rounded_by_draw for noise in noises)
 
 
 def _check_decoded(output: Output, quantised: Quantised) -> None:
@@ -182,11 +190,12 @@ def foretold(plan: Plan, layout: Layout) -> Mapping[Asked, Forecast]:
     known: dict[tuple[object, ...], TensorSpec] = {}
     for output in plan.outputs:
         for piece in output.pieces:
-            if piece.noise is None or piece.noise.kind == "uniform":
+            noise = noise_of(piece.op)
+            if noise is None or noise.kind == "uniform":
                 continue
             weight = None if output.dtype in STORED else quantised.weights.get(piece.source)
             stored = weight.format if weight else output.dtype
-            asked = Asked(stored, piece.noise.amount, piece.is_rounded_by_draw)
+            asked = Asked(stored, noise.amount, noise.is_rounded_by_draw)
             kind = None
             if weight and not weight.problem:
                 # Weights of the same shapes stand for each other.

@@ -9,8 +9,8 @@ from typing import Literal
 from moegrow import maps
 from moegrow.errors import Parameter, UsageError, choose
 from moegrow.families.layout import Layout
+from moegrow.growth import Noise
 from moegrow.maps import Map
-from moegrow.planning.plan import Noise
 from moegrow.planning.router import group_size
 from moegrow.steps import Order, PresetName, RouterCopies, Width
 

@@ -18,6 +18,7 @@ from moegrow.kernels.perturb import Bytes, compiled_loops
 from moegrow.kernels.reader import READ, Source, far
 from moegrow.kernels.tensor_bytes import blocks, is_rounded
 from moegrow.planning.noise_stats import NoiseStats, add_all
+from moegrow.planning.op import noise_of
 from moegrow.write.direct_io import is_of_use
 from moegrow.write.schedule import Copy, Job, Whole, jobs, moves, ranges
 from moegrow.write.shard_files import Journal, Targets
@@ -247,7 +248,8 @@ class _Engine:
         workspace, deviations, changes = worker.workspace, {}, []
         for wish in job.changes:
             # All are changes of the same values; those that are relative to nothing are not read.
-            kind = wish.piece.noise and wish.piece.noise.kind
+            noise = noise_of(wish.piece.op)
+            kind = noise and noise.kind
             if kind not in deviations:
                 deviations[kind] = sigma(wish.piece, dtype, values, workspace)
             made = change(wish.output, wish.piece, wish.row, deviations[kind], workspace)

@@ -4,10 +4,25 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import pairwise, zip_longest
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 from moegrow.checkpoint.checkpoint import Checkpoint
 from moegrow.kernels.reader import piece_range
+from moegrow.planning.op import (
+    Cast,
+    Dequantize,
+    Fill,
+    Op,
+    Perturb,
+    Renumber,
+    Requantize,
+    Rescale,
+    decoding_of,
+    noise_of,
+)
+from moegrow.planning.op import (
+    Copy as CopyOp,
+)
 from moegrow.planning.plan import Output, Piece
 from moegrow.write.shards import Shard
 
@@ -97,9 +112,9 @@ def moves(
         if number in without:
             continue
         for output, offset in shard.positions():
-            if output.axis or any(not piece.scale or piece.decoding for piece in output.pieces):
+            if output.axis or not all(_goes_in_place(piece.op) for piece in output.pieces):
                 # Noise follows the name; without it, equal pieces are equal bytes.
-                is_drawn = any(piece.noise for piece in output.pieces)
+                is_drawn = any(noise_of(piece.op) for piece in output.pieces)
                 key = output.name if is_drawn else output[1:]
                 first = wholes.get(key, Whole((), output))
                 wholes[key] = first._replace(places=(*first.places, (number, offset)))
@@ -121,6 +136,17 @@ def moves(
     return Moves(copies, changes, [*wholes.values()])
 
 
+def _goes_in_place(op: Op) -> bool:
+    """Whether bytes of an output come from as many of its source, in pieces of any size."""
+    match op:
+        case CopyOp() | Perturb():
+            return True
+        case Fill() | Cast() | Dequantize() | Requantize() | Rescale() | Renumber():
+            return False
+        case _:
+            assert_never(op)
+
+
 def ranges(
     copies: Iterable[Copy], changes: Iterable[Change]
 ) -> Mapping[str, list[tuple[int, int]]]:
@@ -138,7 +164,8 @@ def made_from(shards: Iterable[Shard], checkpoint: Checkpoint, file: str) -> fro
     inside = {name for name, spec in checkpoint.tensors.items() if spec.file == file}
 
     def reads(piece: Piece) -> bool:
-        companions = piece.decoding.companions if piece.decoding else ()
+        decoding = decoding_of(piece.op)
+        companions = decoding.companions if decoding else ()
         return piece.source in inside or any(name in inside for _, name in companions)
 
     return frozenset(

@@ -23,6 +23,7 @@ from moegrow.files.untrusted import exists_inside, read_text
 from moegrow.kernels.perturb import compiled_loops
 from moegrow.planning.check import check_plan, check_source
 from moegrow.planning.noise_stats import NoiseStats
+from moegrow.planning.op import decoding_of, noise_of
 from moegrow.planning.plan import Output, Plan
 from moegrow.planning.plan_file import read_plan
 from moegrow.write.check_digests import Held, file_problems, hold, is_as_written, kept_digests
@@ -166,7 +167,7 @@ def _compare(
     computed = sum(
         output.nbytes
         for output in same
-        if any(piece.noise or piece.decoding for piece in output.pieces)
+        if any(noise_of(piece.op) or decoding_of(piece.op) for piece in output.pieces)
     )
     comparison = Comparison(store, written, progress, compiled_loops(computed))
     with worker_threads.pool(threads) as pool:

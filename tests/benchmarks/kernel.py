@@ -23,12 +23,14 @@ import numpy as np
 import peers
 
 from moegrow.files.byte_ranges import cores
+from moegrow.growth import Noise
 from moegrow.kernels.changes import change, sigma
 from moegrow.kernels.perturb import Bytes, Workspace, compiled_loops
-from moegrow.planning.plan import Noise, Output, Piece
+from moegrow.planning.op import Perturb
+from moegrow.planning.plan import Output, Piece
 
 SHAPE = (768, 2048)
-PIECE = Piece("old", 0, SHAPE[0], Noise("normal", peers.ALPHA, 0))
+PIECE = Piece("old", 0, SHAPE[0], Perturb(Noise("normal", peers.ALPHA, 0)))
 OUTPUT = Output("new", "BF16", SHAPE, (PIECE,))
 
 

@@ -8,12 +8,13 @@ from test_dequantize import bytes_of
 
 from moegrow.checkpoint.checkpoint import open_checkpoint
 from moegrow.errors import MoegrowError
+from moegrow.growth import Noise
 from moegrow.kernels.cast import is_known, looked_up
 from moegrow.kernels.perturb import Workspace
 from moegrow.kernels.reader import Source
 from moegrow.kernels.tensor_bytes import blocks, is_rounded
-from moegrow.planning.plan import Noise, Output, Piece
-from moegrow.quant.decoding import AS_IT_IS, Decoding
+from moegrow.planning.op import Cast, Perturb
+from moegrow.planning.plan import Output, Piece
 
 DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16}
 EVERY = torch.arange(-(2**15), 2**15, dtype=torch.int16)
@@ -37,13 +38,11 @@ def test_a_number_that_float16_cannot_hold_is_refused_with_its_name():
 
 
 def test_only_numbers_of_16_bits_as_they_are_stored_are_looked_up():
-    assert is_known(AS_IT_IS, "BF16", "F16")
-    assert is_known(AS_IT_IS, "F16", "BF16")
-    assert not is_known(AS_IT_IS, "F32", "F16")
-    assert not is_known(AS_IT_IS, "BF16", "F32")
-    assert not is_known(AS_IT_IS, "F8_E4M3", "F16")
-    assert not is_known(None, "BF16", "F16")
-    assert not is_known(Decoding("scaled", (("scale", "s"),)), "BF16", "F16")
+    assert is_known("BF16", "F16")
+    assert is_known("F16", "BF16")
+    assert not is_known("F32", "F16")
+    assert not is_known("BF16", "F32")
+    assert not is_known("F8_E4M3", "F16")
 
 
 @pytest.mark.parametrize("old", DTYPES)
@@ -52,8 +51,8 @@ def test_an_output_is_looked_up_and_with_noise_it_is_not(tmp_path, monkeypatch, 
     weights = torch.randn(6, 50, generator=torch.Generator().manual_seed(0)).to(DTYPES[old])
     (tmp_path / "config.json").write_text("{}")
     save(tmp_path / "model.safetensors", {"old": weights})
-    piece = Piece("old", 1, 5, decoding=AS_IT_IS)
-    noised = piece._replace(noise=Noise("normal", 0.5, 3))
+    piece = Piece("old", 1, 5, Cast())
+    noised = piece._replace(op=Cast(Perturb(Noise("normal", 0.5, 3))))
     with Source(open_checkpoint(tmp_path)) as source:
         outputs = [Output("new", new, (4, 50), (each,)) for each in (piece, noised)]
         plain, drawn = (

@@ -11,6 +11,7 @@ import moegrow
 from moegrow.checkpoint.checkpoint import open_checkpoint
 from moegrow.errors import MoegrowError
 from moegrow.planning.check import check_plan
+from moegrow.planning.op import Fill, Perturb
 
 NORM = "model.norm.weight"
 
@@ -69,19 +70,19 @@ def test_every_problem_is_told_at_once(checkpoint):
 
 
 @pytest.mark.parametrize(
-    ("scale", "said"),
+    ("op", "said"),
     [
-        (Fraction(1, 2), "can be copied but not multiplied by 1/2"),
-        (Fraction(0), "in no format whose zeros are known"),
+        (Perturb(scale=Fraction(1, 2)), "can be copied but not multiplied by 1/2"),
+        (Fill(), "in no format whose zeros are known"),
     ],
 )
-def test_a_scale_on_what_is_no_float_is_refused(checkpoint, tmp_path, scale, said):
+def test_a_scale_on_what_is_no_float_is_refused(checkpoint, tmp_path, op, said):
     source = alter.copy(checkpoint(), tmp_path)
     with alter.weights(source) as tensors:
         tensors[NORM] = tensors[NORM].to(torch.int8)
     plan = moegrow.plan(source)
     outputs = tuple(
-        o._replace(pieces=(o.pieces[0]._replace(scale=scale),)) if o.name == NORM else o
+        o._replace(pieces=(o.pieces[0]._replace(op=op),)) if o.name == NORM else o
         for o in plan.outputs
     )
     plan = replace(plan, outputs=outputs)

@@ -22,10 +22,12 @@ import moegrow
 from moegrow.checkpoint.checkpoint import open_checkpoint
 from moegrow.errors import MoegrowError
 from moegrow.files.byte_ranges import BLOCK
+from moegrow.growth import Noise
 from moegrow.kernels import tensor_bytes
 from moegrow.kernels.perturb import Workspace
 from moegrow.kernels.reader import Source
-from moegrow.planning.plan import Noise, Output, Piece
+from moegrow.planning.op import Perturb, noise_of
+from moegrow.planning.plan import Output, Piece
 from moegrow.write import direct_io, engine, schedule, shard_files, shards
 from moegrow.write.engine import Moved, fill
 
@@ -108,7 +110,7 @@ def test_both_axes_with_noise_take_one_pass(source, filled, monkeypatch):
         piece.stop - piece.start and output.nbytes * (piece.stop - piece.start) // output.rows
         for output in plan.outputs
         for piece in output.pieces
-        if piece.noise
+        if noise_of(piece.op)
     )
     for reflink in (True, False):
         _, moved = filled(plan, reflink=reflink)
@@ -286,9 +288,11 @@ def large_pieces(folder):
     store = open_checkpoint(source)
     noise = Noise("normal", 0.01, 1)
     pieces = (
-        Piece("old", 0, 3), Piece("old", 1, 3, noise), Piece("old", 1, 3, noise, Fraction(2, 3)),
-        Piece("old", 0, 1, Noise("uniform", 0.01, 1)), Piece("old", 1, 2, scale=Fraction(1, 3)),
-        Piece("old", 2, 3, shift=Fraction(1, 3)),
+        Piece("old", 0, 3), Piece("old", 1, 3, Perturb(noise)),
+        Piece("old", 1, 3, Perturb(noise, Fraction(2, 3))),
+        Piece("old", 0, 1, Perturb(Noise("uniform", 0.01, 1))),
+        Piece("old", 1, 2, Perturb(scale=Fraction(1, 3))),
+        Piece("old", 2, 3, Perturb(shift=Fraction(1, 3))),
     )  # fmt: skip
     outputs = [Output("copy", "BF16", (3, 100_001), pieces[:1])]
     outputs += [Output("many", "BF16", (10, 100_001), pieces)]
@@ -465,7 +469,7 @@ def test_memory_does_not_grow_with_the_checkpoint(tmp_path):
     spec = store.tensors["old"]
     outputs = (
         Output("copy", "BF16", spec.shape, (Piece("old", 0, 4),)),
-        Output("noisy", "BF16", spec.shape, (Piece("old", 0, 4, noise),)),
+        Output("noisy", "BF16", spec.shape, (Piece("old", 0, 4, Perturb(noise)),)),
     )
     files = tuple(shards.Shard(f"{output.name}.safetensors", (output,)) for output in outputs)
     tracemalloc.start()

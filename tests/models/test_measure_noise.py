@@ -14,13 +14,14 @@ from conftest import MOEGROW
 import moegrow
 from moegrow.checkpoint.checkpoint import open_checkpoint
 from moegrow.families.read_layout import read_layout
+from moegrow.growth import Noise
 from moegrow.kernels.measure_noise import SAMPLE, measure, note
 from moegrow.kernels.noise import CHUNK, Draw
 from moegrow.kernels.perturb import Change, Workspace
 from moegrow.planning import quantised_noise
 from moegrow.planning.noise_forecast import on_floats
 from moegrow.planning.noise_stats import NoiseStats, kind_of
-from moegrow.planning.plan import Noise, Piece
+from moegrow.planning.op import Perturb, noise_of
 
 EXPERT = "model.layers.*.mlp.experts.*.up_proj.weight"
 
@@ -40,7 +41,7 @@ def by_hand(plan, source, folder, kind, amount):
         row = 0
         for piece in output.pieces:
             size = piece.stop - piece.start
-            if piece.noise:
+            if noise_of(piece.op):
                 before = old[piece.source][piece.start : piece.stop].double()
                 after = new[output.name][row : row + size].double()
                 values += before.numel()
@@ -78,7 +79,7 @@ def test_joined_scaled_and_uniform_pieces_are_measured_too(checkpoint, tmp_path,
     noised = {
         kind_of(output.name)
         for output in plan.outputs
-        if any(piece.noise and piece.noise.amount for piece in output.pieces)
+        if any(noise_of(piece.op) for piece in output.pieces)
     }
     assert noised == written.moved.realised.keys()
     for realised in written.moved.realised.values():
@@ -101,7 +102,7 @@ def test_only_the_first_values_of_a_piece_are_counted():
     noise = Noise("normal", 0.01, 0)
     old = torch.randn(2 * CHUNK).to(torch.bfloat16).view(torch.uint8).numpy().copy()
     new, workspace = np.empty_like(old), Workspace()
-    made = Change("BF16", Piece("", 0, 1, noise), Draw(noise, "a", 0), 0.01, workspace)
+    made = Change("BF16", Perturb(noise), Draw(noise, "a", 0), 0.01, workspace)
     made.apply(old, 0, new)
     note(workspace, "a.1.b", made, CHUNK, old, new)
     assert workspace.realised == {}
@@ -113,7 +114,7 @@ def test_only_the_first_values_of_a_piece_are_counted():
 def test_the_scale_that_compensates_is_no_noise():
     noise = Noise("normal", 0.01, 0)
     old = torch.randn(SAMPLE).view(torch.uint8).numpy().copy()
-    piece = Piece("", 0, 1, noise, Fraction(1, 2))
+    piece = Perturb(noise, Fraction(1, 2))
     new, workspace = np.empty_like(old), Workspace()
     made = Change("F32", piece, Draw(noise, "a", 0), 0.01, workspace)
     made.apply(old, 0, new)

@@ -7,11 +7,12 @@ from test_dequantize import Stored
 from test_requantize import FORMS, Making, parts, put_back
 
 from moegrow.checkpoint.header import nbytes
+from moegrow.growth import Noise
 from moegrow.kernels.measure_noise import SAMPLE, measure
 from moegrow.kernels.noise import Draw, quantiles
 from moegrow.kernels.perturb import Change, Workspace, exact
 from moegrow.planning.noise_forecast import on_floats, on_weight
-from moegrow.planning.plan import Noise, Piece
+from moegrow.planning.op import UNCHANGED, Perturb
 from moegrow.quant.detect import find_quantised
 
 
@@ -32,9 +33,9 @@ def drawn_on(dtype, amount):
     # Values of the table in an order that has nothing to do with that in which they are drawn.
     weights = np.random.Generator(np.random.Philox(0)).permutation(quantiles())[:SAMPLE]
     stored, new = np.empty((2, nbytes(dtype, weights.shape)), np.uint8)
-    plain = Change(dtype, Piece("", 0, 1), None, 0.0, workspace)
+    plain = Change(dtype, UNCHANGED, None, 0.0, workspace)
     plain.store((weights * np.float32(0.02)).astype(exact(dtype)), stored)
-    made = Change(dtype, Piece("", 0, 1, noise), Draw(noise, "", 0), amount * 0.02, workspace)
+    made = Change(dtype, Perturb(noise), Draw(noise, "", 0), amount * 0.02, workspace)
     made.apply(stored, 0, new)
     return measure(made, stored, new, workspace)
 

@@ -12,14 +12,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import moegrow
+from moegrow.growth import Noise
 from moegrow.kernels import perturb
 from moegrow.kernels.noise import CHUNK, DRAWS_PER_BLOCK, LANES, Draw
 from moegrow.kernels.perturb import Change, Workspace, compiled_loops, deviation
-from moegrow.planning.plan import Noise, Piece
+from moegrow.planning.op import Perturb
 
 compiled = pytest.importorskip("moegrow.kernels.numba_weights", reason="numba is not installed")
 
-PIECE = Piece("old", 0, 1, Noise("normal", 0.01, 3))
+NOISY = Perturb(Noise("normal", 0.01, 3))
 SIZES = (1, 15, 16, 17, LANES - 1, LANES, LANES + 1, CHUNK - 1, CHUNK, 2 * CHUNK + 5)
 
 
@@ -29,9 +30,9 @@ def weights(size, seed=0, scale=0.02, shift=0.0):
 
 
 def noised(old, loops, *, amount=1e-3, start=0, draw=None):
-    draw = draw or Draw(PIECE.noise, "model.layers.0.mlp.experts.9.up_proj.weight", 0)
+    draw = draw or Draw(NOISY.noise, "model.layers.0.mlp.experts.9.up_proj.weight", 0)
     before, new = old.copy(), np.zeros_like(old)
-    Change("BF16", PIECE, draw, amount, Workspace(loops)).apply(old, start, new)
+    Change("BF16", NOISY, draw, amount, Workspace(loops)).apply(old, start, new)
     assert np.array_equal(old, before)  # others read the same bytes
     return new
 
@@ -61,9 +62,9 @@ def test_noise_is_the_same(called, size, start):
 
 def by_draw(old, loops, *, amount, start=0):
     name = "model.layers.0.mlp.experts.9.up_proj.weight"
-    draws = Draw(PIECE.noise, name, 0), Draw(PIECE.noise, name, 0, "rounding")
+    draws = Draw(NOISY.noise, name, 0), Draw(NOISY.noise, name, 0, "rounding")
     new = np.zeros_like(old)
-    made = Change("BF16", PIECE, draws[0], amount, Workspace(loops), draws[1])
+    made = Change("BF16", NOISY, draws[0], amount, Workspace(loops), draws[1])
     made.apply(old.copy(), start, new)
     return new
 
@@ -122,7 +123,7 @@ def test_every_value_of_16_bits_is_rounded_alike(called):
 )
 @example(key=(1 << 128) - 1, block=(1 << 60) - 1, size=16)
 def test_any_key_gives_the_same_noise(key, block, size):
-    draw, other = Draw(PIECE.noise, "a", 0), Draw(PIECE.noise, "a", 0)
+    draw, other = Draw(NOISY.noise, "a", 0), Draw(NOISY.noise, "a", 0)
     draw.key = other.key = key
     old, start = weights(size, scale=1e-3), block * DRAWS_PER_BLOCK
     assert np.array_equal(

@@ -13,8 +13,9 @@ from test_dequantize import plain as decoded
 from test_quantised import LOADS, config_of, load
 
 import moegrow
+from moegrow.growth import Noise
 from moegrow.kernels.noise import Draw
-from moegrow.planning.plan import Noise
+from moegrow.planning.op import noise_of
 
 AMOUNT = 0.1
 BY_DRAW = ["--rounding", "stochastic", "--noise", AMOUNT]
@@ -213,10 +214,10 @@ def test_plain_weights_keep_small_noise_on_average(checkpoint, family, dtype, tm
         row = 0
         for piece in output.pieces:
             size = piece.stop - piece.start
-            if piece.noise:
+            if noise := noise_of(piece.op):
                 before = old[piece.source].narrow(output.axis, piece.start, size).double()
                 after = new[output.name].narrow(output.axis, row, size).double()
-                drawn = Draw(piece.noise, output.name, row).values(0, before.numel())
+                drawn = Draw(noise, output.name, row).values(0, before.numel())
                 drawn = torch.from_numpy(drawn).double().reshape(before.shape)
                 asked.append((drawn * amount * before.std(correction=0)).flatten())
                 found.append((after - before).flatten())
@@ -259,7 +260,7 @@ def test_an_edit_that_cannot_be_put_back_is_refused(made, run, tmp_path):
         (line | {"pieces": [piece | {"noise": noise | {"rounding": "nearest"}}]},
          "cannot be written as I32"),
         (line | {"pieces": [piece | {"noise": noise | {"rounding": "up"}}]},
-         "the rounding 'up' is not known"),
+         "Invalid enum value 'up'"),
         (line | {"pieces": [piece | {"decode": {"codec": "plain"}}]}, "is I32, and not F64"),
         (line | {"shape": [rows, 1]}, "made from"),
     ):  # fmt: skip

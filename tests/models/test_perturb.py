@@ -8,9 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moegrow.growth import Noise
 from moegrow.kernels.noise import CHUNK, Draw
 from moegrow.kernels.perturb import Change, Workspace, exact, numbers
-from moegrow.planning.plan import Noise, Piece
+from moegrow.planning.op import Perturb
 
 TORCH = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -47,7 +48,7 @@ def every_half(dtype):
 @pytest.mark.parametrize("scale", [Fraction(1, 3), Fraction(2, 3), Fraction(3, 2), Fraction(5)])
 def test_every_value_of_16_bits_is_scaled_and_rounded_as_torch_does(dtype, scale):
     old = every_half(dtype)
-    new = changed(old, Piece("x", 0, 1, scale=scale))
+    new = changed(old, Perturb(scale=scale))
     expected = (old.float() * scale.numerator / scale.denominator).to(dtype)
     assert torch.equal(new.isnan(), expected.isnan())
     assert torch.equal(bits(new)[~new.isnan()], bits(expected)[~new.isnan()])
@@ -57,8 +58,8 @@ def test_what_is_not_a_number_becomes_the_same_in_bfloat16():
     old = every_half(torch.bfloat16)
     nan = old.isnan()
     for draw, piece in (
-        (None, Piece("x", 0, 1, scale=Fraction(1, 3))),
-        (Draw(UNIFORM, "x", 0), Piece("x", 0, 1, UNIFORM)),
+        (None, Perturb(scale=Fraction(1, 3))),
+        (Draw(UNIFORM, "x", 0), Perturb(UNIFORM)),
     ):
         new = changed(old, piece, draw=draw, amount=0.01)
         assert set(bits(new)[nan].tolist()) == {0x7FC0}
@@ -79,15 +80,15 @@ def test_stored_values_are_read_exactly(dtype):
 @pytest.mark.parametrize("dtype", ["I64", "I32", "I16"])
 def test_whole_numbers_are_scaled_and_shifted_exactly(dtype):
     old = torch.arange(-1000, 1000).to(TORCH[dtype])
-    new = changed(old, Piece("x", 0, 1, scale=Fraction(3), shift=Fraction(7)))
+    new = changed(old, Perturb(scale=Fraction(3), shift=Fraction(7)))
     assert torch.equal(new, old * 3 + 7)
-    constant = changed(old, Piece("x", 0, 1, scale=Fraction(0), shift=Fraction(5)))
+    constant = changed(old, Perturb(scale=Fraction(0), shift=Fraction(5)))
     assert set(constant.tolist()) == {5}
 
 
 def test_a_table_of_large_numbers_is_not_rounded():
     old = torch.tensor([2**53 + 1, -(2**53) - 1])
-    assert changed(old, Piece("x", 0, 1, shift=Fraction(2))).tolist() == [2**53 + 3, 1 - 2**53]
+    assert changed(old, Perturb(shift=Fraction(2))).tolist() == [2**53 + 3, 1 - 2**53]
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -96,7 +97,7 @@ def test_noise_is_a_product_added_before_scale_and_shift(dtype, noise):
     wide = np.float64 if dtype == "F64" else np.float32
     old = torch.linspace(-1, 1, CHUNK + 77, dtype=torch.float64).to(TORCH[dtype])
     draw = Draw(noise, "x", 0)
-    piece = Piece("x", 0, 1, noise, Fraction(2, 3), Fraction(1, 8))
+    piece = Perturb(noise, Fraction(2, 3), Fraction(1, 8))
     new = changed(old, piece, draw=draw, amount=0.017)
     values = old.double().numpy().astype(wide)
     values = values + Draw(noise, "x", 0).values(0, old.numel()).astype(wide) * wide(0.017)
@@ -107,7 +108,7 @@ def test_noise_is_a_product_added_before_scale_and_shift(dtype, noise):
 @given(st.integers(0, 3000), st.lists(st.integers(1, 400), max_size=6), st.sampled_from(FLOATS))
 def test_a_part_is_changed_as_it_is_within_the_whole(start, sizes, dtype):
     old = torch.linspace(-1, 1, 6000).to(TORCH[dtype])
-    piece = Piece("x", 0, 1, NORMAL, Fraction(1, 3))
+    piece = Perturb(NORMAL, Fraction(1, 3))
     draw = Draw(NORMAL, "x", 0)
     whole = changed(old, piece, draw=Draw(NORMAL, "x", 0), amount=0.1)
     for size in sizes:
@@ -118,10 +119,10 @@ def test_a_part_is_changed_as_it_is_within_the_whole(start, sizes, dtype):
 
 def test_noise_that_is_nothing_leaves_every_bit():
     old = torch.tensor([0.0, -0.0, 1e-45, 1.0])
-    new = changed(old, Piece("x", 0, 1, NORMAL), draw=Draw(NORMAL, "x", 0), amount=0.0)
+    new = changed(old, Perturb(NORMAL), draw=Draw(NORMAL, "x", 0), amount=0.0)
     assert torch.equal(bits(new), bits(old))
     # What is too small for float32 is nothing, too.
-    new = changed(old, Piece("x", 0, 1, NORMAL), draw=Draw(NORMAL, "x", 0), amount=1e-60)
+    new = changed(old, Perturb(NORMAL), draw=Draw(NORMAL, "x", 0), amount=1e-60)
     assert torch.equal(bits(new), bits(old))
 
 
@@ -130,7 +131,7 @@ def test_noise_that_is_nothing_leaves_every_bit():
 def test_values_too_large_for_their_type_become_infinite_without_a_word(dtype):
     most = torch.finfo(TORCH[dtype]).max
     old = torch.tensor([most, -most, 1.0], dtype=TORCH[dtype])
-    new = changed(old, Piece("x", 0, 1, scale=Fraction(2)))
+    new = changed(old, Perturb(scale=Fraction(2)))
     assert new.tolist() == [float("inf"), -float("inf"), 2.0]
 
 

@@ -232,8 +232,8 @@ def test_growth_and_conversion_are_one_pass_in_any_order(made, run, tmp_path):
     assert torch.equal(original.to(torch.bfloat16), wide[matrix.format(3)])
     realised = (copy - original).std() / original.std()
     assert 0.04 < realised < 0.06
+    from moegrow.growth import Noise
     from moegrow.kernels.noise import Draw
-    from moegrow.planning.plan import Noise
 
     drawn = Draw(Noise("normal", 0.05, 0), matrix.format(11), 0).values(0, original.numel())
     drawn = torch.from_numpy(drawn).reshape(original.shape)
@@ -352,7 +352,7 @@ def edits(line):
     yield with_piece(decode=decode | {"with": {"scale": "lm_head.weight"}}), "does not fit"
     yield with_piece(decode=decode | {"with": {"scale": scale, "salt": scale}}), "not scale"
     yield with_piece(decode=decode | {"speed": 3}), "'speed' is not known"
-    yield with_piece(decode=decode | {"block_rows": -1}), "not a number from 0 up"
+    yield with_piece(decode=decode | {"block_rows": -1}), "Expected `int` >= 0"
     yield with_piece(decode={"codec": "fp4", "with": {"scale": scale}}), "is F8_E4M3, and not U8"
     yield with_piece(rows=[0, 1000]), "which has 32 decoded"
     yield line | {"dtype": "F8_E4M3"}, "cannot be written as F8_E4M3"

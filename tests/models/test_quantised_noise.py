@@ -8,6 +8,7 @@ import torch
 
 import moegrow
 from moegrow.errors import MoegrowError
+from moegrow.planning.op import noise_of
 
 # Of each kind of grid one, that transformers can load.
 SOME = ["fp8 blocks", "int8 channel", "int4", "nvfp4", "gptq"]
@@ -109,4 +110,4 @@ def test_another_rounding_is_a_wrong_command(checkpoint, rounding):
 
 def test_plain_weights_take_noise_without_a_word(checkpoint):
     plan = moegrow.width(checkpoint(dtype=torch.bfloat16), noise=0.01)
-    assert any(piece.noise for output in plan.outputs for piece in output.pieces)
+    assert any(noise_of(piece.op) for output in plan.outputs for piece in output.pieces)

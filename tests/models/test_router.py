@@ -14,7 +14,8 @@ from moegrow.checkpoint.checkpoint import open_checkpoint
 from moegrow.checkpoint.store import CONFIG
 from moegrow.errors import MoegrowError
 from moegrow.families.read_layout import read_layout
-from moegrow.planning.plan import Growth
+from moegrow.growth import Growth
+from moegrow.planning.op import change_of
 from moegrow.planning.router import compensate
 
 
@@ -161,9 +162,9 @@ def test_the_settings_reach_the_config_and_the_steps(checkpoint):
 
 def test_the_scale_reaches_the_output_projections_of_routed_experts_and_nothing_else(checkpoint):
     plan = moegrow.width(checkpoint("llama4_text"), noise=0)
-    scaled = {o.name for o in plan.outputs if any(p.scale != 1 for p in o.pieces)}
+    scaled = {o.name for o in plan.outputs if any(change_of(p.op).scale != 1 for p in o.pieces)}
     assert scaled == {f"model.layers.{n}.feed_forward.experts.down_proj" for n in (1, 3)}
-    assert {p.scale for o in plan.outputs for p in o.pieces} == {1, Fraction(1, 2)}
+    assert {change_of(p.op).scale for o in plan.outputs for p in o.pieces} == {1, Fraction(1, 2)}
 
 
 @pytest.mark.parametrize(("dtype", "is_exact"), [("float32", True), ("bfloat16", False)])

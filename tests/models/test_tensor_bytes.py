@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 
 from moegrow.checkpoint.checkpoint import open_checkpoint
 from moegrow.errors import MoegrowError
+from moegrow.growth import Noise
 from moegrow.kernels import tensor_bytes
 from moegrow.kernels.noise import Draw, deviation
 from moegrow.kernels.perturb import Workspace
 from moegrow.kernels.reader import Source, rechunked
 from moegrow.kernels.tensor_bytes import blocks
-from moegrow.planning.plan import Noise, Output, Piece
+from moegrow.planning.op import Fill, Perturb
+from moegrow.planning.plan import Output, Piece
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -69,21 +71,21 @@ def test_a_tensor_without_dimensions_or_rows_is_copied(made):
 
 def test_a_scale_of_nothing_gives_zeros_of_any_dtype(made):
     for old in (weights(4, 5), torch.full((4, 2), float("nan")), torch.ones(4, dtype=torch.int64)):
-        assert not made(old, Piece("old", 1, 3, scale=Fraction(0))).any()
+        assert not made(old, Piece("old", 1, 3, Fill())).any()
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values())
 @pytest.mark.parametrize("scale", [Fraction(1, 2), Fraction(1, 3), Fraction(3, 2)])
 def test_a_scale_is_rounded_once_to_the_storage_type(made, dtype, scale):
     old = weights(64, 65, dtype=dtype)
-    new = made(old, Piece("old", 0, 64, scale=scale))
+    new = made(old, Piece("old", 0, 64, Perturb(scale=scale)))
     wide = old.to(torch.float64 if dtype == torch.float64 else torch.float32)
     assert torch.equal(new, (wide * scale.numerator / scale.denominator).to(dtype))
 
 
 def test_ties_are_rounded_to_even_in_bfloat16(made):
     old = torch.tensor([[1 + n / 128] for n in range(128)], dtype=torch.bfloat16)
-    new = made(old, Piece("old", 0, 128, scale=Fraction(3, 2))).view(torch.int16)
+    new = made(old, Piece("old", 0, 128, Perturb(scale=Fraction(3, 2)))).view(torch.int16)
     for (bits,), n in zip(new.tolist(), range(128), strict=True):
         # 1.5 (1 + n/128) in units of the last place, which is twice as large from 2 on.
         exact = Fraction(3 * (128 + n), 2)
@@ -94,7 +96,7 @@ def test_ties_are_rounded_to_even_in_bfloat16(made):
 @pytest.mark.parametrize("name", DTYPES)
 def test_noise_is_the_documented_sum_rounded_to_the_storage_type(made, name):
     old = weights(6, 1000, dtype=DTYPES[name])
-    new = made(old, Piece("old", 0, 2), Piece("old", 4, 6, NOISE))
+    new = made(old, Piece("old", 0, 2), Piece("old", 4, 6, Perturb(NOISE)))
     exact = np.float64 if name == "F64" else np.float32
     block = old[4:6].to(torch.float64).numpy().astype(exact)
     sigma = deviation([block.ravel()])
@@ -107,26 +109,26 @@ def test_noise_is_the_documented_sum_rounded_to_the_storage_type(made, name):
 
 def test_noise_comes_before_the_scale(made):
     old = weights(2, 100)
-    noisy = made(old, Piece("old", 0, 2, NOISE))
-    assert torch.equal(made(old, Piece("old", 0, 2, NOISE, Fraction(1, 2))), noisy / 2)
+    noisy = made(old, Piece("old", 0, 2, Perturb(NOISE)))
+    assert torch.equal(made(old, Piece("old", 0, 2, Perturb(NOISE, Fraction(1, 2)))), noisy / 2)
 
 
 def test_sigma_is_that_of_the_copied_rows_alone(made):
     old = weights(2, 1000)
     old[0] *= 1000
-    moved = made(old, Piece("old", 1, 2, NOISE)) - old[1]
+    moved = made(old, Piece("old", 1, 2, Perturb(NOISE))) - old[1]
     assert float(moved.std()) == pytest.approx(0.01 * float(old[1].std()), rel=0.1)
 
 
 def test_uniform_noise_stays_within_its_bounds_whatever_sigma(made):
     old = weights(2, 5000, dtype=torch.float64) * 1000
-    moved = (made(old, Piece("old", 0, 2, Noise("uniform", 1e-3, 0))) - old).abs().max()
+    moved = (made(old, Piece("old", 0, 2, Perturb(Noise("uniform", 1e-3, 0)))) - old).abs().max()
     assert 0.99e-3 < moved <= 1e-3
 
 
 def test_constant_rows_take_no_normal_noise(made):
     old = torch.full((2, 100), 0.1)
-    assert torch.equal(made(old, Piece("old", 0, 2, NOISE)), old)
+    assert torch.equal(made(old, Piece("old", 0, 2, Perturb(NOISE))), old)
 
 
 @pytest.mark.parametrize("odd", [float("inf"), float("nan")])
@@ -135,12 +137,12 @@ def test_noise_around_a_value_that_is_no_number_is_refused(made, odd):
     old = weights(2, 100)
     old[1, 7] = odd
     with pytest.raises(MoegrowError, match="old"):
-        made(old, Piece("old", 0, 2, NOISE))
+        made(old, Piece("old", 0, 2, Perturb(NOISE)))
 
 
 def test_the_draw_depends_on_the_outputs_name_and_row(made):
     old = weights(1, 100)
-    noisy, plain = Piece("old", 0, 1, NOISE), Piece("old", 0, 1)
+    noisy, plain = Piece("old", 0, 1, Perturb(NOISE)), Piece("old", 0, 1)
     first = made(old, noisy)
     assert torch.equal(made(old, noisy), first)
     assert not torch.equal(made(old, noisy, name="other"), first)
@@ -153,9 +155,10 @@ def test_bytes_do_not_depend_on_the_size_of_blocks(made, monkeypatch, dtype, siz
     # More values than are summed at a time.
     old = weights(4, 40_001, dtype=dtype)
     pieces = (
-        Piece("old", 0, 3), Piece("old", 1, 4, NOISE), Piece("old", 0, 2, scale=Fraction(0)),
-        Piece("old", 0, 4, NOISE, Fraction(1, 3)), Piece("old", 0, 4, shift=Fraction(1, 7)),
-        Piece("old", 1, 4, scale=Fraction(0), shift=Fraction(1, 7)),
+        Piece("old", 0, 3), Piece("old", 1, 4, Perturb(NOISE)), Piece("old", 0, 2, Fill()),
+        Piece("old", 0, 4, Perturb(NOISE, Fraction(1, 3))),
+        Piece("old", 0, 4, Perturb(shift=Fraction(1, 7))),
+        Piece("old", 1, 4, Fill(Fraction(1, 7))),
     )  # fmt: skip
     whole = made(old, *pieces)
     monkeypatch.setattr(tensor_bytes, "READ", size)
@@ -167,13 +170,15 @@ def test_bytes_do_not_depend_on_the_size_of_blocks(made, monkeypatch, dtype, siz
 def test_joined_bytes_do_not_depend_on_the_size_of_blocks(made, monkeypatch, dtype, size):
     old = weights(700, 300, dtype=dtype)
     pieces = (
-        Piece("old", 0, 300), Piece("old", 10, 290, NOISE), Piece("old", 0, 2, scale=Fraction(0)),
-        Piece("old", 7, 8, NOISE, Fraction(1, 3)),
+        Piece("old", 0, 300), Piece("old", 10, 290, Perturb(NOISE)), Piece("old", 0, 2, Fill()),
+        Piece("old", 7, 8, Perturb(NOISE, Fraction(1, 3))),
     )  # fmt: skip
     whole = made(old, *pieces, axis=1)
     assert torch.equal(whole[:, :300], old)
     # The values of a piece are numbered row by row: those of a copy of its own columns alone.
-    apart = made(old[:, 10:290].contiguous(), Piece("old", 0, 280, NOISE), axis=1, first=300)
+    apart = made(
+        old[:, 10:290].contiguous(), Piece("old", 0, 280, Perturb(NOISE)), axis=1, first=300
+    )
     assert torch.equal(whole[:, 300:580], apart)
     monkeypatch.setattr(tensor_bytes, "READ", size)
     assert torch.equal(made(old, *pieces, axis=1), whole)
@@ -196,16 +201,16 @@ def test_bytes_are_dealt_out_anew_in_equal_parts(parts, size):
 
 def test_short_reads_are_completed(made, monkeypatch):
     old = weights(4, 100)
-    expected = made(old, Piece("old", 0, 4), Piece("old", 0, 4, NOISE))
+    expected = made(old, Piece("old", 0, 4), Piece("old", 0, 4, Perturb(NOISE)))
     preadv = os.preadv
     monkeypatch.setattr(os, "preadv", lambda f, views, at: preadv(f, [views[0][:7]], at))
-    assert torch.equal(made(old, Piece("old", 0, 4), Piece("old", 0, 4, NOISE)), expected)
+    assert torch.equal(made(old, Piece("old", 0, 4), Piece("old", 0, 4, Perturb(NOISE))), expected)
 
 
 def test_special_values_pass_through_a_scale_in_bfloat16(made):
     odd = [0.0, -0.0, float("inf"), -float("inf"), 1e-40, 3.38e38]
     old = torch.tensor([odd], dtype=torch.bfloat16)
-    new = made(old, Piece("old", 0, 1, scale=Fraction(1, 2)))
+    new = made(old, Piece("old", 0, 1, Perturb(scale=Fraction(1, 2))))
     assert torch.equal(new.view(torch.int16), (old / 2).view(torch.int16))
 
 

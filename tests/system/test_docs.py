@@ -528,11 +528,13 @@ def test_the_code_gives_the_vectors_of_the_noise_page(tmp_path):
     from safetensors.torch import save_file
 
     from moegrow.checkpoint.checkpoint import open_checkpoint
+    from moegrow.growth import Noise
     from moegrow.kernels.noise import CHUNK, TABLE_DIGEST, Draw, deviation, quantiles
     from moegrow.kernels.perturb import Workspace
     from moegrow.kernels.reader import Source
     from moegrow.kernels.tensor_bytes import blocks as bytes_of
-    from moegrow.planning.plan import Noise, Output, Piece
+    from moegrow.planning.op import Requantize, perturbed
+    from moegrow.planning.plan import Output, Piece
     from moegrow.quant.decoding import Decoding
 
     vectors, tensors = map(json.loads, blocks(NOISE_PAGE, "json"))
@@ -566,12 +568,11 @@ def test_the_code_gives_the_vectors_of_the_noise_page(tmp_path):
             told = dict(entry["noise"])
             seed, rounding = told.pop("seed"), told.pop("rounding", "nearest")
             ((kind, amount),) = told.items()
-            decoding = None
+            noise = Noise(kind, amount, seed, rounding)
+            op = perturbed(noise, Fraction(entry["scale"]))
             if "codes" in entry:
-                decoding = Decoding("scaled", (("scale", f"scale of {entry['dtype']}"),))
-            piece = Piece(
-                entry["dtype"], 0, 2, Noise(kind, amount, seed, rounding),
-                Fraction(entry["scale"]), decoding=decoding,
-            )  # fmt: skip
+                companions = (("scale", f"scale of {entry['dtype']}"),)
+                op = Requantize(Decoding("scaled", companions), noise)
+            piece = Piece(entry["dtype"], 0, 2, op)
             output = Output(entry["name"], entry["dtype"], (2, 12), (piece,))
             assert b"".join(bytes_of(source, output, Workspace())).hex() == entry["bytes"], entry

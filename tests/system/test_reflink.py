@@ -21,6 +21,7 @@ from safetensors import safe_open
 import moegrow
 from moegrow.checkpoint.checkpoint import open_checkpoint
 from moegrow.kernels.reader import piece_range
+from moegrow.planning.op import noise_of
 from moegrow.write import direct_io
 
 KINDS = ["xfs", "btrfs"]
@@ -253,7 +254,7 @@ def test_what_was_moved_is_told_as_it_was(there, source):
         piece_range(store.tensors[piece.source], piece)
         for output in plan.outputs
         for piece in output.pieces
-        if piece.noise
+        if noise_of(piece.op)
     }
     assert moved.read < sum(stop - start for start, stop in changed) + (1 << 20)
     with safe_open(next((there / "grown").glob("*.safetensors")), "pt") as opened:

@@ -9,7 +9,7 @@ import moegrow
 
 # From the ground up: a line is a package (or files that stand in none), and its floors by "|".
 FLOORS = """
-errors | maps options | steps | display
+errors | maps options | display growth | steps
 files: atomic byte_ranges linear_regex mounts worker_threads | toml_text untrusted | json_edit
 checkpoint: card_metadata | checksums hub_cache hub_errors | store time_limits | header http_ranges
     listing local_store unsupported | fingerprint hub object_store shard_index side_files | locate
@@ -19,20 +19,20 @@ quant: stochastic_rounding | scheme | decoding unpack | formats rescale scaled |
 families: schema | architecture layer_rules registry settings | dense_layers per_layer |
     name_variants | tensor_names | layout | missing_tensors moe_blocks | read_layout
 recipes: recipe | cookbook
-planning: plan
+planning: op | plan
 model_config: layer_copies | module_patterns | indexers module_names | quantization_config |
     config_json stored_dtype
-planning: noise_stats | depth_modes | noise_forecast | plan_lines | header_metadata plan_file |
-    addressed_layers left_behind serving unfamiliar | check model_size passes | router
-    serving_layers | experts summary width_presets | outputs | build | open_source quantised_noise |
-    grow notices
-kernels: noise | numba_weights | numba_codes perturb | fused_dequantize measure_noise sum_squares |
-    cast reader | changes nonfinite | tensor_bytes
-write: model_card | hub_upload | direct_io | worker | shards | digests schedule | check_digests
+planning: noise_stats | depth_modes | noise_forecast | header_metadata plan_lines | output_record |
+    addressed_layers header_record left_behind serving unfamiliar | plan_file | check model_size
+    passes | router serving_layers | experts summary width_presets | outputs | build | open_source
+    quantised_noise | grow notices
+kernels: noise | numba_weights | numba_codes | perturb | fused_dequantize measure_noise sum_squares
+    | cast | reader | changes nonfinite | tensor_bytes
+write: direct_io model_card | worker | shards | digests hub_upload schedule | check_digests
     compare_tensors disk_space shard_files unknown_files work_dir | engine resume verify_result
     work_dir_lock | publish | parts | write_checkpoint
-analysis: lineage | norm_slices | model_weights norm_sums | model_image | diff run_layerwise |
-    model_inputs | logits | norm_profile | drawings inspection norm_labels report_contents seams |
+analysis: lineage | norm_slices | model_weights norm_sums | diff model_image | run_layerwise |
+    model_inputs | logits norm_profile | drawings inspection norm_labels report_contents seams |
     growth_targets html_report norms_plot norms_text | advice
 model
 cli: options | terminal | explain resume_hint | summaries | demo | report | json_output | finish

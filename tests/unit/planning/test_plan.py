@@ -1,6 +1,7 @@
 """The laws of plans: identity, repetition, and that depth and width commute."""
 
 import re
+from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,8 +16,10 @@ from moegrow import maps
 from moegrow.checkpoint.checkpoint import open_checkpoint
 from moegrow.families.read_layout import read_layout
 from moegrow.families.tensor_names import locator
+from moegrow.growth import Growth, Noise
 from moegrow.planning import build
-from moegrow.planning.plan import Growth, Noise, Piece
+from moegrow.planning.op import Fill, Perturb, noise_of
+from moegrow.planning.plan import Piece
 from moegrow.planning.plan_file import from_lines
 from moegrow.planning.plan_lines import to_lines
 
@@ -200,10 +203,10 @@ def test_every_new_expert_is_made_from_the_expert_of_the_map(layout, start, data
         elif place.expert is not None:
             (piece,) = output.pieces
             assert locate(piece.source).expert == experts[place.expert]
-            assert piece.noise == (how["weight_noise"] if copied[place.expert] else None)
+            assert noise_of(piece.op) == (how["weight_noise"] if copied[place.expert] else None)
         else:
             rows = [
-                (row, piece.noise) for piece in output.pieces
+                (row, noise_of(piece.op)) for piece in output.pieces
                 for row in range(piece.start, piece.stop)
             ]  # fmt: skip
             assert [row for row, _ in rows] == list(experts)
@@ -224,7 +227,7 @@ def test_balance_biases_are_copied_and_never_jittered(checkpoint):
 def test_uniform_noise_goes_to_the_router_bias_where_there_is_one(checkpoint):
     def noisy(model_type):
         plan = moegrow.width(checkpoint(model_type), preset="upcycling")
-        return {o.name.split("mlp.")[1] for o in plan.outputs for p in o.pieces if p.noise}
+        return {o.name.split("mlp.")[1] for o in plan.outputs for p in o.pieces if noise_of(p.op)}
 
     assert noisy("gpt_oss") == {"router.bias"}
     assert noisy("qwen3_moe") == {"gate.weight"}
@@ -238,7 +241,7 @@ def test_silent_layers_have_zeros_for_outputs_and_copies_for_the_rest(checkpoint
         (piece,) = output.pieces
         layer = re.match(r"model\.layers\.(\d+)\.", output.name)
         if layer and int(layer[1]) % 2 and output.name.endswith(ends):
-            assert piece.scale == 0
+            assert isinstance(piece.op, Fill)
             silent += 1
         else:
             assert piece.is_copy
@@ -248,9 +251,9 @@ def test_silent_layers_have_zeros_for_outputs_and_copies_for_the_rest(checkpoint
 def test_a_piece_is_a_copy_only_without_noise_and_scale():
     piece = Piece("a", 0, 1)
     assert piece.is_copy
-    assert not piece._replace(scale=2).is_copy
-    assert not piece._replace(scale=0).is_copy
-    assert not piece._replace(noise=Noise("normal", 0.1, 0)).is_copy
+    assert not piece._replace(op=Perturb(scale=Fraction(2))).is_copy
+    assert not piece._replace(op=Fill()).is_copy
+    assert not piece._replace(op=Perturb(Noise("normal", 0.1, 0))).is_copy
 
 
 def test_a_plan_counts_its_bytes(checkpoint):

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from dataclasses import replace
-from fractions import Fraction
 from itertools import pairwise
 
 import pytest
@@ -11,12 +10,18 @@ from hypothesis import strategies as st
 
 import moegrow
 from moegrow.checkpoint.checkpoint import open_checkpoint
-from moegrow.planning.plan import Noise, Output, Piece
+from moegrow.growth import Noise
+from moegrow.planning.op import Fill, Perturb, noise_of
+from moegrow.planning.plan import Output, Piece
 from moegrow.write import schedule, shards
 from moegrow.write.schedule import Change, Copy, Job, jobs, moves
 
 NOISE = Noise("normal", 0.01, 0)
-PIECE = Piece("x", 0, 1, NOISE)
+PIECE = Piece("x", 0, 1, Perturb(NOISE))
+
+
+def is_noised(piece):
+    return noise_of(piece.op) is not None
 
 
 def change(file, start, stop, shard, offset):
@@ -231,7 +236,7 @@ def test_what_is_decoded_is_read_once_for_all_copies(source):
     _, found, store = moved(plan, "60KB")
     places = sum(len(whole.places) for whole in found.wholes)
     assert places == len(plan.outputs)
-    without = [whole for whole in found.wholes if not any(p.noise for p in whole.output.pieces)]
+    without = [whole for whole in found.wholes if not any(map(is_noised, whole.output.pieces))]
     # What takes no noise is made once, however many copies there are.
     sources = [piece.source for whole in without for piece in whole.output.pieces]
     assert len(sources) == len(set(sources)) > len(store.tensors) / 2
@@ -244,13 +249,14 @@ def test_what_is_joined_or_constant_is_made_whole_and_nothing_is_no_move(source)
     store = open_checkpoint(source)
     spec = next(spec for spec in store.tensors.values() if len(spec.shape) == 2)
     name, rows, columns = spec.name, *spec.shape
-    zeros = Piece(name, 0, rows, scale=Fraction(0))
+    zeros = Piece(name, 0, rows, Fill())
     outputs = {
         "joined": Output("joined", spec.dtype, spec.shape, (Piece(name, 0, columns),), axis=1),
         "zeros": Output("zeros", spec.dtype, spec.shape, (zeros,)),
         "empty": Output("empty", spec.dtype, (0, columns), (Piece(name, 3, 3),)),
         "noisy": Output("noisy", spec.dtype, spec.shape, (
-            Piece(name, 0, 1), Piece(name, 2, 2, NOISE), Piece(name, 1, rows, NOISE),
+            Piece(name, 0, 1), Piece(name, 2, 2, Perturb(NOISE)),
+            Piece(name, 1, rows, Perturb(NOISE)),
         )),
     }  # fmt: skip
     files = shards.split(replace(plan, outputs=tuple(outputs.values())), store)
@@ -262,6 +268,6 @@ def test_what_is_joined_or_constant_is_made_whole_and_nothing_is_no_move(source)
     assert found.changes == [
         Change(
             spec.file, spec.start + row, spec.stop, 0, places["noisy"] + row, outputs["noisy"],
-            Piece(name, 1, rows, NOISE), 1,
+            Piece(name, 1, rows, Perturb(NOISE)), 1,
         )
     ]  # fmt: skip

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -14,8 +13,10 @@ from moegrow.checkpoint.checkpoint import Checkpoint
 from moegrow.checkpoint.header import BITS, TensorSpec, read_header
 from moegrow.errors import UsageError
 from moegrow.files.byte_ranges import BLOCK
+from moegrow.growth import Noise
 from moegrow.kernels.reader import piece_range
-from moegrow.planning.plan import Noise, Output, Piece
+from moegrow.planning.op import Fill, Perturb
+from moegrow.planning.plan import Output, Piece
 from moegrow.write import shards
 
 MIB = 1 << 20
@@ -57,7 +58,7 @@ def copy_of(spec, suffix=""):
 
 
 def noisy(spec, suffix=".noisy"):
-    piece = Piece(spec.name, 0, spec.shape[0], Noise("normal", 0.01, 0))
+    piece = Piece(spec.name, 0, spec.shape[0], Perturb(Noise("normal", 0.01, 0)))
     return Output(spec.name + suffix, spec.dtype, spec.shape, (piece,))
 
 
@@ -253,7 +254,7 @@ def test_what_is_joined_or_made_of_nothing_has_a_place_too(any_plan):
     spec = SPECS[1]
     pieces = (Piece(spec.name, 0, 512), Piece(spec.name, 0, 512))
     joined = Output("joined", "BF16", (1024, 1024), pieces, axis=1)
-    zeros = Output("zeros", "BF16", spec.shape, (Piece(spec.name, 0, 1024, scale=Fraction(0)),))
+    zeros = Output("zeros", "BF16", spec.shape, (Piece(spec.name, 0, 1024, Fill()),))
     empty = Output("empty", "BF16", (0, 4), ())
     files = shards.split(any_plan([joined, zeros, empty, copy_of(spec)]), DEEP)
     assert placed(files).keys() == {"joined", "zeros", "empty", spec.name}
