@@ -1,6 +1,5 @@
 """A repository of the Hugging Face Hub as a source: listed once, then read by ranges."""
 
-import logging
 import os
 import re
 import shlex
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moegrow.checkpoint.checksums import WrongBytesError
-from moegrow.checkpoint.hub_errors import TOKENS, explained
+from moegrow.checkpoint.hub_errors import TOKENS, explained, quieted
 from moegrow.checkpoint.listing import Digests, Entry, Listed, digests, entry, safe
 from moegrow.checkpoint.store import CARD, CONFIG, INDEX, Access, contents, names_weights, read_here
 from moegrow.errors import MoegrowError, OutOfReachError, UsageError, printable
@@ -117,16 +116,11 @@ class Repository(Listed):
     def download(self, names: Iterable[str], *, quiet: bool = False) -> None:
         """Put files into the Hub's cache, from where they are read from now on."""
         from huggingface_hub import HfApi, snapshot_download
-        from huggingface_hub.utils import disable_progress_bars
 
-        # What it would log holds signed addresses; what goes wrong is said in the end.
-        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-        if quiet:
-            disable_progress_bars()
         self._cached.clear()
         missing = [name for name in names if self.path(name) is None]
         if missing:
-            with explained(self.repository, self.commit, self._token):
+            with quieted(quiet=quiet), explained(self.repository, self.commit, self._token):
                 snapshot_download(
                     self.repository, revision=self.commit, token=self._token or False,
                     allow_patterns=[_pattern(self._prefix + name) for name in missing],

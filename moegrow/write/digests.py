@@ -7,6 +7,7 @@ describes the file that keeps them.
 import hashlib
 import json
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -188,12 +189,21 @@ def merged(shard: Shard, parts: Iterable[Range]) -> Iterator[Range]:
         yield last
 
 
-def whole(shard: Shard, file: int) -> Iterator[Range]:
-    """One range for each tensor of a shard, read from its open file."""
+def completed(shard: Shard, parts: Iterable[Range], file: int) -> Iterator[Range]:
+    """Some ranges of a shard and those between them, which are read from its open file.
+
+    So bytes that nobody has seen, because the filesystem shares them, have a digest as well.
+    """
+    left = deque(sorted(parts))
     for output, position in shard.positions():
-        if output.nbytes:
-            stop = position + output.nbytes
-            yield Range(position, stop, crc_of(file, position, stop))
+        stop = position + output.nbytes
+        while position < stop:
+            part = left.popleft() if left and left[0].start < stop else Range(stop, stop, 0)
+            if position < part.start:
+                yield Range(position, part.start, crc_of(file, position, part.start))
+            if part.start < part.stop:
+                yield part
+            position = part.stop
 
 
 def crc_of(file: int, start: int, stop: int) -> int:
