@@ -15,8 +15,8 @@ from moegrow.planning.model_size import Inspection
 from moegrow.planning.open_source import AnySource, Opened
 from moegrow.planning.plan import Plan
 from moegrow.write import write_checkpoint
-from moegrow.write.publish import Progress
 from moegrow.write.write_checkpoint import Written
+from moegrow.write.write_job import Progress
 
 P = ParamSpec("P")
 

@@ -1,6 +1,5 @@
 """A repository of the Hugging Face Hub as a source: listed once, then read by ranges."""
 
-import logging
 import os
 import re
 import shlex
@@ -12,7 +11,7 @@ from urllib.parse import quote
 
 from moegrow.checkpoint import hub_cache
 from moegrow.checkpoint.checksums import WrongBytesError
-from moegrow.checkpoint.hub_errors import TOKENS, explained
+from moegrow.checkpoint.hub_errors import TOKENS, explained, quieted
 from moegrow.checkpoint.listing import Digests, Entry, Listed, digests, entry, safe
 from moegrow.checkpoint.store import (
     CARD,
@@ -136,19 +135,15 @@ class Repository(Listed):
     def download(self, names: Iterable[str], bar: Bar = no_bar) -> None:
         """Put files into the Hub's cache, from where they are read from now on."""
         from huggingface_hub import HfApi, snapshot_download
-        from huggingface_hub.utils import disable_progress_bars
 
         from moegrow.checkpoint.time_limits import PROGRAM
 
-        # What it would log holds signed addresses; what goes wrong is said in the end.
-        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-        disable_progress_bars()
         self._cached.clear()
         missing = [name for name in names if self.path(name) is None]
         if missing:
             with bar(sum(map(self.size, missing))) as progress, pool(self.threads) as threads:
                 list(threads.map(lambda name: self._keep(name, progress), missing))
-            with explained(self.repository, self.commit, self._token):
+            with quieted(quiet=True), explained(self.repository, self.commit, self._token):
                 # All files are there by now; offline, the cache tells which ones there should be.
                 snapshot_download(
                     self.repository, revision=self.commit, token=self._token or False,

@@ -1,5 +1,6 @@
 """What can go wrong between here and the Hub, as messages with something to do."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,31 @@ from typing import Any
 from moegrow.errors import MoegrowError, UsageError
 
 TOKENS = "https://huggingface.co/settings/tokens"
+
+
+@contextmanager
+def quieted(*, quiet: bool) -> Iterator[None]:
+    """Keep huggingface_hub from logging anything but errors, and with `quiet` from drawing bars.
+
+    Its messages hold signed addresses. Its logger and bars are as before at the end.
+    """
+    from huggingface_hub.utils import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    logger = logging.getLogger("huggingface_hub")
+    level, hides_bars = logger.level, quiet and not are_progress_bars_disabled()
+    logger.setLevel(logging.ERROR)
+    if hides_bars:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if hides_bars:
+            enable_progress_bars()
 
 
 @contextmanager

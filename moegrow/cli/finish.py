@@ -1,26 +1,61 @@
-"""What a command makes of its plan: print it, show it, or write the result and say so."""
+"""Finish a command: print its plan, show it, or write and publish its result, alone or in parts."""
 
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
 import moegrow
 from moegrow.checkpoint.locate import user_path
 from moegrow.checkpoint.store import Access, Reading
-from moegrow.cli.options import Planning, Writing
+from moegrow.cli.options import ALONE, Planning, Sharing, Writing
 from moegrow.cli.terminal import phase, print_json, print_lines
 from moegrow.errors import MoegrowError, UsageError
 from moegrow.files.atomic import durable
 
 if TYPE_CHECKING:
+    from moegrow.cli.json_output import Comparison, Verification
     from moegrow.families.layout import Layout
     from moegrow.planning.plan import Plan
     from moegrow.write.shards import Shard
+    from moegrow.write.write_checkpoint import Written
+    from moegrow.write.write_job import Part
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A plan that a command is to write: where, of which source, and with which options.
+
+    `files` are its shards, as far as somebody wants to see them, and `part` those of this process.
+    """
+
+    plan: "Plan"
+    layout: "Layout"
+    target: Path
+    files: "tuple[Shard, ...]"
+    writing: Writing
+    sharing: Sharing
+    part: "Part | None"
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several processes write the result."""
+        return self.sharing != ALONE
+
+    @property
+    def nbytes(self) -> int | None:
+        """The bytes that this process writes; None where it only publishes."""
+        if not self.is_shared:
+            return self.plan.nbytes
+        if self.part is None:
+            return None
+        mine = [self.files[number] for number in self.part.shards(len(self.files))]
+        return sum(output.nbytes for shard in mine for output in shard.outputs)
 
 
 def finish(
@@ -28,13 +63,15 @@ def finish(
     layout: "Layout",
     writing: Writing,
     planning: Planning | None = None,
+    sharing: Sharing = ALONE,
     *,
     command: str,
     reading: Reading,
 ) -> None:
-    """Print the plan, show it, or write what it describes and print where.
+    """Print the plan, show it, or write its result, or a part of that, and print the path.
 
     `layout` is that of the plan's source, `reading` how it was read, and `command` what was typed.
+    Of several processes the one that publishes the result prints the path.
     """
     saved: dict[Path, str] = {}
     if planning:
@@ -47,58 +84,113 @@ def finish(
         print_lines(to_lines(grown))
         return
     from moegrow.cli import json_output, summaries
-    from moegrow.cli.resume_hint import going_on
     from moegrow.planning.check import check_plan
-    from moegrow.write.publish import check_target
+    from moegrow.write.check_output import check_target
     from moegrow.write.resume import written_plan
     from moegrow.write.shards import DEFAULT_SIZE, parse_size, split
     from moegrow.write.write_checkpoint import default_name, fetch
 
-    size, quiet = writing.max_shard_size or DEFAULT_SIZE, writing.quiet
+    is_shared, part = sharing != ALONE, _part(sharing)
+    size = writing.max_shard_size or DEFAULT_SIZE
     parse_size(size)
     target = Path(default_name(grown) if writing.output is None else writing.output)
-    # What an upload broke off from is not grown again.
-    there = written_plan(grown, target) if writing.resume or writing.push is not None else None
-    grown = there or grown
-    check_target(target, grown.source.folder, force=writing.force, is_complete=there is not None)
+    # What an upload broke off from is not grown again, nor what another process has published.
+    looks = writing.resume or writing.push is not None or is_shared
+    there = written_plan(grown, target) if looks else None
+    grown, is_there = there or grown, there is not None
+    check_target(target, grown.source.folder, force=writing.force, is_complete=is_there)
     check_plan(grown, layout.checkpoint)
     upload = prepared_upload(grown, writing, reading.token)
+    task = Task(
+        plan=grown, layout=layout, target=target, writing=writing, sharing=sharing, part=part,
+        files=split(grown, layout.checkpoint, size) if writing.verbose or is_shared else (),
+    )  # fmt: skip
     if writing.verbose:
-        explain(grown, layout, split(grown, layout.checkpoint, size))
-    if writing.dry_run or not quiet:
-        summaries.summary(grown, layout, target)
+        explain(grown, layout, task.files)
+    if writing.dry_run or not writing.quiet:
+        _show(task)
     if writing.dry_run:
-        from moegrow.analysis import seams
-
-        joined = seams.planned(grown, layout)
-        if joined.says:
-            summaries.say(quiet=False)(joined.says)
-        summaries.dry_run(grown, target)
-        if writing.as_json:
-            print_json(json_output.growth(grown, layout, target, joined=joined))
+        _end_dry_run(task, is_there=is_there)
         return
-    if writing.download and not there:
-        fetch(layout.checkpoint, partial(phase, "downloading", quiet=quiet))
+    if writing.download and not is_there:
+        fetch(layout.checkpoint, partial(phase, "downloading", quiet=writing.quiet))
     began = time.perf_counter()
-    writing_phase = phase("writing", grown.nbytes, quiet=quiet)
-    with going_on(target, command), writing_phase as progress:
-        result = moegrow.apply(
-            grown, target, force=writing.force, resume=writing.resume or there is not None,
-            digests=writing.digests,
-            threads=writing.threads, max_shard_size=size, reflink=not writing.no_reflink,
-            progress=progress, say=summaries.say(quiet=quiet), checked=layout.checkpoint,
-        )  # fmt: skip
+    result = _write(task, size, resume=writing.resume or is_there, command=command)
     seconds = time.perf_counter() - began
-    if not quiet and not there:
-        summaries.written(result, seconds)
-    verified, uploaded = deliver(target, writing, reading.access, upload)
-    if verified is None or verified["ok"]:
+    if not writing.quiet and not is_there:
+        if is_shared:
+            summaries.shared(result, seconds, len(task.files))
+        else:
+            summaries.written(result, seconds)
+    verified, uploaded = None, None
+    if result.is_published:
+        verified, uploaded = deliver(target, writing, reading.access, upload)
+    if verified is None or verified.ok:
         _save(saved)
     if writing.as_json:
         print_json(json_output.growth(grown, layout, target, result, seconds, verified, uploaded))
-    else:
+    elif result.is_published:
         print(target)
     check_good(verified)
+
+
+def _part(sharing: Sharing) -> "Part | None":
+    """The part of the shards that this process writes; None for all of them, or for none."""
+    if sharing.shards is None:
+        return None
+    if sharing.finish:
+        raise UsageError(
+            "--finish writes no shard, so --shards does not go with it", "leave out one of them"
+        )
+    from moegrow.write.write_job import read_part
+
+    return read_part(sharing.shards)
+
+
+def _show(task: Task) -> None:
+    """Say what is going to be written, and where."""
+    from moegrow.cli import summaries
+
+    if task.is_shared:
+        summaries.sharing(task.part, task.files, task.layout, task.target)
+    else:
+        summaries.summary(task.plan, task.layout, task.target)
+
+
+def _end_dry_run(task: Task, *, is_there: bool) -> None:
+    """Say what is missing, or how layers would meet and what disk it would take."""
+    from moegrow.analysis import seams
+    from moegrow.cli import json_output, summaries
+    from moegrow.write.work_dir import Partial, partial_of
+
+    joined = None
+    if task.is_shared:
+        partial = Partial(partial_of(task.target.absolute()))
+        summaries.missing(partial, task.files, is_there=is_there)
+    else:
+        joined = seams.planned(task.plan, task.layout)
+        if joined.says:
+            summaries.say(quiet=False)(joined.says)
+        summaries.dry_run(task.plan, task.target)
+    if task.writing.as_json:
+        print_json(json_output.growth(task.plan, task.layout, task.target, joined=joined))
+
+
+def _write(task: Task, size: str, *, resume: bool, command: str) -> "Written":
+    """Write the result, or a part of it, or publish it, with a bar for whoever watches."""
+    from moegrow.cli import summaries
+    from moegrow.cli.resume_hint import going_on
+
+    writing, sharing = task.writing, task.sharing
+    named = phase("publishing" if sharing.finish else "writing", task.nbytes, quiet=writing.quiet)
+    with going_on(task.target, None if task.is_shared else command), named as progress:
+        return moegrow.apply(
+            task.plan, task.target, force=writing.force, resume=resume,
+            part=sharing.shards, finish=sharing.finish, digests=writing.digests,
+            threads=writing.threads, max_shard_size=size, reflink=not writing.no_reflink,
+            progress=progress, say=summaries.say(quiet=writing.quiet),
+            checked=task.layout.checkpoint,
+        )  # fmt: skip
 
 
 def explain(grown: "Plan", layout: "Layout", files: tuple["Shard", ...]) -> None:
@@ -112,7 +204,7 @@ def explain(grown: "Plan", layout: "Layout", files: tuple["Shard", ...]) -> None
 
 def deliver(
     target: Path, writing: Writing, access: Access, upload: Callable[[Path], str | None]
-) -> tuple[dict[str, Any] | None, str | None]:
+) -> "tuple[Verification | None, str | None]":
     """Verify a result and upload it, as far as that is asked for.
 
     Gives the document of what was verified, and the address. What is not as planned stays here.
@@ -120,14 +212,14 @@ def deliver(
     verified = None
     if writing.verify:
         verified = verify_result(target, None, writing.threads, access, quiet=writing.quiet)
-        if not verified["ok"]:
+        if not verified.ok:
             return verified, None
     return verified, upload(target)
 
 
-def check_good(verified: dict[str, Any] | None) -> None:
+def check_good(verified: "Verification | None") -> None:
     """End with exit code 1 where a result is not as planned, which has been said."""
-    if verified and not verified["ok"]:
+    if verified and not verified.ok:
         raise typer.Exit(1)
 
 
@@ -139,7 +231,7 @@ def verify_result(
     *,
     quiet: bool,
     noise: bool = False,
-) -> dict[str, Any]:
+) -> "Verification":
     """Hold a folder against its plan, say what was found, and give that as a document."""
     from moegrow.cli import json_output, summaries
 
@@ -161,7 +253,7 @@ def verify_result(
 
 def compared(
     folder: Path, source: str | None, prompts: list[str], access: Access, *, quiet: bool
-) -> dict[str, Any]:
+) -> "Comparison":
     """Compare the logits of a folder and its source, say what was found, and give that."""
     from moegrow.cli import json_output, summaries
 

@@ -10,7 +10,6 @@ import typer
 from moegrow.checkpoint.store import Reading
 from moegrow.cli.finish import finish
 from moegrow.cli.options import Planning, Sharing, Source, Writing
-from moegrow.cli.share import share
 from moegrow.cli.terminal import command_line, phase, read_source
 from moegrow.errors import MoegrowError
 from moegrow.options import LinksOption, TokenOption
@@ -97,10 +96,7 @@ def apply(
     with phase("planning", quiet=writing.quiet):
         reading = Reading(token=token, links_to=links_to)
         plan, layout = _kept(open_source.load(read, access=reading.access), read)
-    if sharing.shards is None and not sharing.finish:
-        finish(plan.noted(command), layout, writing, command=command, reading=reading)
-    else:
-        share(plan.noted(command), layout, writing, sharing, reading=reading)
+    finish(plan.noted(command), layout, writing, sharing=sharing, command=command, reading=reading)
 
 
 def begin(read: Any, reading: Reading) -> "Opened":

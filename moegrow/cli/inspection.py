@@ -39,7 +39,6 @@ def advise(
 ) -> None:  # fmt: skip
     """Say what published evidence there is for growing a checkpoint."""
     from moegrow.analysis import advice, norm_profile, norm_sums
-    from moegrow.cli import json_output
     from moegrow.cli.terminal import phase
     from moegrow.planning import open_source
 
@@ -53,7 +52,7 @@ def advise(
             profile = norm_profile.of(old, progress=progress)
     found = advice.advise(old, tokens=count, profile=profile)
     if as_json:
-        print_json(json_output.advice(found))
+        print_json(found)
         return
     print_lines(found.lines(columns()))
 
@@ -127,10 +126,13 @@ def verify(
     access = Access(token, None, links_to or ())
     found = finish.verify_result(Path(folder), source, threads, access, quiet=quiet, noise=noise)
     if logits:
-        found["logits"] = finish.compared(Path(folder), source, prompt or [], access, quiet=quiet)
+        from msgspec import structs
+
+        compared = finish.compared(Path(folder), source, prompt or [], access, quiet=quiet)
+        found = structs.replace(found, logits=compared)
     if as_json:
         print_json(found)
-    if not found["ok"] or (logits and not found["logits"]["ok"]):
+    if not found.ok or (found.logits and not found.logits.ok):
         raise typer.Exit(1)
 
 

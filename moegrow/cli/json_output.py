@@ -1,16 +1,17 @@
-"""The JSON documents that commands print with --json; docs/json.md describes them."""
+"""The JSON documents that commands print with --json, as Structs; docs/json.md describes them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from moegrow.analysis.advice import Advice
+from msgspec import UNSET, Struct, UnsetType
+
 from moegrow.analysis.logits import TOLERANCE, Compared
 from moegrow.analysis.norm_profile import Profile
 from moegrow.analysis.seams import Jump, Planned, Way
 from moegrow.families.layout import Layout
 from moegrow.planning import model_size
+from moegrow.planning.model_size import Numbers
 from moegrow.planning.noise_stats import NoiseStats
 from moegrow.planning.notices import notices
 from moegrow.planning.plan import Plan
@@ -18,7 +19,159 @@ from moegrow.write.engine import Moved
 from moegrow.write.verify_result import Verified
 from moegrow.write.write_checkpoint import Written
 
-Document = dict[str, Any]
+
+class Bytes(Struct, frozen=True):
+    """By which way the bytes of a result came, and how many were read for it."""
+
+    shared: int
+    copied: int
+    computed: int
+    read: int
+
+
+class NoiseLeft(Struct, frozen=True):
+    """The noise that rounding has left in one kind of tensor."""
+
+    tensors: str
+    values: int
+    unchanged: int
+    ratio: float
+
+
+class NormJump(Struct, frozen=True):
+    """The largest difference of norms at a seam."""
+
+    new: tuple[int, int]
+    old: tuple[int, int]
+    size: float
+    usual: float
+    times: float | None
+
+
+class Seams(Struct, frozen=True):
+    """The seams of a plan."""
+
+    seams: int
+    says: str
+    share: float
+    largest: dict[str, NormJump] | None
+
+
+class Parting(Struct, frozen=True):
+    """How far the states behind the layers made from an old one are from its own."""
+
+    old: int
+    new: Sequence[int]
+    differences: Sequence[float]
+
+
+class ChosenTogether(Struct, frozen=True):
+    """How often copies are chosen with their originals in one layer."""
+
+    layer: int
+    share: float
+
+
+class Comparison(Struct, frozen=True):
+    """The document of `verify --logits`."""
+
+    ok: bool
+    reasons: Sequence[str]
+    tolerance: float
+    tokens: int
+    has_head: bool
+    deviation: float
+    largest: float
+    mean: float
+    kl: float | None
+    agree: float | None
+    parts_at: int | None
+    layers: list[Parting]
+    together: list[ChosenTogether] | None
+    images: int
+    no_image: str | None
+    alive: Sequence[int]
+    seconds: float
+
+
+class Verification(Struct, frozen=True):
+    """The document of `verify`; `logits` are there where they were compared."""
+
+    path: str
+    ok: bool
+    problems: Sequence[str]
+    tensors: int
+    copied: int
+    drawn: int
+    decoded: int
+    noise: list[NoiseLeft]
+    seconds: float
+    logits: Comparison | UnsetType = UNSET
+
+
+class Growth(Struct, frozen=True):
+    """The document of a command that grows; the middle part is None where nothing was written."""
+
+    path: str
+    source: str
+    family: str
+    before: Numbers
+    after: Numbers
+    steps: list[Mapping[str, Any]]
+    warnings: list[str]
+    notes: list[str]
+    part: str | None
+    published: bool
+    missing: Sequence[int] | None
+    tensors: int
+    files: int | None
+    moved: Bytes | None
+    noise: list[NoiseLeft] | None
+    still: list[str] | None
+    unchecked: list[str] | None
+    seconds: float | None
+    verified: Verification | None
+    uploaded: str | None
+    seams: Seams | None
+
+
+class Sample(Struct, frozen=True):
+    """How much of a checkpoint was read for its norms."""
+
+    values: int
+    of: int
+    experts: int
+    of_experts: int
+
+
+class Deepening(Struct, frozen=True):
+    """One way to deepen a checkpoint, and the jumps of norms that it makes."""
+
+    options: str
+    layers: Sequence[int]
+    seams: int
+    largest: dict[str, NormJump]
+    refused: str | None
+
+
+class NormProfile(Struct, frozen=True):
+    """The norms of one source, layer by layer."""
+
+    source: str
+    name: str
+    family: str
+    layers: int
+    predicted: bool
+    norms: dict[str, Sequence[float | None]]
+    nonfinite: dict[str, int]
+    sample: Sample | None
+    seams: list[Deepening] | None
+
+
+class NormProfiles(Struct, frozen=True):
+    """The document of `norms`."""
+
+    profiles: list[NormProfile]
 
 
 def growth(
@@ -27,155 +180,122 @@ def growth(
     target: Path,
     written: Written | None = None,
     seconds: float | None = None,
-    verified: Document | None = None,
+    verified: Verification | None = None,
     uploaded: str | None = None,
     joined: Planned | None = None,
-) -> Document:
-    """What a command that grows did, or would do where nothing was written."""
-    before, after = model_size.numbers(layout), model_size.grown_numbers(plan, layout)
-    told = notices(plan, layout)
+) -> Growth:
+    """The document of a command that grows, or would grow where nothing was written."""
+    said = notices(plan, layout)
+    return Growth(
+        path=str(target.absolute()),
+        source=layout.checkpoint.location,
+        family=layout.family.name,
+        before=model_size.numbers(layout),
+        after=model_size.grown_numbers(plan, layout),
+        steps=list(plan.steps),
+        warnings=[notice.text for notice in said if notice.is_warning],
+        notes=[notice.text for notice in said if not notice.is_warning],
+        part=str(written.part) if written and written.part else None,
+        published=bool(written and written.is_published),
+        missing=written.missing if written else None,
+        tensors=len(plan.outputs),
+        files=written.files if written else None,
+        moved=_moved(written.moved) if written else None,
+        noise=_noise(written.moved.realised) if written else None,
+        still=sorted(written.moved.still) if written else None,
+        unchecked=written.moved.unchecked if written else None,
+        seconds=seconds,
+        verified=verified,
+        uploaded=uploaded,
+        seams=_planned(joined) if joined else None,
+    )
+
+
+def verification(found: Verified, folder: Path, seconds: float) -> Verification:
+    """The document of `verify`."""
+    return Verification(
+        path=str(folder.absolute()),
+        ok=found.ok,
+        problems=found.problems,
+        tensors=found.tensors,
+        copied=found.copied,
+        drawn=found.drawn,
+        decoded=found.decoded,
+        noise=_noise(found.realised),
+        seconds=seconds,
+    )
+
+
+def compared(found: Compared, seconds: float) -> Comparison:
+    """The document of `verify --logits`."""
+    together = None
+    if found.together is not None:
+        together = [ChosenTogether(layer.layer, layer.share) for layer in found.together]
+    return Comparison(
+        ok=found.ok,
+        reasons=found.reasons,
+        tolerance=TOLERANCE,
+        tokens=found.tokens,
+        has_head=found.has_head,
+        deviation=found.deviation,
+        largest=found.largest,
+        mean=found.mean,
+        kl=found.kl,
+        agree=found.agree,
+        parts_at=found.parts_at,
+        layers=[Parting(layer.old, layer.new, layer.differences) for layer in found.layers],
+        together=together,
+        images=found.images,
+        no_image=found.no_image or None,
+        alive=found.alive,
+        seconds=seconds,
+    )
+
+
+def norms(profiles: Sequence[Profile], ways: Sequence[Sequence[Way]] | None = None) -> NormProfiles:
+    """The document of `norms`: the profile of each source, and the ways to deepen it, if asked."""
+    each: Sequence[Sequence[Way] | None] = ways or [None] * len(profiles)
+    return NormProfiles([_profile(*both) for both in zip(profiles, each, strict=True)])
+
+
+def _profile(profile: Profile, ways: Sequence[Way] | None) -> NormProfile:
+    sample = Sample(profile.values, profile.of, profile.experts, profile.of_experts)
+    return NormProfile(
+        source=profile.location,
+        name=profile.name,
+        family=profile.family,
+        layers=profile.layers,
+        predicted=profile.is_predicted,
+        norms=dict(profile.norms),
+        nonfinite=dict(profile.nonfinite),
+        sample=sample if profile.is_sample else None,
+        seams=None if ways is None else [_way(way) for way in ways],
+    )
+
+
+def _way(way: Way) -> Deepening:
+    return Deepening(way.options, way.layers, way.seams, _jumps(way.largest), way.refused or None)
+
+
+def _planned(joined: Planned) -> Seams:
+    largest = None if joined.largest is None else _jumps(joined.largest)
+    return Seams(joined.seams, joined.says, joined.share, largest)
+
+
+def _jumps(largest: Mapping[str, Jump]) -> dict[str, NormJump]:
     return {
-        "path": str(target.absolute()),
-        "source": layout.checkpoint.location,
-        "family": layout.family.name,
-        "before": before.table(),
-        "after": after.table(),
-        "steps": list(plan.steps),
-        "warnings": [notice.text for notice in told if notice.is_warning],
-        "notes": [notice.text for notice in told if not notice.is_warning],
-        "part": str(written.part) if written and written.part else None,
-        "published": bool(written and written.is_published),
-        "missing": list(written.missing) if written else None,
-        "tensors": len(plan.outputs),
-        "files": written.files if written else None,
-        "moved": _moved(written.moved) if written else None,
-        "noise": _noise(written.moved.realised) if written else None,
-        "still": sorted(written.moved.still) if written else None,
-        "unchecked": written.moved.unchecked if written else None,
-        "seconds": seconds,
-        "verified": verified,
-        "uploaded": uploaded,
-        "seams": None if joined is None else _planned(joined),
-    }
-
-
-def verification(found: Verified, folder: Path, seconds: float) -> Document:
-    """What `verify` found."""
-    return {
-        "path": str(folder.absolute()),
-        "ok": found.ok,
-        "problems": list(found.problems),
-        "tensors": found.tensors,
-        "copied": found.copied,
-        "drawn": found.drawn,
-        "decoded": found.decoded,
-        "noise": _noise(found.realised),
-        "seconds": seconds,
-    }
-
-
-def norms(profiles: Sequence[Profile], ways: Sequence[Sequence[Way]] | None = None) -> Document:
-    """The profiles of sources, layer by layer, and for each the ways to deepen it, if asked."""
-    documents = [_profile(profile) for profile in profiles]
-    for number, document in enumerate(documents):
-        document["seams"] = None if ways is None else [_way(its) for its in ways[number]]
-    return {"profiles": documents}
-
-
-def _way(way: Way) -> Document:
-    return {
-        "options": way.options,
-        "layers": list(way.layers),
-        "seams": way.seams,
-        "largest": _jumps(way.largest),
-        "refused": way.refused or None,
-    }
-
-
-def _planned(joined: Planned) -> Document:
-    """The seams of a plan."""
-    return {
-        "seams": joined.seams,
-        "says": joined.says,
-        "share": joined.share,
-        "largest": None if joined.largest is None else _jumps(joined.largest),
-    }
-
-
-def _jumps(largest: Mapping[str, Jump]) -> Document:
-    return {
-        group: {
-            "new": list(jump.new), "old": list(jump.old),
-            "size": jump.size, "usual": jump.usual, "times": jump.times,
-        }
+        group: NormJump(jump.new, jump.old, jump.size, jump.usual, jump.times)
         for group, jump in largest.items()
-    }  # fmt: skip
-
-
-def _profile(profile: Profile) -> Document:
-    sample = None
-    if profile.is_sample:
-        sample = {
-            "values": profile.values, "of": profile.of,
-            "experts": profile.experts, "of_experts": profile.of_experts,
-        }  # fmt: skip
-    return {
-        "source": profile.location,
-        "name": profile.name,
-        "family": profile.family,
-        "layers": profile.layers,
-        "predicted": profile.is_predicted,
-        "norms": {group: list(norms) for group, norms in profile.norms.items()},
-        "nonfinite": dict(profile.nonfinite),
-        "sample": sample,
     }
 
 
-def compared(found: Compared, seconds: float) -> Document:
-    """What `verify --logits` found."""
-    return {
-        "ok": found.ok,
-        "reasons": list(found.reasons),
-        "tolerance": TOLERANCE,
-        "tokens": found.tokens,
-        "has_head": found.has_head,
-        "deviation": found.deviation,
-        "largest": found.largest,
-        "mean": found.mean,
-        "kl": found.kl,
-        "agree": found.agree,
-        "parts_at": found.parts_at,
-        "layers": [
-            {"old": layer.old, "new": list(layer.new), "differences": list(layer.differences)}
-            for layer in found.layers
-        ],
-        "together": None
-        if found.together is None
-        else [{"layer": layer.layer, "share": layer.share} for layer in found.together],
-        "images": found.images,
-        "no_image": found.no_image or None,
-        "alive": list(found.alive),
-        "seconds": seconds,
-    }
+def _moved(moved: Moved) -> Bytes:
+    return Bytes(moved.shared, moved.copied, moved.computed, moved.read)
 
 
-def advice(found: Advice) -> Document:
-    """What `advise` says."""
-    return asdict(found)
-
-
-def _moved(moved: Moved) -> Document:
-    return {way: getattr(moved, way) for way in ("shared", "copied", "computed", "read")}
-
-
-def _noise(found: dict[str, NoiseStats]) -> list[Document]:
-    """What rounding has left of the noise in each kind of tensor."""
+def _noise(found: Mapping[str, NoiseStats]) -> list[NoiseLeft]:
+    """The noise that rounding has left in each kind of tensor."""
     return [
-        {
-            "tensors": kind,
-            "values": realised.values,
-            "unchanged": realised.unchanged,
-            "ratio": realised.ratio,
-        }
-        for kind, realised in sorted(found.items())
+        NoiseLeft(kind, stats.values, stats.unchanged, stats.ratio)
+        for kind, stats in sorted(found.items())
     ]

@@ -127,6 +127,8 @@ class Sharing:
     ] = False
 
 
+ALONE = Sharing()  # one process writes all shards and publishes
+
 Command = Callable[..., None]
 
 

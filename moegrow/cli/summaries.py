@@ -19,11 +19,11 @@ from moegrow.planning import model_size
 from moegrow.planning.noise_stats import NoiseStats
 from moegrow.planning.notices import notices
 from moegrow.planning.plan import Plan
-from moegrow.write.parts import Part, begun_parts, lacking
 from moegrow.write.shards import Shard
 from moegrow.write.verify_result import Verified
 from moegrow.write.work_dir import Partial
 from moegrow.write.write_checkpoint import Written
+from moegrow.write.write_job import Part, lacking
 
 
 def _person() -> Console:
@@ -131,7 +131,7 @@ def missing(partial: Partial, files: tuple[Shard, ...], *, is_there: bool) -> No
     absent = () if is_there else partial.missing(files)
     told = f"all {_shards(len(files))} written"
     if absent:
-        count = begun_parts(partial) if partial.is_begun else len(files)
+        count = partial.begun_parts() if partial.is_begun else len(files)
         told = "; ".join(lacking(absent, len(files), count))
     say(quiet=False)(f"{told}\nnothing was written (--dry-run)")
 

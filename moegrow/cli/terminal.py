@@ -161,7 +161,11 @@ def writing(target: Path, option: str) -> Iterator[None]:
 
 
 def print_json(document: Any) -> None:
-    print_lines([json.dumps(document, indent=2)])
+    """Print a Struct, a dataclass or a table as an indented JSON document, in ASCII alone."""
+    import msgspec
+
+    # The hook meets numbers of numpy.
+    print_lines([json.dumps(msgspec.to_builtins(document, enc_hook=float), indent=2)])
 
 
 def usage_problem(error: Any) -> tuple[str, str]:

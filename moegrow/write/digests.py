@@ -7,15 +7,18 @@ describes the file that keeps them.
 import hashlib
 import json
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Annotated, BinaryIO, Literal, NamedTuple
+
+import msgspec
 
 from moegrow.errors import MoegrowError
-from moegrow.files import json_edit
+from moegrow.files import json_edit, typed_json
 from moegrow.files.byte_ranges import read_all
 from moegrow.files.untrusted import decoded, opened
 from moegrow.write.shards import Shard
@@ -52,25 +55,35 @@ class Entry(NamedTuple):
 
     def line(self) -> str:
         """The entry as a line of JSON, without its end."""
-        ranges = [[start, stop, f"{crc:08x}"] for start, stop, crc in self.ranges]
-        table = {"shard": self.name, "size": self.size, "header": self.header, "ranges": ranges}
-        return json_edit.dumps(table, separators=(",", ":"))
+        ranges = [(start, stop, f"{crc:08x}") for start, stop, crc in self.ranges]
+        return typed_json.dumps(_EntryLine(self.name, self.size, self.header, ranges))
 
     @classmethod
-    def read(cls, text: str) -> "Entry":
-        """The entry in a line; raises ValueError or MoegrowError where there is none."""
-        table = json_edit.loads(text, "an entry")
-        try:
-            name, size, header = table["shard"], table["size"], table["header"]
-            ranges = tuple(Range(start, stop, int(crc, 16)) for start, stop, crc in table["ranges"])
-            if not all(type(end) is int for found in ranges for end in found[:2]):
-                raise TypeError("a range is no numbers")
-            # Bytes that stand in many ranges would be read as often.
-            if not all(one.stop <= other.start for one, other in pairwise(ranges)):
-                raise TypeError("ranges overlap or run backwards")
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(str(error)) from None
-        return cls(str(name), size, str(header), ranges)
+    def read(cls, text: str, what: str = "an entry") -> "Entry":
+        """The entry in a line; raises MoegrowError where there is none, with `what` it is."""
+        line = typed_json.loads(text, what, _EntryLine)
+        ranges = tuple(Range(start, stop, int(crc, 16)) for start, stop, crc in line.ranges)
+        # Bytes that stand in many ranges would be read as often.
+        if not all(one.stop <= other.start for one, other in pairwise(ranges)):
+            raise MoegrowError(f"{what} is malformed: ranges overlap or run backwards")
+        return cls(line.shard, line.size, line.header, ranges)
+
+
+class _EntryLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An entry as it stands in a file; a range is its first byte, the one behind it, its CRC-32."""
+
+    shard: str
+    size: int
+    header: str
+    ranges: list[tuple[int, int, Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{8}$")]]]
+
+
+class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The first line of the file: its version, which bytes it covers, the digests of files."""
+
+    moegrow_digests: int
+    covers: Literal["everything", "computed"]
+    files: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -87,9 +100,8 @@ class Digests:
 
     def text(self) -> str:
         """The text of the file: a header, a line for each shard, and a digest of these lines."""
-        covers = "everything" if self.everything else "computed"
-        header = {"moegrow_digests": FORMAT, "covers": covers, "files": dict(self.files)}
-        lines = [json_edit.dumps(header, separators=(",", ":"))]
+        covers: Literal["everything", "computed"] = "everything" if self.everything else "computed"
+        lines = [typed_json.dumps(_Header(FORMAT, covers, dict(self.files)))]
         lines += [entry.line() for entry in self.entries]
         text = "".join(f"{line}\n" for line in lines)
         return text + _last_line(hashlib.sha256(text.encode()))
@@ -102,39 +114,37 @@ def read_digests(path: Path) -> Digests:
         if not count:
             raise MoegrowError(f"{path.name} is not as it was written")
         file.seek(0)
-        try:
-            return _read(islice(file, count), path.name)
-        except (KeyError, TypeError, ValueError) as error:
-            # The last line is right, so this is no damage: somebody wrote it.
-            raise MoegrowError(
-                f"{path.name} is malformed: {type(error).__name__} {error}"
-            ) from None
+        return _read(islice(file, count), path.name)
 
 
 def _read(lines: Iterator[bytes], name: str) -> Digests:
-    """The digests in the lines above the last."""
+    """The digests in the lines above the last, which is right: damage is no malformed line."""
     # The bytes of a line are not kept beside its text.
-    texts = map(_line_text, lines)
-    table = json_edit.loads(next(texts), f"line 1 of {name}")
+    texts = ((what, _line_text(line, what)) for what, line in _named(lines, name))
+    what, text = next(texts)
+    table = json_edit.loads(text, what)
     if table.get("moegrow_digests") != FORMAT:
         raise MoegrowError(f"{name} is of another version of moegrow")
-    covers, files = table["covers"], table["files"]
-    if not isinstance(files, dict) or not all(isinstance(to, str) for to in files.values()):
-        raise TypeError("files must be digests by name")
+    header = typed_json.convert(table, what, _Header)
     entries, ranges = [], 0
-    for text in texts:
-        entries.append(Entry.read(text))
+    for what, text in texts:
+        entries.append(Entry.read(text, what))
         ranges += len(entries[-1].ranges)
         if ranges > MOST_RANGES:
-            raise ValueError(f"there are more than {MOST_RANGES} ranges")
-    return Digests(covers == "everything", files, tuple(entries))
+            raise MoegrowError(f"{name} is malformed: there are more than {MOST_RANGES} ranges")
+    return Digests(header.covers == "everything", header.files, tuple(entries))
 
 
-def _line_text(line: bytes) -> str:
-    """The text of a line; raises ValueError where it is longer than any."""
+def _named(lines: Iterator[bytes], name: str) -> Iterator[tuple[str, bytes]]:
+    for number, line in enumerate(lines, 1):
+        yield f"line {number} of {name}", line
+
+
+def _line_text(line: bytes, what: str) -> str:
+    """The text of a line; raises MoegrowError where it is longer than any."""
     if len(line) > LONGEST_LINE:
-        raise ValueError(f"a line has {len(line)} bytes, and the most is {LONGEST_LINE}")
-    return decoded(line, "a line")
+        raise MoegrowError(f"{what} has {len(line)} bytes, and the most is {LONGEST_LINE}")
+    return decoded(line, what)
 
 
 def _lines_above(file: BinaryIO) -> int:
@@ -192,12 +202,21 @@ def merged(shard: Shard, parts: Iterable[Range]) -> Iterator[Range]:
         yield last
 
 
-def whole(shard: Shard, file: int) -> Iterator[Range]:
-    """One range for each tensor of a shard, read from its open file."""
+def completed(shard: Shard, parts: Iterable[Range], file: int) -> Iterator[Range]:
+    """Some ranges of a shard and those between them, which are read from its open file.
+
+    So bytes that nobody has seen, because the filesystem shares them, have a digest as well.
+    """
+    left = deque(sorted(parts))
     for output, position in shard.positions():
-        if output.nbytes:
-            stop = position + output.nbytes
-            yield Range(position, stop, crc_of(file, position, stop))
+        stop = position + output.nbytes
+        while position < stop:
+            part = left.popleft() if left and left[0].start < stop else Range(stop, stop, 0)
+            if position < part.start:
+                yield Range(position, part.start, crc_of(file, position, part.start))
+            if part.start < part.stop:
+                yield part
+            position = part.stop
 
 
 def crc_of(file: int, start: int, stop: int) -> int:

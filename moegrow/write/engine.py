@@ -74,7 +74,9 @@ def fill(
     with Source(checkpoint, ordered) as source, Targets(folder, shards, journal) as targets:
         changed = sum(change.stop - change.start for change in wanted.changes)
         changed += sum(whole.nbytes for whole in wanted.wholes if is_rounded(source, whole.output))
-        engine = _Engine(source, targets, reflink, progress, compiled_loops(changed))
+        # The kernel would copy bytes unseen, and their digests be read off the result.
+        in_kernel = reflink and not journal.everything
+        engine = _Engine(source, targets, in_kernel, progress, compiled_loops(changed))
         copies = wanted.copies
         if reflink:
             left: list[Copy] = []
@@ -107,14 +109,14 @@ class _Engine:
         self,
         source: Source,
         targets: Targets,
-        reflink: bool,
+        in_kernel: bool,
         progress: Progress,
         compiled: ModuleType | None,
     ) -> None:
         self.moved = Moved()
         self._source = source
         self._targets = targets
-        self._in_kernel = reflink
+        self._in_kernel = in_kernel
         self._progress = progress
         self._compiled = compiled
         self._unshared: set[str] = set()  # files whose bytes the filesystem does not share
@@ -278,6 +280,7 @@ class _Engine:
 
     def _write(self, shard: int, view: Bytes, offset: int, worker: Worker) -> None:
         self._targets.write(shard, view, offset, worker.bounce)
+        self._targets.copied(shard, offset, view.data)
         self._wrote(shard, view.size, copied=view.size)
 
     def _write_computed(

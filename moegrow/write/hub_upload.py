@@ -1,7 +1,6 @@
 """Upload a finished checkpoint to the Hub, after everything that could refuse it was asked."""
 
 import hashlib
-import logging
 import os
 import shlex
 from collections.abc import Iterator, Mapping
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from moegrow.checkpoint import hub
 from moegrow.checkpoint.hub import token_of
-from moegrow.checkpoint.hub_errors import TOKENS, endpoint, explained
+from moegrow.checkpoint.hub_errors import TOKENS, endpoint, explained, quieted
 from moegrow.checkpoint.locate import user_path
 from moegrow.checkpoint.side_files import PLAN
 from moegrow.checkpoint.store import Access
@@ -108,19 +107,14 @@ def upload(folder: Path, goal: Goal, *, quiet: bool = True) -> None:
     Raises MoegrowError where it fails.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.utils import disable_progress_bars
 
     from moegrow.checkpoint.time_limits import PROGRAM
 
     _check_plain(folder)
-    # What it would log holds signed addresses; what goes wrong is said in the end.
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    if quiet:
-        disable_progress_bars()
     api = HfApi(token=goal.token, library_name=PROGRAM)
     message = f"Grown with moegrow: {folder.name}"
-    with _explained(goal.name, goal.token, hint=f"the result is whole in {folder}; run the same"
-                    " command again, and the upload goes on"):  # fmt: skip
+    hint = f"the result is whole in {folder}; run the same command again, and the upload goes on"
+    with quieted(quiet=quiet), _explained(goal.name, goal.token, hint=hint):
         files = _remote_files(api, goal.name)
         if _digests((folder / PLAN).read_bytes()).isdisjoint({files.get(PLAN)}):
             api.upload_file(

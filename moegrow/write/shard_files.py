@@ -2,11 +2,13 @@
 
 import os
 import threading
+from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Self
 
@@ -32,7 +34,7 @@ class Journal:
     """Which shards need not be written, and where the digests of each written one are noted.
 
     `note` is called just before a shard gets its name. `everything` asks for digests of all bytes,
-    not only of those that were computed; for that the shard is read once more.
+    not only of those that were computed; those that the filesystem shares are read for that.
     """
 
     done: frozenset[int] = frozenset()
@@ -52,6 +54,7 @@ class Targets:
         self._direct: dict[int, int | None] = {}  # the same files, where that is of use
         self._begun: dict[int, Path] = {}
         self._computed: dict[int, dict[int, Range]] = {}  # by where they stop
+        self._begins: dict[int, list[int]] = {}  # of the tensors, where copies have digests
         self._in_use: Counter[int] = Counter()
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(max_workers=SYNCING)
@@ -128,6 +131,17 @@ class Targets:
         with self._lock:
             ranges[stop] = part
 
+    def copied(self, number: int, offset: int, view: memoryview) -> None:
+        """Take note of the digest of copied bytes, if one is wanted, for each tensor apart."""
+        if not self._journal.everything:
+            return
+        if number not in self._begins:
+            self._begins[number] = [at for _, at in self._shards[number].positions()]
+        begins, stop = self._begins[number], offset + view.nbytes
+        inside = begins[bisect_right(begins, offset) : bisect_left(begins, stop)]
+        for start, end in pairwise([offset, *inside, stop]):
+            self.computed(number, start, view[start - offset : end - offset], goes_on=False)
+
     def wrote(self, number: int, count: int) -> None:
         """Take note of bytes written; a file that is complete gets its name when it is durable.
 
@@ -164,11 +178,10 @@ class Targets:
                     f"{shard.name} has {written} bytes and should have {shard.nbytes}"
                 )
             os.fsync(descriptor)
+            known: Iterable[Range] = self._computed.pop(number, {}).values()
             if self._journal.everything:
-                ranges = digests.whole(shard, descriptor)
-            else:
-                ranges = digests.merged(shard, self._computed.pop(number, {}).values())
-            self._journal.note(digests.entry(shard, ranges))
+                known = digests.completed(shard, known, descriptor)
+            self._journal.note(digests.entry(shard, digests.merged(shard, known)))
             self._begun[number].rename(self._folder / shard.name)
         with self._lock:
             del self._begun[number]

@@ -11,14 +11,16 @@ import json
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+import msgspec
 
 from moegrow.checkpoint.side_files import PLAN
 from moegrow.errors import MoegrowError
-from moegrow.files import json_edit, worker_threads
+from moegrow.files import typed_json, worker_threads
 from moegrow.files.atomic import TEMPORARY, durable, sync, temporary
 from moegrow.files.untrusted import is_plain_file, is_plain_folder, read_text
 from moegrow.write.digests import Entry, damage, entry
@@ -28,8 +30,25 @@ PARTIAL = ".partial"
 LOCK, OWNER, BEGUN, JOURNAL, RESULT = ".moegrow-lock", "owner", "begun.json", "journal", "result"
 REPLACED = "replaced"  # what stood under the name of the result, while it is being replaced
 
-LARGEST_FACTS = 64 << 20  # bytes of what a run begins with: a line or two for each of its files
+MOST_PARTS = 100_000  # parts of one result
+LARGEST_BEGUN = 64 << 20  # bytes of what a run begins with: a line or two for each of its files
 LARGEST_RANGE = 64  # bytes of one range in an entry of the journal
+
+
+class Begun(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """What a run begins with and another must share to go on with it, beside the plan.
+
+    The `source` has the size, the version and the digest of each file. Of how many `parts` the
+    first one was one makes no difference to the result.
+    """
+
+    moegrow: str
+    max_shard_size: int
+    digests: bool
+    source: dict[str, list[int | str]]
+    parts: Annotated[int, msgspec.Meta(ge=1, le=MOST_PARTS)] | None = None
 
 
 @dataclass(frozen=True)
@@ -58,17 +77,21 @@ class Partial:
         folders = (self.folder, self.result, self.folder / JOURNAL)
         return is_plain_file(self.folder / BEGUN) and all(map(is_plain_folder, folders))
 
-    def begin(self, facts: Mapping[str, object]) -> None:
-        """Write down what the run begins with; what it goes by must be in the result already."""
+    def begin(self, begun: Begun) -> None:
+        """Write down what the run begins with; its plan must be in the result already."""
         (self.folder / JOURNAL).mkdir()
         with durable(self.folder / BEGUN) as file:
-            file.write(json.dumps(dict(facts), indent=1).encode())
+            file.write(json.dumps(msgspec.to_builtins(begun), indent=1).encode())
         sync(self.folder)
 
-    def facts(self) -> dict[str, Any]:
+    def begun(self) -> Begun:
         """What the run began with; raises MoegrowError where that cannot be read."""
-        text = read_text(self.folder, BEGUN, LARGEST_FACTS)
-        return json_edit.loads(text, str(self.folder / BEGUN))
+        text = read_text(self.folder, BEGUN, LARGEST_BEGUN)
+        return typed_json.loads(text, str(self.folder / BEGUN), Begun)
+
+    def begun_parts(self) -> int | None:
+        """The number of parts that a run was begun with, None where one process writes all."""
+        return self.begun().parts if self.is_begun else None
 
     def note(self, entry: Entry) -> None:
         """Keep the entry of a shard that is complete and is about to get its name."""
@@ -83,7 +106,7 @@ class Partial:
         try:
             name = str(self._entry_path(shard.name).relative_to(self.folder))
             return Entry.read(read_text(self.folder, name, _longest_entry(shard)))
-        except (OSError, ValueError, MoegrowError):
+        except (OSError, MoegrowError):
             return None
 
     def noted(self, shard: Shard) -> Entry:

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -16,27 +15,14 @@ from moegrow.errors import UsageError
 from moegrow.files.byte_ranges import cores
 from moegrow.planning.check import check_plan, check_source, check_witness, witness
 from moegrow.planning.plan import Plan
-from moegrow.write import engine, shards, verify_result
-from moegrow.write.disk_space import check_space
+from moegrow.write import run_job, shards, verify_result
+from moegrow.write.check_output import check_apart, check_target
 from moegrow.write.engine import Moved
-from moegrow.write.parts import Part, publish_parts, read_part, write_part
-from moegrow.write.publish import (
-    Progress,
-    Run,
-    check_apart,
-    check_free,
-    check_renaming,
-    check_target,
-    complete,
-    dropping,
-    failing,
-    unchecked,
-)
-from moegrow.write.resume import Say, begin_anew, go_on, is_written
-from moegrow.write.shard_files import Journal
+from moegrow.write.resume import is_written
+from moegrow.write.run_job import Outcome
 from moegrow.write.verify_result import Verified
 from moegrow.write.work_dir import partial_of
-from moegrow.write.work_dir_lock import HeldError, locked
+from moegrow.write.write_job import WHOLE, Part, Progress, Role, Say, WriteJob, read_part
 
 
 @dataclass(frozen=True)
@@ -122,8 +108,9 @@ def apply(
     share = None if part is None else read_part(part)
     if share and finish:
         raise UsageError("--finish writes no shards, so --shards does not go with it")
-    goes_on = resume or finish or share is not None
+    role = Role.TOGETHER if share else Role.PUBLISH if finish else Role.ALONE
     target, here = user_path(output).absolute(), plan.source.folder
+    goes_on = resume or role is not Role.ALONE
     is_complete = goes_on and is_written(plan, target)
     check_target(target, here, force=force, is_complete=is_complete)
     check_apart(partial_of(target), here)
@@ -136,66 +123,29 @@ def apply(
         fetch(checkpoint)
     seen = witness(checkpoint)
     check_witness(seen, checkpoint)
-    run = Run(
-        target=target, plan=plan, checkpoint=checkpoint, seen=seen, files=files,
-        max_shard_size=shards.parse_size(max_shard_size), digests=digests, force=force,
+    job = WriteJob(
+        plan=plan, target=target, checkpoint=checkpoint, seen=seen, shards=files,
+        part=share or WHOLE, role=role, max_shard_size=shards.parse_size(max_shard_size),
+        digests=digests, force=force, resume=resume,
         threads=threads or checkpoint.store.threads or cores(), reflink=reflink,
         progress=progress, say=say,
     )  # fmt: skip
-    if goes_on and is_written(plan, target):
-        with suppress(HeldError), locked(target) as partial:
-            partial.remove()
-        return _there(run, share)
-    if share:
-        return _write_part(run, share)
-    if finish:
-        publish_parts(run)
-        return Written(target, len(files), len(plan.outputs), plan.nbytes, Moved(), len(files))
-    return _write(run, resume=resume)
+    return _written(job, run_job.run(job), share)
 
 
-def _there(run: Run, part: Part | None = None) -> Written:
-    """What is said of a result that is complete already."""
-    run.say(f"{run.target} is complete already")
-    count, plan = sum(1 for _ in run.target.glob("*.safetensors")), run.plan
-    return Written(run.target, count, len(plan.outputs), plan.nbytes, Moved(), count, part)
-
-
-def _write_part(run: Run, part: Part) -> Written:
-    """Write the shards of a part, and publish the result if they were the last ones."""
-    mine = [run.files[number] for number in part.shards(len(run.files))]
-    done = write_part(run, part)
+def _written(job: WriteJob, done: Outcome, part: Part | None) -> Written:
+    """The result of a job, in numbers of what it was to write."""
+    if done.was_complete:
+        job.say(f"{job.target} is complete already")
+        count = sum(1 for _ in job.target.glob("*.safetensors"))
+        tensors, nbytes = len(job.plan.outputs), job.plan.nbytes
+        return Written(job.target, count, tensors, nbytes, Moved(), count, part)
+    outputs = [output for number in job.numbers for output in job.shards[number].outputs]
     return Written(
-        run.target, len(mine), sum(len(shard.outputs) for shard in mine),
-        sum(output.nbytes for shard in mine for output in shard.outputs), done.moved, done.kept,
-        part, tuple(number + 1 for number in done.missing), done.is_published,
+        job.target, len(job.numbers), len(outputs), sum(output.nbytes for output in outputs),
+        done.moved, done.kept, part, tuple(number + 1 for number in done.missing),
+        done.is_published,
     )  # fmt: skip
-
-
-def _write(run: Run, *, resume: bool) -> Written:
-    """Write all shards, but for those that an earlier run has finished, and publish the result."""
-    plan, target, files = run.plan, run.target, run.files
-    with locked(target) as partial:
-        if resume and is_written(plan, target):
-            partial.remove()
-            return _there(run)
-        check_free(target, force=run.force)
-        begun = go_on(partial, plan, run.facts, resume=resume, force=run.force, say=run.say)
-        with failing(partial, target):
-            plan = begun or begin_anew(partial, plan, run.facts)
-            check_renaming(partial)
-            done = partial.check(files, run.threads, run.say)
-            check_space(files, partial.result, run.checkpoint, done=done, reflink=run.reflink)
-            run.progress(sum(output.nbytes for number in done for output in files[number].outputs))
-            with dropping(run, partial):
-                moved = engine.fill(
-                    files, partial.result, run.checkpoint, threads=run.threads,
-                    reflink=run.reflink, progress=run.progress,
-                    journal=Journal(done, partial.note, everything=run.digests),
-                )  # fmt: skip
-            unchecked(run, moved)
-            complete(run, partial, plan)
-    return Written(target, len(files), len(plan.outputs), plan.nbytes, moved, len(done))
 
 
 def fetch(checkpoint: Checkpoint, bar: Bar = no_bar) -> None:

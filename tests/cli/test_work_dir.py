@@ -23,7 +23,6 @@ CUT_OFF = """
 import os, sys
 from pathlib import Path
 import moegrow
-from moegrow.write import partial, publishing
 real, when = Path.rename, sys.argv[1]
 def rename(self, to):
     real(self, to)

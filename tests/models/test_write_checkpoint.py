@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 from contextlib import suppress
+from pathlib import Path
 
 import alter
 import pytest
@@ -43,6 +44,36 @@ def test_the_bytes_do_not_depend_on_the_number_of_threads(plan, tmp_path):
         moegrow.apply(plan, target, threads=threads, max_shard_size="100KB")
     first = alter.contents(tmp_path / "1")
     assert alter.contents(tmp_path / "2") == alter.contents(tmp_path / "7") == first
+
+
+@pytest.mark.parametrize("settings", [{}, {"digests": True, "reflink": False}])
+def test_a_single_run_reads_nothing_of_its_own_result(source, tmp_path, monkeypatch, settings):
+    (source / "tokenizer.json").write_text("{}")
+    read, real_open, real_read = [], os.open, os.preadv
+
+    def note(descriptor):
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        if path.is_file() and path.is_relative_to(tmp_path / "grown.partial" / work_dir.RESULT):
+            read.append(path.name)
+
+    def opened(path, flags, *arguments, **options):
+        descriptor = real_open(path, flags, *arguments, **options)
+        if flags & os.O_ACCMODE == os.O_RDONLY:
+            note(descriptor)
+        return descriptor
+
+    def preadv(descriptor, *arguments):
+        note(descriptor)
+        return real_read(descriptor, *arguments)
+
+    monkeypatch.setattr(os, "open", opened)
+    monkeypatch.setattr(os, "preadv", preadv)
+    plan = moegrow.width(moegrow.depth(source), noise=0.01)
+    moegrow.apply(plan, tmp_path / "grown", max_shard_size="50KB", **settings)
+    assert not read
+    monkeypatch.undo()
+    assert (tmp_path / "grown" / "tokenizer.json").exists()
+    assert moegrow.verify(tmp_path / "grown").ok
 
 
 def test_the_tensors_do_not_depend_on_the_size_of_shards(plan, tmp_path):

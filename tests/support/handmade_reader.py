@@ -5,10 +5,11 @@ A piece is a tuple of its source, two rows, its noise, scale, shift and decoding
 
 import re
 from fractions import Fraction
+from typing import get_args
 
 from moegrow.checkpoint.header import BITS
 from moegrow.files import json_edit
-from moegrow.growth import ROUNDINGS, Noise
+from moegrow.growth import Noise, Rounding
 from moegrow.quant.decoding import CODECS, SETTINGS, Decoding
 
 WRONG_KINDS = (
@@ -29,7 +30,7 @@ def _noise(kind, amount, seed, rounding="nearest"):
         raise ValueError(f"noise {kind!r} is neither normal nor finite nor uniform")
     if type(amount) not in (int, float) or not 0 < amount < 1e6:
         raise ValueError(f"a noise of {amount!r} makes no sense")
-    if rounding not in ROUNDINGS:
+    if rounding not in get_args(Rounding):
         raise ValueError(f"the rounding {rounding!r} is not known")
     return Noise(kind, float(amount), _number(seed), rounding)
 

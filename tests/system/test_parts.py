@@ -14,9 +14,10 @@ import pytest
 import moegrow
 from moegrow.checkpoint.side_files import PLAN
 from moegrow.errors import MoegrowError, UsageError
-from moegrow.write import parts, work_dir
+from moegrow.write import run_job, work_dir
 from moegrow.write.work_dir import OWNER, Partial, kept_of, partial_of
 from moegrow.write.work_dir_lock import locked
+from moegrow.write.write_job import Part
 
 SIZE = "--max-shard-size", "40KB"  # of a big checkpoint this makes some forty files
 
@@ -243,7 +244,7 @@ def whole(plan, tmp_path):
 def test_python_has_parts_too(plan, target, tmp_path):
     expected = whole(plan, tmp_path)
     first = moegrow.apply(plan, target, part=(1, 3), **SMALL)
-    assert (first.is_published, first.part, first.kept) == (False, parts.Part(1, 3), 0)
+    assert (first.is_published, first.part, first.kept) == (False, Part(1, 3), 0)
     assert 2 in first.missing
     assert 4 not in first.missing
     assert not target.exists()
@@ -315,7 +316,10 @@ def test_force_replaces_an_older_result_and_never_what_goes_together(plan, sourc
     assert (again.kept, again.missing) == (first.files, first.missing)
     said = []
     moegrow.apply(plan, target, part=(1, 2), force=True, max_shard_size="30KB", say=said.append)
-    assert said == [f"{partial_of(target)}: {first.files} finished shards removed, as --force asks"]
+    assert said == [
+        f"{partial_of(target)} holds {first.files} finished shards of a run that did not end:"
+        " removed, as --force asks"
+    ]
     last = moegrow.apply(plan, target, part=(2, 2), force=True, max_shard_size="30KB")
     assert last.is_published
     assert moegrow.verify(target).ok
@@ -372,7 +376,7 @@ def test_a_part_that_fails_with_nothing_finished_leaves_nothing(plan, target, mo
     def full(*arguments, **options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(parts.engine, "fill", full)
+    monkeypatch.setattr(run_job.engine, "fill", full)
     with pytest.raises(MoegrowError, match="No space left"):
         moegrow.apply(plan, target, part=(1, 2), **SMALL)
     assert not partial_of(target).exists()
@@ -380,11 +384,11 @@ def test_a_part_that_fails_with_nothing_finished_leaves_nothing(plan, target, mo
 
 def test_a_part_waits_for_one_that_begins_and_not_for_ever(plan, target, holder, monkeypatch):
     alone, said = holder("alone"), []
-    monkeypatch.setattr(parts.time, "sleep", lambda seconds: alone.communicate())
+    monkeypatch.setattr(run_job.time, "sleep", lambda seconds: alone.communicate())
     moegrow.apply(plan, target, part=(1, 2), say=said.append, **SMALL)
     assert said == ["another moegrow holds the working folder: waiting for it"]
     holder("alone")
-    monkeypatch.setattr(parts, "PATIENCE", -1)
+    monkeypatch.setattr(run_job, "PATIENCE", -1)
     with pytest.raises(MoegrowError, match="another moegrow is writing"):
         moegrow.apply(plan, target, part=(2, 2), **SMALL)
 
@@ -424,15 +428,15 @@ def test_what_is_finished_just_before_a_part_leaves_is_published_by_it(plan, tar
 def test_two_that_publish_at_once_do_so_once(plan, target, monkeypatch):
     """Both found all shards finished; the other was quicker."""
     moegrow.apply(plan, target, part=(1, 2), **SMALL)
-    real = parts.locked
+    real = run_job.locked
 
     def late(where, *, shared=False):
         if not shared:
-            monkeypatch.setattr(parts, "locked", real)
+            monkeypatch.setattr(run_job, "locked", real)
             assert moegrow.apply(plan, target, finish=True, **SMALL).is_published
         return real(where, shared=shared)
 
-    monkeypatch.setattr(parts, "locked", late)
+    monkeypatch.setattr(run_job, "locked", late)
     last = moegrow.apply(plan, target, part=(2, 2), **SMALL)
     assert (last.is_published, last.missing) == (False, ())
     assert moegrow.verify(target).ok
@@ -461,7 +465,7 @@ def test_parts_work_where_there_are_no_locks(plan, target, tmp_path, monkeypatch
 
 def test_where_there_are_no_locks_nobody_joins_one_that_is_alone(plan, target, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", lambda *arguments: (_ for _ in ()).throw(OSError(38, "no")))
-    monkeypatch.setattr(parts, "PATIENCE", -1)
+    monkeypatch.setattr(run_job, "PATIENCE", -1)
     with locked(target) as alone:
         with pytest.raises(MoegrowError, match=f"process {os.getpid()} on .* is writing"):
             moegrow.apply(plan, target, part=(1, 2), **SMALL)

@@ -15,7 +15,7 @@ import moegrow
 from moegrow.checkpoint.side_files import DIGESTS, PLAN
 from moegrow.checkpoint.store import CONFIG
 from moegrow.errors import MoegrowError
-from moegrow.write import resume, work_dir
+from moegrow.write import work_dir, write_job
 
 SIZE = "--max-shard-size", "40KB"  # of a big checkpoint this makes some forty files
 
@@ -284,7 +284,7 @@ def test_only_the_same_run_is_gone_on_with(
     other = {"max_shard_size": "20KB"} | other
     plan = moegrow.width(source, noise=0.01, seed=other.pop("seed", 0))
     if "version" in other:
-        monkeypatch.setattr(resume, "__version__", other.pop("version"))
+        monkeypatch.setattr(write_job, "__version__", other.pop("version"))
     if "change" in other:
         other.pop("change")(source)
     before = alter.contents(tmp_path)

@@ -10,7 +10,7 @@ import pytest
 
 import moegrow
 from moegrow.errors import MoegrowError
-from moegrow.write import work_dir_lock, write_checkpoint
+from moegrow.write import run_job, work_dir_lock
 from moegrow.write.work_dir import LOCK, OWNER, Partial, partial_of
 from moegrow.write.work_dir_lock import locked
 
@@ -120,11 +120,11 @@ def test_what_another_run_published_meanwhile_is_not_replaced(plan, target, monk
     real = work_dir_lock.locked
 
     def late(where):
-        monkeypatch.setattr(write_checkpoint, "locked", real)
+        monkeypatch.setattr(run_job, "locked", real)
         moegrow.apply(plan, target)
         return real(where)
 
-    monkeypatch.setattr(write_checkpoint, "locked", late)
+    monkeypatch.setattr(run_job, "locked", late)
     with pytest.raises(MoegrowError, match="exists already"):
         moegrow.apply(plan, target)
     assert moegrow.verify(target).ok

@@ -10,7 +10,8 @@ import moegrow
 # From the ground up: a line is a package (or files that stand in none), and its floors by "|".
 FLOORS = """
 errors | maps options | display growth | steps
-files: atomic byte_ranges linear_regex mounts worker_threads | toml_text untrusted | json_edit
+files: atomic byte_ranges linear_regex mounts worker_threads | toml_text untrusted | json_edit |
+    typed_json
 checkpoint: card_metadata | checksums hub_cache hub_errors | store time_limits | header http_ranges
     listing local_store unsupported | fingerprint hub object_store shard_index side_files | locate
     weight_files | checkpoint
@@ -29,14 +30,14 @@ planning: noise_stats | depth_modes | noise_forecast | header_metadata plan_line
 kernels: noise | numba_weights | numba_codes | perturb | fused_dequantize measure_noise sum_squares
     | cast | reader | changes nonfinite | tensor_bytes
 write: direct_io model_card | worker | shards | digests hub_upload schedule | check_digests
-    compare_tensors disk_space shard_files unknown_files work_dir | engine resume verify_result
-    work_dir_lock | publish | parts | write_checkpoint
+    compare_tensors disk_space shard_files work_dir | check_output engine resume verify_result
+    work_dir_lock write_job | publish | run_job | write_checkpoint
 analysis: lineage | norm_slices | model_weights norm_sums | diff model_image | run_layerwise |
     model_inputs | logits norm_profile | drawings inspection norm_labels report_contents seams |
     growth_targets html_report norms_plot norms_text | advice
 model
-cli: options | terminal | explain resume_hint | summaries | demo | report | json_output | finish
-    norms | inspection share | grow | run | main
+cli: options | terminal | explain resume_hint | summaries | demo json_output | finish norms report |
+    grow inspection | run | main
 """
 
 

@@ -177,3 +177,52 @@ def test_a_result_that_is_grown_on_leaves_its_digests_behind(source, tmp_path):
     assert DIGESTS not in open_checkpoint(tmp_path / "wide").side_files
     moegrow.apply(moegrow.depth(tmp_path / "wide"), tmp_path / "deep")
     assert moegrow.verify(tmp_path / "deep").ok
+
+
+def read_by_hand(table):
+    """The entry that a table of Python's own JSON reader stands for, or None."""
+    if table.keys() != {"shard", "size", "header", "ranges"}:
+        return None
+    name, size, header, ranges = table.values()
+    if [type(name), type(size), type(header), type(ranges)] != [str, int, str, list]:
+        return None
+    found = []
+    for one in ranges:
+        if type(one) is not list or [type(part) for part in one] != [int, int, str]:
+            return None
+        start, stop, crc = one
+        if len(crc) != 8 or set(crc) - set("0123456789abcdef"):
+            return None
+        found.append(Range(start, stop, int(crc, 16)))
+    if any(one.stop > other.start for one, other in pairwise(found)):
+        return None
+    return Entry(name, size, header, tuple(found))
+
+
+ENDS = st.lists(st.integers(0, 2**40), max_size=6, unique=True).map(sorted)
+ENTRIES = st.builds(
+    lambda name, size, ends, crcs: Entry(
+        name, size, "ab" * 32, tuple(map(Range, ends[::2], ends[1::2], crcs))
+    ),
+    st.text(max_size=5),
+    st.integers(0, 2**50),
+    ENDS,
+    st.lists(st.integers(0, 2**32 - 1), min_size=3, max_size=3),
+)
+
+
+@given(ENTRIES, st.data())
+def test_an_entry_is_read_as_by_hand_or_refused(entry, data):
+    assert Entry.read(entry.line()) == entry
+    table = json.loads(entry.line())
+    if data.draw(st.booleans()):
+        other = st.none() | st.integers(-9, 2**41) | st.sampled_from(["", "0", "0xabcdef", "é"])
+        place, key = table, data.draw(st.sampled_from(["shard", "size", "header", "x", "ranges"]))
+        if key == "ranges" and table["ranges"]:
+            place, key = data.draw(st.sampled_from(table["ranges"])), data.draw(st.integers(0, 2))
+        place[key] = data.draw(other)
+    if expected := read_by_hand(table):
+        assert Entry.read(json.dumps(table)) == expected
+    else:
+        with pytest.raises(MoegrowError, match="an entry is malformed"):
+            Entry.read(json.dumps(table))
