@@ -13,8 +13,8 @@ import numpy as np
 from moegrow.checkpoint.checkpoint import Checkpoint
 from moegrow.errors import MoegrowError, raise_all
 from moegrow.families.layout import Layout
+from moegrow.families.quantisation import KEYS
 from moegrow.kernels.reader import Source
-from moegrow.model_config.quantization_config import KEYS, quantised_in
 from moegrow.planning.plan import Piece
 from moegrow.quant.formats import Quantised, Weight
 
@@ -196,7 +196,7 @@ class _Decoded:
 
 def check_weights(layout: Layout) -> Quantised:
     """What of a checkpoint is quantised; raises MoegrowError where that cannot be decoded."""
-    checkpoint, quantised = layout.checkpoint, quantised_in(layout)
+    checkpoint, quantised = layout.checkpoint, layout.quantised
     hint = "verify it without --logits"
     known = quantised.weights.keys() | quantised.owners.keys()
     odd = {

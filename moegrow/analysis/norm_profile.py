@@ -9,7 +9,6 @@ from moegrow.analysis import norm_slices
 from moegrow.analysis.norm_sums import Measured, Squares, measure
 from moegrow.families.layout import Layout
 from moegrow.families.tensor_names import GROUPS, locator
-from moegrow.model_config.quantization_config import quantised_in
 from moegrow.planning.noise_forecast import on_weight
 from moegrow.planning.open_source import Opened
 from moegrow.planning.passes import in_scales
@@ -203,7 +202,7 @@ def _realised(output: Output, piece: Piece, layout: Layout) -> float:
     if not piece.noise or not piece.decoding or output.dtype in STORED:
         return 1.0
     tensors = layout.checkpoint.tensors
-    weight = quantised_in(layout).weights[piece.source]
+    weight = layout.quantised.weights[piece.source]
     return on_weight(
         tensors[piece.source], piece.decoding, tensors, piece.noise.amount,
         by_draw=piece.is_rounded_by_draw, is_symmetric=weight.is_symmetric,

@@ -9,8 +9,10 @@ from functools import cached_property
 
 from moegrow.checkpoint.checkpoint import Checkpoint
 from moegrow.checkpoint.header import TensorSpec
+from moegrow.families.quantisation import Quantisation
 from moegrow.families.schema import Config, Family
 from moegrow.families.tensor_names import TensorRole
+from moegrow.quant.formats import Quantised
 
 # A tensor of a layer: what the headers say of it, and where it stands.
 Tensor = tuple[TensorSpec, TensorRole]
@@ -53,6 +55,16 @@ class Layout:
             for tensors in layers.values():
                 tensors.sort()
         return stacks
+
+    @cached_property
+    def quantisation(self) -> Quantisation:
+        """The quantisation configs of the checkpoint."""
+        return Quantisation(self.checkpoint, self.nested)
+
+    @property
+    def quantised(self) -> Quantised:
+        """The quantised weights of the checkpoint."""
+        return self.quantisation.quantised
 
     def expert_tensors(self) -> Iterator[Tensor]:
         """Every tensor that holds weights of routed experts."""

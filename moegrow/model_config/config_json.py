@@ -14,8 +14,8 @@ from moegrow.families.layout import Layout
 from moegrow.families.schema import Config, Setting, lookup, number
 from moegrow.families.settings import present, promised_predictions
 from moegrow.files import json_edit
+from moegrow.model_config import quantization_config
 from moegrow.model_config.indexers import indexer_types
-from moegrow.model_config.quantization_config import QuantConfig
 from moegrow.planning.plan import Growth
 
 
@@ -71,7 +71,7 @@ def grown_config(
         if key not in changes and lookup(said, key) is None and lookup(config, key) in (None, value)
     }
     if is_quantised:
-        new |= QuantConfig(layout).grown(growth)
+        new |= quantization_config.grown_tables(layout, growth)
     text = layout.checkpoint.config_text
     if NAMED_IN_CONFIG in layout.checkpoint.config:
         # The weights are written under the names that are taken where this says nothing.

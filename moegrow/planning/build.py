@@ -8,8 +8,8 @@ from moegrow.families.layer_rules import Old, entries
 from moegrow.families.layout import Layout
 from moegrow.families.schema import lookup
 from moegrow.maps import Map, repeats
+from moegrow.model_config import quantization_config
 from moegrow.model_config.config_json import grown_config
-from moegrow.model_config.quantization_config import QuantConfig
 from moegrow.model_config.stored_dtype import expert_modules, quant_files, stored_config
 from moegrow.planning import header_metadata, passes
 from moegrow.planning.addressed_layers import check_identity
@@ -196,7 +196,7 @@ def render(plan: Plan, layout: Layout, growth: Growth) -> Plan:
         new = replace(
             new,
             config=grown_config(layout, growth, compensation.settings),
-            files=tuple(sorted(QuantConfig(layout).grown_files(growth).items())),
+            files=tuple(sorted(quantization_config.grown_files(layout, growth).items())),
         )
     if passes.are_asked(layout, growth, compensation.output_scale):
         new = _factored(new, layout)

@@ -12,10 +12,11 @@ from moegrow.checkpoint.locate import user_path
 from moegrow.checkpoint.store import ANYONE, Access
 from moegrow.errors import MoegrowError, UsageError
 from moegrow.families.layout import Layout
+from moegrow.families.quantisation import KEYS
 from moegrow.families.read_layout import read_layout
 from moegrow.families.registry import LARGEST_FAMILY
 from moegrow.files.untrusted import read_text
-from moegrow.model_config.quantization_config import KEYS, check_claims
+from moegrow.model_config.quantization_config import check_claims
 from moegrow.planning import build, plan_file
 from moegrow.planning.check import check_growth, check_plan, check_result, check_source
 from moegrow.planning.plan import Plan

@@ -18,8 +18,8 @@ checkpoint: card_metadata | checksums hub_errors | store time_limits | header ht
     weight_files | checkpoint
 quant: stochastic_rounding | scheme | decoding unpack | formats rescale scaled | packed_columns |
     dequantize detect | claims requantize
-families: schema | architecture layer_rules registry settings | dense_layers per_layer |
-    name_variants | tensor_names | layout | missing_tensors moe_blocks | read_layout
+families: schema | architecture layer_rules quantisation registry settings | dense_layers
+    per_layer | name_variants | tensor_names | layout | missing_tensors moe_blocks | read_layout
 recipes: recipe | cookbook
 planning: plan
 model_config: layer_copies | module_patterns | indexers module_names | quantization_config |
