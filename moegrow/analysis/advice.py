@@ -1,6 +1,5 @@
 """What the published evidence says for a checkpoint: where it stands, and what to grow it to."""
 
-import math
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -17,13 +16,11 @@ from moegrow.analysis.norm_profile import Profile
 from moegrow.analysis.seams import usual_step
 from moegrow.errors import UsageError, one_line
 from moegrow.families.layout import Layout
-from moegrow.families.schema import lookup
 from moegrow.planning import model_size
 from moegrow.planning.model_size import Numbers
 from moegrow.planning.open_source import Opened
 
 TOPICS = ("boundary", "mode", "edges", "profile", "width", "training", "watch")
-AUXILIARY = ("router_aux_loss_coef", "aux_loss_coef", "aux_loss_alpha", "moe_loss_weight")
 _TOKENS = re.compile(r"(\d+(?:\.\d+)?(?:e\d{1,2})?) *([KMBT]?)", re.I | re.ASCII)
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 _FLOATS = ("F64", "F32", "F16", "BF16")
@@ -230,7 +227,7 @@ def _facts(opened: Opened, now: Numbers) -> Iterator[str]:
         yield "bf16"
     if (
         experts - set(_FLOATS)
-        or "quantization_config" in layout.checkpoint.config
+        or layout.facts.names_quantisation
         or any(dtype.startswith("F8") for dtype in dtypes)
     ):
         yield "quantised"
@@ -238,10 +235,7 @@ def _facts(opened: Opened, now: Numbers) -> Iterator[str]:
 
 def _spelled(layout: Layout) -> Mapping[str, Any]:
     """What only some checkpoints have, for the sentences about it."""
-    key = next((key for key in AUXILIARY if lookup(layout.config, key)), "")
-    found = lookup(layout.config, key) if key else None
-    if not isinstance(found, int | float) or not math.isfinite(found):
-        found = 0.0
+    key, found = layout.facts.auxiliary_loss
     return {
         "refuses_width": layout.family.router.refuses_width,
         "auxiliary_key": key,

@@ -40,8 +40,8 @@ def other_classes(config: Config, family: Family) -> list[str]:
     lists, whatever head is on top: `Qwen3MoeModel` and `Qwen3MoeForSequenceClassification` are of
     qwen3_moe. Nothing is said of a config that names no classes.
     """
-    named = config.get("architectures")
-    if not isinstance(named, list):
+    named = classes(config)
+    if not named:
         return []
     stems = [
         _plain(stem) for stem in (family.name.removesuffix("_text"), *family.config.architectures)
@@ -51,7 +51,15 @@ def other_classes(config: Config, family: Family) -> list[str]:
         plain = _plain(name.removeprefix("FSDP"))
         return any(plain.startswith(stem) and _HEAD.fullmatch(plain[len(stem) :]) for stem in stems)
 
-    return [name for name in named if isinstance(name, str) and name and not is_known(name)]
+    return [name for name in named if name and not is_known(name)]
+
+
+def classes(config: Config) -> tuple[str, ...] | None:
+    """The names under `architectures`, or None where that is no list."""
+    named = config.get("architectures")
+    if not isinstance(named, list):
+        return None
+    return tuple(name for name in named if isinstance(name, str))
 
 
 def _plain(name: str) -> str:

@@ -9,6 +9,8 @@ from functools import cached_property
 
 from moegrow.checkpoint.checkpoint import Checkpoint
 from moegrow.checkpoint.header import TensorSpec
+from moegrow.families.layer_rules import LayeredConfig
+from moegrow.families.model_facts import ModelFacts
 from moegrow.families.quantisation import Quantisation
 from moegrow.families.schema import Config, Family
 from moegrow.families.tensor_names import TensorRole
@@ -55,6 +57,23 @@ class Layout:
             for tensors in layers.values():
                 tensors.sort()
         return stacks
+
+    @cached_property
+    def facts(self) -> ModelFacts:
+        """What config.json says of the model."""
+        return ModelFacts(self.family, self.checkpoint.config, self.config)
+
+    @cached_property
+    def layered(self) -> LayeredConfig:
+        """The config with the layers that it speaks of, keys of its root behind a slash."""
+        outside = {f"/{key}": value for key, value in self.checkpoint.config.items()}
+        return LayeredConfig(
+            {**self.config, **outside},
+            self.layers,
+            self.moe_layers,
+            max(self.prediction_layers, self.facts.promised_predictions),
+            self.family.config.per_layer,
+        )
 
     @cached_property
     def quantisation(self) -> Quantisation:

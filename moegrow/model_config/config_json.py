@@ -1,6 +1,5 @@
 """The new config.json: the old text with only the keys changed that the maps change."""
 
-import math
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
@@ -9,10 +8,10 @@ from moegrow.checkpoint.weight_files import NAMED_IN_CONFIG
 from moegrow.errors import MoegrowError, raise_all
 from moegrow.families import per_layer
 from moegrow.families.architecture import NEVER_PER_LAYER, named_keys
-from moegrow.families.layer_rules import Old
 from moegrow.families.layout import Layout
-from moegrow.families.schema import Config, Setting, lookup, number
-from moegrow.families.settings import present, promised_predictions
+from moegrow.families.model_facts import Stated
+from moegrow.families.schema import Config, lookup
+from moegrow.families.settings import present
 from moegrow.files import json_edit
 from moegrow.model_config import quantization_config
 from moegrow.model_config.indexers import indexer_types
@@ -29,25 +28,17 @@ def grown_config(
     Raises MoegrowError where the config cannot express the layer map.
     """
     keys = layout.family.config
-    outside = {f"/{key}": value for key, value in layout.checkpoint.config.items()}
-    config = {**layout.config, **outside}
+    config = layout.layered.config
     unchanged = tuple(range(layout.layers)), tuple(range(layout.experts))
     unsaid = {} if (growth.layers, growth.experts) == unchanged else layout.family.router.unsaid
     changes: dict[str, Any] = dict(settings)
     layers = len(growth.layers)
-    promised = max(layout.prediction_layers, promised_predictions(config, layout.family))
-    periods = [
-        max(1, number(config, key, form.default or 1))
-        for key, form in keys.per_layer.items()
-        if form.form == "period"
-    ]
-    old = Old(config, layout.layers, layout.moe_layers, promised, math.lcm(*periods))
     if growth.layers != tuple(range(layout.layers)):
-        _check_lists(layout, promised)
+        _check_lists(layout)
         changes |= dict.fromkeys(present(config, keys.layers), layers)
         changes |= dict.fromkeys(present(config, keys.doubled_layers), 2 * layers)
         for key, form in keys.per_layer.items():
-            changes |= per_layer.grown(old, key, form, growth.layers)
+            changes |= per_layer.grown(layout.layered, key, form, growth.layers)
         changes |= indexer_types(layout, growth)
     for spellings, value in ((keys.experts, len(growth.experts)), (keys.top_k, growth.top_k)):
         for key in present(config, spellings):
@@ -125,10 +116,10 @@ def _lists_around(layout: Layout, growth: Growth) -> dict[json_edit.Path, Any]:
 LARGEST_NUMBER = 1e300  # of a factor on the router's weights
 
 
-def _check_lists(layout: Layout, promised: int) -> None:
+def _check_lists(layout: Layout) -> None:
     """A list that is as long as the model is deep, and that nobody names, would go stale."""
     named = named_keys(layout.family).union(NEVER_PER_LAYER)
-    lengths = {layout.layers, layout.layers + promised}
+    lengths = {layout.layers, layout.layers + layout.layered.predictions}
     raise_all(
         f"config.json has lists that {layout.family.name} does not describe, as long as there are"
         " layers",
@@ -143,9 +134,9 @@ def _check_lists(layout: Layout, promised: int) -> None:
     )
 
 
-def scaled(setting: Setting, config: Config, scale: Fraction) -> dict[str, Any]:
+def scaled(stated: Stated, scale: Fraction) -> dict[str, Any]:
     """The change that multiplies a number in the config by `scale`."""
-    value = setting.read(config)
+    key, value = stated
     if not -LARGEST_NUMBER < value < LARGEST_NUMBER:
-        raise MoegrowError(f"config.json: {setting.key} is {value!r}, which cannot be multiplied")
-    return {setting.key: value * scale.numerator / scale.denominator}
+        raise MoegrowError(f"config.json: {key} is {value!r}, which cannot be multiplied")
+    return {key: value * scale.numerator / scale.denominator}

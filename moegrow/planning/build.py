@@ -4,9 +4,8 @@ from dataclasses import replace
 
 from moegrow import maps
 from moegrow.errors import MoegrowError
-from moegrow.families.layer_rules import Old, entries
+from moegrow.families.layer_rules import entries
 from moegrow.families.layout import Layout
-from moegrow.families.schema import lookup
 from moegrow.maps import Map, repeats
 from moegrow.model_config import quantization_config
 from moegrow.model_config.config_json import grown_config
@@ -82,8 +81,7 @@ def check_layers(plan: Plan, layout: Layout, growth: Growth) -> None:
 
 def _silent(layout: Layout, layer_map: Map) -> tuple[bool, ...]:
     """Which layers of an identity growth are silent: the copies that are not the original."""
-    copies_first = layout.family.depth.copies_first
-    if copies_first and lookup(layout.config, copies_first):
+    if layout.facts.copies_come_first:
         # Layers behind use what the last copy computed, so that must be the original.
         return repeats(layer_map[::-1])[::-1]
     return repeats(layer_map)
@@ -138,9 +136,8 @@ def _check_fixed(layout: Layout) -> None:
 
 def _check_last(layout: Layout, growth: Growth) -> None:
     """The last layer must be of the kind that the model takes its last layer for."""
-    old = Old(layout.config, layout.layers, layout.moe_layers)
     for key, wanted in layout.family.depth.last.items():
-        kinds = entries(old, key, layout.family.config.per_layer[key])
+        kinds = entries(layout.layered, key, layout.family.config.per_layer[key])
         last = growth.layers[-1]
         if isinstance(kinds, list) and last < len(kinds) and kinds[last] != wanted:
             fitting = [layer for layer in range(layout.layers) if kinds[layer] == wanted]

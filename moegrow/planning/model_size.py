@@ -11,8 +11,6 @@ from moegrow import display, maps
 from moegrow.checkpoint.header import TensorSpec, nbytes
 from moegrow.errors import one_line
 from moegrow.families.layout import Layout
-from moegrow.families.schema import lookup
-from moegrow.families.settings import present
 from moegrow.planning.plan import AS_STORED, STORED, Output, Plan
 from moegrow.quant.decoding import EXACT
 
@@ -163,8 +161,8 @@ def shared_experts(layout: Layout) -> int:
     """
     if not shared_parameters(layout):
         return 0
-    keys = present(layout.config, layout.family.config.shared_experts)
-    return next((count for key in keys if type(count := lookup(layout.config, key)) is int), 1)
+    counted = layout.facts.shared_experts
+    return 1 if counted is None else counted
 
 
 class Inspection(dict[str, Any]):
@@ -232,7 +230,7 @@ def inspection(plan: Plan, layout: Layout) -> Inspection:
             "prediction_layers": layout.prediction_layers,
             "shared_experts": shared_experts(layout),
             "shared_parameters": sum(shared[old] for old in layers),
-            "router": layout.family.router.scores_by(layout.config),
+            "router": layout.facts.router.scores,
             "dtypes": dict(dtypes(plan)),
             "formats": weights,
             "format_bytes": sizes,

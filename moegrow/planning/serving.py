@@ -11,8 +11,9 @@ from importlib.resources import files
 from typing import Any
 
 from moegrow.families.layout import Layout
+from moegrow.families.model_facts import ModelFacts
 from moegrow.families.registry import read_rule
-from moegrow.families.schema import Config, Names, Rule, lookup
+from moegrow.families.schema import Names, Rule
 from moegrow.files import json_edit
 from moegrow.planning.plan import Plan
 
@@ -117,23 +118,26 @@ def _kinds(entry: Mapping[str, Any]) -> Kinds:
 
 def warnings(plan: Plan, layout: Layout) -> Iterator[str]:
     """A sentence for each engine that takes the source and not, or not as well, the result."""
-    growth, config = plan.growth, json_edit.loads(plan.config, "config.json", infinities=True)
-    method = lookup(config, "quantization_config.quant_method")
+    growth, result = plan.growth, result_facts(plan.config, layout)
     old = {
         "experts": layout.experts, "layers": layout.layers, "top_k": layout.top_k,
-        "groups": _groups(layout.config, layout),
+        "groups": layout.facts.router.stated_groups,
     }  # fmt: skip
     new = {
         "experts": len(growth.experts), "layers": len(growth.layers), "top_k": growth.top_k,
-        "groups": _groups(language_model(config, layout), layout),
+        "groups": result.router.stated_groups,
     }  # fmt: skip
     for limit in facts().limits:
         before, now = old[limit.of], new[limit.of]
-        if _concerns(limit, layout, method, new) and limit.fits(before) and not limit.fits(now):
+        if (
+            _concerns(limit, layout, result.quant_method, new)
+            and limit.fits(before)
+            and not limit.fits(now)
+        ):
             said = limit.says.format(most=limit.most, old=before, new=now)
             yield f"{limit.engine} {said}"
     for known in facts().recognised:
-        if layout.family.name not in known.types or not _is_where(known.where, layout.config):
+        if layout.family.name not in known.types or not layout.facts.agrees_with(known.where):
             continue
         was, is_ = old[known.of] in known.values, new[known.of] in known.values
         if was != is_:
@@ -145,16 +149,16 @@ def warnings(plan: Plan, layout: Layout) -> Iterator[str]:
             )
 
 
-def _groups(config: Config, layout: Layout) -> int:
-    groups = layout.family.router.groups
-    count = lookup(config, groups.count) if groups else None
-    return count if type(count) is int else 1
+def result_facts(config_text: str, layout: Layout) -> ModelFacts:
+    """What the config of a result says, which has the language model's part where its source does.
 
-
-def language_model(config: Config, layout: Layout) -> Config:
-    """What a whole config says of the language model, where its source says it."""
-    found = lookup(config, ".".join(layout.nested)) if layout.nested else config
-    return found if isinstance(found, Mapping) else {}
+    Spellings and defaults that only the source's class knows are not filled in.
+    """
+    root = json_edit.loads(config_text, "config.json", infinities=True)
+    found: Any = root
+    for key in layout.nested:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return ModelFacts(layout.family, root, found if isinstance(found, Mapping) else {})
 
 
 def _concerns(limit: Limit, layout: Layout, method: Any, new: Mapping[str, int]) -> bool:
@@ -164,7 +168,3 @@ def _concerns(limit: Limit, layout: Layout, method: Any, new: Mapping[str, int])
     if limit.grouped and new["groups"] < 2:
         return False
     return not limit.method or method == limit.method
-
-
-def _is_where(where: Mapping[str, Any], config: Config) -> bool:
-    return all(lookup(config, key) == value for key, value in where.items())

@@ -19,7 +19,8 @@ checkpoint: card_metadata | checksums hub_errors | store time_limits | header ht
 quant: stochastic_rounding | scheme | decoding unpack | formats rescale scaled | packed_columns |
     dequantize detect | claims requantize
 families: schema | architecture layer_rules quantisation registry settings | dense_layers
-    per_layer | name_variants | tensor_names | layout | missing_tensors moe_blocks | read_layout
+    model_facts per_layer | name_variants | tensor_names | layout | missing_tensors moe_blocks |
+    read_layout
 recipes: recipe | cookbook
 planning: plan
 model_config: layer_copies | module_patterns | indexers module_names | quantization_config |
@@ -83,6 +84,54 @@ def test_every_file_has_a_floor():
 def test_a_file_imports_from_lower_floors_alone(name):
     lower = {other for other, floor in FLOOR.items() if floor < FLOOR[name]} | {"__version__"}
     assert set(imports(FILES[name])) <= lower
+
+
+# Files below the layout, and those that rewrite the text of a config.
+READ_CONFIGS = ("checkpoint.", "families.", "model_config.", "files.", "quant.")
+
+
+def raw_lookups(tree):
+    """Where code looks up a single key of a config, as texts."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "moegrow.families.schema":
+            yield from (one.name for one in node.names if one.name in ("lookup", "number"))
+        found = None
+        if isinstance(node, ast.Subscript):
+            found = node.value
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            is_key = bool(node.args) and not isinstance(node.args[0], ast.Starred)
+            if node.func.attr in ("get", "pop", "setdefault") and is_key:
+                found = node.func.value
+            elif node.func.attr in ("read", "count", "scores_by") and is_key:
+                found = node.args[0]
+        elif isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In | ast.NotIn):
+            found = node.comparators[0]
+        if isinstance(found, ast.Attribute) and found.attr == "config":
+            if ast.unparse(found.value) not in ("self", "family", "plan", "layout.family"):
+                yield ast.unparse(node)
+        elif isinstance(found, ast.Name) and found.id == "config":
+            yield ast.unparse(node)
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_no_file_above_the_families_looks_up_keys_of_a_config(name):
+    if not name.startswith(READ_CONFIGS):
+        assert [*raw_lookups(ast.parse(FILES[name].read_text()))] == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from moegrow.families.schema import Config, lookup",
+        "layout.config['vocab_size']",
+        "layout.checkpoint.config.get('architectures')",
+        "'quantization_config' in checkpoint.config",
+        "router.scores_by(layout.config)",
+        "config['x']",
+    ],
+)
+def test_a_look_up_in_a_config_is_noticed(code):
+    assert [*raw_lookups(ast.parse(code))]
 
 
 @pytest.mark.parametrize("package", sorted(PACKAGES))
