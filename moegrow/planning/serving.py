@@ -3,23 +3,22 @@
 They are worth knowing when a plan is made, and never a reason to refuse it.
 """
 
-import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import cache
-from importlib.resources import files
-from typing import Any
+from typing import Any, Literal
+
+import msgspec
 
 from moegrow.families.layout import Layout
 from moegrow.families.model_facts import ModelFacts
-from moegrow.families.registry import read_rule
-from moegrow.families.schema import Names, Rule
-from moegrow.files import json_edit
+from moegrow.families.schema import Names, Rule, Table
+from moegrow.files import json_edit, typed_toml
 from moegrow.planning.plan import Plan
 
+Counted = Literal["experts", "layers", "top_k", "groups"]
 
-@dataclass(frozen=True, kw_only=True)
-class Limit:
+
+class Limit(Table, frozen=True, kw_only=True):
     """A number up to which an engine takes a model, or takes it at full speed.
 
     `of` is what is counted: "experts", "layers", "top_k" or "groups". What fits is at most `most`
@@ -28,7 +27,7 @@ class Limit:
     """
 
     engine: str
-    of: str
+    of: Counted
     says: str
     source: str
     most: int = 0
@@ -42,8 +41,7 @@ class Limit:
         return count in self.among if self.among else count <= self.most
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recognised:
+class Recognised(Table, frozen=True, kw_only=True):
     """Models that an engine tells from others by a number that growth changes.
 
     Those with one of `values`, and what `where` has in their config, are taken for `what`.
@@ -51,16 +49,15 @@ class Recognised:
 
     engine: str
     types: Names
-    of: str
+    of: Counted
     values: tuple[int, ...]
     what: str
     loads: bool
     source: str
-    where: Mapping[str, Any] = field(default_factory=dict)
+    where: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Kinds:
+class Kinds(Table, frozen=True, kw_only=True):
     """Kinds of layers that engines compute from a layer's number, in models of some `types`.
 
     `what` they compute by the `rule`, or, where it is None, by how many layers come before the
@@ -75,12 +72,16 @@ class Kinds:
     ignores: Names
     loads: bool
     source: str
-    rule: Rule | None
+    rule: Rule | None = None
+    leading: bool = False
     unless: str = ""
 
+    def __post_init__(self) -> None:
+        if self.leading == (self.rule is not None):
+            raise ValueError(f"kinds of {self.types} need a rule or leading")
 
-@dataclass(frozen=True)
-class Facts:
+
+class Facts(Table, frozen=True, kw_only=True):
     """All that is known of serving engines, and when they were looked at."""
 
     looked_at: str
@@ -93,27 +94,7 @@ class Facts:
 @cache
 def facts() -> Facts:
     """The facts of serving.toml."""
-    text = files("moegrow.planning").joinpath("serving.toml").read_text("utf-8")
-    table = tomllib.loads(text)
-    return Facts(
-        table["looked_at"],
-        table["engines"],
-        tuple(Limit(**_frozen(entry)) for entry in table["limits"]),
-        tuple(Recognised(**_frozen(entry)) for entry in table["recognised"]),
-        tuple(map(_kinds, table["kinds"])),
-    )
-
-
-def _frozen(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
-
-
-def _kinds(entry: Mapping[str, Any]) -> Kinds:
-    values = _frozen(entry)
-    rule = values.pop("rule", None)
-    if values.pop("leading", False) == (rule is not None):
-        raise ValueError(f"kinds of {entry['types']} need a rule or leading")
-    return Kinds(rule=rule and read_rule(rule), **values)
+    return typed_toml.load("moegrow.planning", "serving.toml", Facts)
 
 
 def warnings(plan: Plan, layout: Layout) -> Iterator[str]:
