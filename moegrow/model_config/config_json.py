@@ -1,16 +1,17 @@
 """The new config.json: the old text with only the keys changed that the maps change."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
 from moegrow.checkpoint.weight_files import NAMED_IN_CONFIG
 from moegrow.errors import MoegrowError, raise_all
 from moegrow.families import per_layer
-from moegrow.families.architecture import NEVER_PER_LAYER, named_keys
+from moegrow.families.architecture import unnamed_lists
 from moegrow.families.layout import Layout
 from moegrow.families.model_facts import Stated
-from moegrow.families.schema import Config, lookup
+from moegrow.families.schema import Config, PerLayer, lookup
 from moegrow.families.settings import present
 from moegrow.files import json_edit
 from moegrow.model_config import quantization_config
@@ -53,7 +54,8 @@ def grown_config(
         if value != lookup(config, key)
         for path in _paths(layout, key)
     }
-    new |= _lists_around(layout, growth)
+    if growth.layers != tuple(range(layout.layers)):
+        new |= _keys_around(layout, growth)
     # What the config on disk does not have, whatever a class of transformers has as its default.
     said = _tables(layout)[layout.nested]
     new |= {
@@ -98,19 +100,30 @@ def _tables(layout: Layout) -> dict[json_edit.Path, Config]:
     return {path: lookup(root, ".".join(path)) if path else root for path in paths}
 
 
-def _lists_around(layout: Layout, growth: Growth) -> dict[json_edit.Path, Any]:
-    """Lists with an entry a layer that only a table around the language model's has."""
-    if growth.layers == tuple(range(layout.layers)):
-        return {}
+def _keys_around(layout: Layout, growth: Growth) -> dict[json_edit.Path, Any]:
+    """Changes to per-layer keys that only a table around the language model's has.
+
+    A list there that does not have an entry for each layer is taken for another thing.
+    """
     tables = _tables(layout)
     on_disk = tables.pop(layout.nested)
-    return {
-        (*path, key): [table[key][layer] for layer in growth.layers]
-        for path, table in tables.items()
-        for key, form in layout.family.config.per_layer.items()
-        if form.form == "list" and key not in on_disk
-        and isinstance(table.get(key), list) and len(table[key]) == layout.layers
-    }  # fmt: skip
+    found: dict[json_edit.Path, Any] = {}
+    for path, table in tables.items():
+        own = {key: value for key, value in table.items() if key not in on_disk}
+        model = replace(layout.layered, config={**layout.layered.config, **own})
+        for key, form in layout.family.config.per_layer.items():
+            value = lookup(own, key)
+            if value is None or (isinstance(value, list) and not _is_whole(value, form, layout)):
+                continue
+            for name, new in per_layer.grown(model, key, form, growth.layers).items():
+                if lookup(own, name) not in (None, new):
+                    found[*path, *name.split(".")] = new
+    return found
+
+
+def _is_whole(value: list[Any], form: PerLayer, layout: Layout) -> bool:
+    """Whether a list can be about layers: it has an entry for each, or their numbers."""
+    return form.form not in ("list", "owners") or len(value) == layout.layers
 
 
 LARGEST_NUMBER = 1e300  # of a factor on the router's weights
@@ -118,15 +131,13 @@ LARGEST_NUMBER = 1e300  # of a factor on the router's weights
 
 def _check_lists(layout: Layout) -> None:
     """A list that is as long as the model is deep, and that nobody names, would go stale."""
-    named = named_keys(layout.family).union(NEVER_PER_LAYER)
     lengths = {layout.layers, layout.layers + layout.layered.predictions}
     raise_all(
         f"config.json has lists that {layout.family.name} does not describe, as long as there are"
         " layers",
         [
             f"{key} has {len(value)} entries for {layout.layers} layers"
-            for key, value in layout.config.items()
-            if isinstance(value, list) and len(value) in lengths and key not in named
+            for key, value in unnamed_lists(layout.config, layout.family, lengths).items()
         ],
         "remove them if nothing reads them; or give a family file with --family FILE.toml that says"
         ' form = "list" of them in config.per_layer, or lists them in config.not_per_layer'
