@@ -27,7 +27,7 @@ planning: plan
 model_config: layer_copies | module_patterns | indexers module_names | quantization_config |
     config_json stored_dtype
 planning: noise_stats | depth_modes | noise_forecast | plan_lines | header_metadata plan_file |
-    addressed_layers left_behind serving unfamiliar | check model_size passes | router
+    addressed_layers left_behind serving unfamiliar | check check_layers model_size passes | router
     serving_layers | experts summary width_presets | outputs | build | open_source quantised_noise |
     grow notices
 kernels: noise | numba_weights | numba_codes perturb | fused_dequantize measure_noise sum_squares |
