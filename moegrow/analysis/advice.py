@@ -1,15 +1,14 @@
 """What the published evidence says for a checkpoint: where it stands, and what to grow it to."""
 
-import math
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from itertools import pairwise
 from statistics import correlation
-from typing import Any
+from typing import Any, Literal, get_args
+
+import msgspec
 
 from moegrow import display
 from moegrow.analysis.growth_targets import Target, targets
@@ -17,13 +16,13 @@ from moegrow.analysis.norm_profile import Profile
 from moegrow.analysis.seams import usual_step
 from moegrow.errors import UsageError, one_line
 from moegrow.families.layout import Layout
-from moegrow.families.schema import lookup
+from moegrow.files import typed_toml
 from moegrow.planning import model_size
 from moegrow.planning.model_size import Numbers
 from moegrow.planning.open_source import Opened
 
-TOPICS = ("boundary", "mode", "edges", "profile", "width", "training", "watch")
-AUXILIARY = ("router_aux_loss_coef", "aux_loss_coef", "aux_loss_alpha", "moe_loss_weight")
+Topic = Literal["boundary", "mode", "edges", "profile", "width", "training", "watch"]
+TOPICS: tuple[Topic, ...] = get_args(Topic)
 _TOKENS = re.compile(r"(\d+(?:\.\d+)?(?:e\d{1,2})?) *([KMBT]?)", re.I | re.ASCII)
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 _FLOATS = ("F64", "F32", "F16", "BF16")
@@ -37,6 +36,23 @@ class Sentence:
     says: str
     source: str
     limits: str = ""
+
+
+class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A sentence of evidence.toml: said where all facts in `when` hold, and none in `unless`."""
+
+    topic: Topic
+    says: str
+    source: str
+    limits: str = ""
+    when: tuple[str, ...] = ()
+    unless: tuple[str, ...] = ()
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole of evidence.toml."""
+
+    sentence: tuple[Evidence, ...]
 
 
 @dataclass(frozen=True)
@@ -230,7 +246,7 @@ def _facts(opened: Opened, now: Numbers) -> Iterator[str]:
         yield "bf16"
     if (
         experts - set(_FLOATS)
-        or "quantization_config" in layout.checkpoint.config
+        or layout.facts.names_quantisation
         or any(dtype.startswith("F8") for dtype in dtypes)
     ):
         yield "quantised"
@@ -238,10 +254,7 @@ def _facts(opened: Opened, now: Numbers) -> Iterator[str]:
 
 def _spelled(layout: Layout) -> Mapping[str, Any]:
     """What only some checkpoints have, for the sentences about it."""
-    key = next((key for key in AUXILIARY if lookup(layout.config, key)), "")
-    found = lookup(layout.config, key) if key else None
-    if not isinstance(found, int | float) or not math.isfinite(found):
-        found = 0.0
+    key, found = layout.facts.auxiliary_loss
     return {
         "refuses_width": layout.family.router.refuses_width,
         "auxiliary_key": key,
@@ -252,15 +265,11 @@ def _spelled(layout: Layout) -> Mapping[str, Any]:
 
 def _sentences(facts: set[str], values: Mapping[str, Any]) -> Iterator[Sentence]:
     for entry in evidence():
-        if facts.issuperset(entry.get("when", ())) and facts.isdisjoint(entry.get("unless", ())):
-            yield Sentence(
-                entry["topic"], entry["says"].format_map(values), entry["source"],
-                entry.get("limits", ""),
-            )  # fmt: skip
+        if facts.issuperset(entry.when) and facts.isdisjoint(entry.unless):
+            yield Sentence(entry.topic, entry.says.format_map(values), entry.source, entry.limits)
 
 
 @cache
-def evidence() -> tuple[Mapping[str, Any], ...]:
+def evidence() -> tuple[Evidence, ...]:
     """The sentences of evidence.toml, in the order in which they stand there."""
-    text = files("moegrow.analysis").joinpath("evidence.toml").read_text("utf-8")
-    return tuple(tomllib.loads(text)["sentence"])
+    return typed_toml.load("moegrow.analysis", "evidence.toml", _File).sentence

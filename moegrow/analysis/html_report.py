@@ -10,7 +10,6 @@ from moegrow.analysis.drawings import MOST, curves, raw, squares, tag
 from moegrow.analysis.norm_profile import Profile
 from moegrow.analysis.report_contents import Story
 from moegrow.checkpoint.side_files import PLAN
-from moegrow.families.schema import lookup
 from moegrow.files import json_edit
 from moegrow.planning import model_size, quantised_noise
 from moegrow.planning.noise_stats import NoiseStats
@@ -212,7 +211,7 @@ def _again(story: Story) -> Iterator[str]:
         yield tag("pre", to_toml(Recipe(steps=plan.recipe)).strip())
     yield tag("p", "The same source gives the same bytes. The config of the source has SHA-256")
     yield tag("pre", plan.source.config_digest)
-    kind = lookup(story.source.checkpoint.config, "architectures")
+    kind = story.source.facts.classes
     yield tag("p", f"Source: {plan.source.path}; {_value(kind)}; plan: {PLAN}.", class_="soft")
 
 

@@ -1,6 +1,6 @@
 """Inputs on which two models are compared: token sequences and, where taken, an image."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,6 @@ from moegrow.analysis.model_image import Image
 from moegrow.analysis.model_weights import Progress, library
 from moegrow.errors import MoegrowError
 from moegrow.families.layout import Layout
-from moegrow.families.schema import lookup
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,33 +22,18 @@ def drawn(layout: Layout) -> list[list[int]]:
     """Tokens drawn from the vocabulary, always the same, without those that mean images or ends."""
     import torch
 
-    size = lookup(layout.config, "vocab_size")
+    size = layout.facts.vocabulary
     if type(size) is not int or size < 1:
         raise MoegrowError(
             f"config.json says vocab_size {size!r}, so no tokens can be drawn",
             "give texts with --prompt",
         )
-    special = special_tokens(layout)
+    special = layout.facts.special_tokens
     usable = torch.tensor([number for number in range(size) if number not in special] or [0])
     drawn = torch.randint(
         len(usable), (SEQUENCES, LENGTH), generator=torch.Generator().manual_seed(0)
     )
     found: list[list[int]] = usable[drawn].tolist()
-    return found
-
-
-def special_tokens(layout: Layout) -> set[int]:
-    """The tokens that stand for images, ends and the like, as the config names them."""
-    configs = layout.checkpoint.config, layout.config
-    return {number for config in configs for number in _special(config)}
-
-
-def _special(config: Mapping[str, Any]) -> set[int]:
-    found: set[int] = set()
-    for key, value in config.items():
-        if key.endswith(("_token_id", "_token_index", "_token_ids")):
-            numbers = value if isinstance(value, list) else [value]
-            found.update(number for number in numbers if type(number) is int)
     return found
 
 
@@ -72,7 +56,7 @@ def tokenized(layout: Layout, prompts: Sequence[str]) -> list[list[int]]:
             raise MoegrowError(
                 f"the tokenizer of {layout.checkpoint.name} makes no tokens of {text!r}", RANDOM
             )
-    rows = lookup(layout.config, "vocab_size")
+    rows = layout.facts.vocabulary
     most = max(map(max, found))
     if isinstance(rows, int) and most >= rows:
         raise MoegrowError(
@@ -134,7 +118,7 @@ def batch_for(source: Layout, grown: Layout, prompts: Sequence[str] = ()) -> Bat
     Raises MoegrowError where the model cannot be built or its weights do not fit.
     """
     texts = tuple(map(tuple, tokenized(grown, prompts) if prompts else drawn(source)))
-    special = special_tokens(source)
+    special = source.facts.special_tokens
     around = [token for token in texts[0] if token not in special][: LENGTH // 2]
     image = run_layerwise.image_for(source, around or texts[0][:1])
     if image is None:

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moegrow.checkpoint.checkpoint import Checkpoint
 from moegrow.errors import MoegrowError, raise_all
 from moegrow.families.layout import Layout
+from moegrow.families.quantisation import KEYS
 from moegrow.kernels.reader import Source
-from moegrow.model_config.quantization_config import KEYS, quantised_in
 from moegrow.planning.plan import Piece
 from moegrow.quant.formats import Quantised, Weight
 
@@ -61,15 +60,15 @@ def library() -> Any:
     return found
 
 
-def build(lib: Any, checkpoint: Checkpoint) -> Any:
+def build(lib: Any, layout: Layout) -> Any:
     """The model by the checkpoint's config, with weights that have shapes and no contents.
 
     Raises MoegrowError where transformers cannot build it.
     """
-    auto = lib.transformers
+    auto, checkpoint = lib.transformers, layout.checkpoint
     try:
         config = auto.AutoConfig.for_model(**_plain(checkpoint.config))
-        kind = _kind(auto, config, checkpoint)
+        kind = _kind(auto, config, layout.facts.classes)
         if kind is None:
             raise MoegrowError(
                 f"--logits cannot run {checkpoint.name}: transformers"
@@ -90,14 +89,13 @@ def build(lib: Any, checkpoint: Checkpoint) -> Any:
     return model.eval()
 
 
-def _kind(auto: Any, config: Any, checkpoint: Checkpoint) -> Any:
+def _kind(auto: Any, config: Any, named: tuple[str, ...] | None) -> Any:
     """The auto class that builds a model of the config: of several, the one of the checkpoint's own
     class, which may have no head, else the one that takes images; None where there is none."""
     with_head = (auto.AutoModelForImageTextToText, auto.AutoModelForCausalLM)
     kinds = [kind for kind in (*with_head, auto.AutoModel) if type(config) in kind._model_mapping]
-    named = checkpoint.config.get("architectures")
     for kind in kinds:
-        if isinstance(named, list) and kind._model_mapping[type(config)].__name__ in named:
+        if named and kind._model_mapping[type(config)].__name__ in named:
             return kind
     return next((kind for kind in kinds if kind in with_head), None)
 
@@ -196,7 +194,7 @@ class _Decoded:
 
 def check_weights(layout: Layout) -> Quantised:
     """What of a checkpoint is quantised; raises MoegrowError where that cannot be decoded."""
-    checkpoint, quantised = layout.checkpoint, quantised_in(layout)
+    checkpoint, quantised = layout.checkpoint, layout.quantised
     hint = "verify it without --logits"
     known = quantised.weights.keys() | quantised.owners.keys()
     odd = {
@@ -215,8 +213,7 @@ def check_weights(layout: Layout) -> Quantised:
         [odd[name] for name in sorted(odd)],
         hint,
     )
-    told: Mapping[str, Any] = {**checkpoint.config, **layout.config}
-    if not quantised.weights and "quantization_config" in told:
+    if not quantised.weights and layout.facts.names_quantisation:
         raise MoegrowError(
             f"{checkpoint.name} is quantised by its config.json, and no tensor of it is", hint
         )

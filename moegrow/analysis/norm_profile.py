@@ -10,7 +10,6 @@ from moegrow.analysis import norm_slices
 from moegrow.analysis.norm_sums import Measured, Squares, measure
 from moegrow.families.layout import Layout
 from moegrow.families.tensor_names import GROUPS, locator
-from moegrow.model_config.quantization_config import quantised_in
 from moegrow.planning.noise_forecast import on_weight
 from moegrow.planning.op import (
     Cast,
@@ -218,7 +217,7 @@ def _realised(piece: Piece, layout: Layout) -> float:
         return 1.0
     noise = piece.op.noise
     tensors = layout.checkpoint.tensors
-    weight = quantised_in(layout).weights[piece.source]
+    weight = layout.quantised.weights[piece.source]
     return on_weight(
         tensors[piece.source], piece.op.decoding, tensors, noise.amount,
         by_draw=noise.is_rounded_by_draw, is_symmetric=weight.is_symmetric,

@@ -18,7 +18,6 @@ from moegrow.files.byte_ranges import cores
 from moegrow.kernels.perturb import STORED, Bytes, Workspace, compiled_loops
 from moegrow.kernels.reader import READ, Source, rechunked
 from moegrow.kernels.sum_squares import WIDEST, Lanes
-from moegrow.model_config.quantization_config import quantised_in
 from moegrow.planning.plan import Piece
 from moegrow.quant.decoding import Decoding
 
@@ -123,7 +122,7 @@ def readings(layout: Layout, *, sample: bool = False) -> list[Reading]:
     Layers behind the last, for prediction, are left out, and so is what only serves to decode
     others. Raises MoegrowError where any of it is quantised in a way that is not known.
     """
-    quantised = quantised_in(layout)
+    quantised = layout.quantised
     owners, unknown = quantised.owners, frozenset(quantised.unknown)
     found = []
     for name, place in layout.places.items():

@@ -60,7 +60,7 @@ def run_layers(
     with warnings.catch_warnings(), lib.torch.no_grad(), Source(checkpoint) as source:
         warnings.simplefilter("ignore")
         weights = Weights(lib, layout, source)
-        model = _Model(lib, layout, build(lib, checkpoint), weights, progress)
+        model = _Model(lib, layout, build(lib, layout), weights, progress)
         with model.watched():
             try:
                 result = model.module(
@@ -90,14 +90,14 @@ def image_for(layout: Layout, text: Sequence[int]) -> Image | None:
 
     None where the model takes none. Raises MoegrowError as `run_layers` does.
     """
-    if not isinstance(layout.checkpoint.config.get("vision_config"), Mapping):
+    if not layout.facts.takes_images:
         return None
     _check_readable(layout)
     lib = library()
     with warnings.catch_warnings(), lib.torch.no_grad(), Source(layout.checkpoint) as source:
         warnings.simplefilter("ignore")
         weights = Weights(lib, layout, source)
-        model = _Model(lib, layout, build(lib, layout.checkpoint), weights, lambda count: None)
+        model = _Model(lib, layout, build(lib, layout), weights, lambda count: None)
         return drawn_image(lib, model.module, text)
 
 

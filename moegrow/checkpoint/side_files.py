@@ -1,19 +1,19 @@
 """Which files beside the weights travel with them unchanged, and which stay behind and why."""
 
 import re
-import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from fnmatch import translate
 from functools import cache
-from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+import msgspec
 
 from moegrow.checkpoint.listing import safe
 from moegrow.checkpoint.store import CARD, CONFIG, Store, is_index, read_text
 from moegrow.checkpoint.unsupported import refuse_pointers
 from moegrow.errors import MoegrowError
-from moegrow.files import json_edit
+from moegrow.files import json_edit, typed_toml
 
 PLAN = "moegrow-plan.jsonl"
 DIGESTS = "moegrow-digests.jsonl"
@@ -34,6 +34,21 @@ class Reason:
     says: str
     with_folder: bool = False
     is_warning: bool = False
+
+
+class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A reason as side_files.toml has it, with patterns of the names that it is for."""
+
+    says: str
+    names: tuple[str, ...]
+    with_folder: bool = False
+    is_warning: bool = False
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole of side_files.toml."""
+
+    reason: tuple[_Entry, ...]
 
 
 OTHER_WEIGHTS = Reason("safetensors files that are not of the weights read here", with_folder=True)
@@ -130,11 +145,13 @@ def _reason(store: Store, name: str) -> Reason | None:
 @cache
 def _reasons() -> tuple[tuple[re.Pattern[str], Reason], ...]:
     """The reasons of side_files.toml, each with the pattern of the names that it is for."""
-    text = files("moegrow.checkpoint").joinpath("side_files.toml").read_text("utf-8")
-    tables: list[dict[str, Any]] = tomllib.loads(text)["reason"]
+    found = typed_toml.load("moegrow.checkpoint", "side_files.toml", _File)
     return tuple(
-        (re.compile("|".join(map(translate, table.pop("names")))), Reason(**table))
-        for table in tables
+        (
+            re.compile("|".join(map(translate, entry.names))),
+            Reason(entry.says, entry.with_folder, entry.is_warning),
+        )
+        for entry in found.reason
     )
 
 

@@ -1,25 +1,24 @@
 """What a folder or its tensors are where moegrow does not read them, and what to do instead."""
 
 import re
-import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from fnmatch import translate
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import Literal
+
+import msgspec
 
 from moegrow.checkpoint.store import Store, read_range
 from moegrow.errors import MoegrowError, raise_all
+from moegrow.files import typed_toml
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _POINTER_SIZES = range(100, 201)  # bytes: an address, a digest of 64 digits and a size
 
 
-@dataclass(frozen=True)
-class Format:
+class Format(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A format that is not read: how it shows, what it is, and the next thing to do."""
 
     what: str
@@ -37,16 +36,22 @@ class Format:
         return self.hint.format(place=quote(place), text=repr(place))
 
 
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole of unsupported.toml."""
+
+    folder: tuple[Format, ...]
+    tensors: tuple[Format, ...]
+
+
 @cache
-def formats(kind: str) -> tuple[Format, ...]:
+def formats(kind: Literal["folder", "tensors"]) -> tuple[Format, ...]:
     """The formats of unsupported.toml that show by "folder" or by "tensors", in their order."""
-    text = files("moegrow.checkpoint").joinpath("unsupported.toml").read_text("utf-8")
-    tables: list[dict[str, Any]] = tomllib.loads(text)[kind]
-    lists = ("files", "holds")
-    return tuple(
-        Format(**table | {key: tuple(table[key]) for key in lists if key in table})
-        for table in tables
-    )
+    found = typed_toml.load("moegrow.checkpoint", "unsupported.toml", _File)
+    match kind:
+        case "folder":
+            return found.folder
+        case "tensors":
+            return found.tensors
 
 
 def refuse_folder(store: Store, lacks: str) -> None:

@@ -28,7 +28,7 @@ def source_sentences(layout: Layout, *, own_family: bool) -> Iterator[str]:
     yield f"layers: {which} of {layout.layers} have experts, whose tensors are named {named}"
     if layout.prediction_layers:
         yield f"layers: {layout.prediction_layers} more behind the last are for prediction"
-    scores = family.router.scores_by(layout.config)
+    scores = layout.facts.router.scores
     yield f"router: {scores}, top-{layout.top_k} of {layout.experts} experts"
     yield (
         f"source: {len(checkpoint.tensors)} tensors in {len(checkpoint.files)} files,"

@@ -1,7 +1,7 @@
 """Signs that a checkpoint is of another architecture than the family of its type describes."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -21,7 +21,7 @@ _OTHER = {"eps", "epsilon", "init", "norm", "time", "token", "tokens", "vocab"}
 
 # Lists that any config may have and that are never about layers: names of classes, tokens that end
 # a text or must not be drawn, names of outputs.
-NEVER_PER_LAYER = (
+_NEVER_PER_LAYER = (
     "architectures", "bad_words_ids", "begin_suppress_tokens", "bos_token_id", "eos_token_id",
     "keys_to_ignore_at_inference", "pad_token_id", "suppress_tokens",
 )  # fmt: skip
@@ -40,8 +40,8 @@ def other_classes(config: Config, family: Family) -> list[str]:
     lists, whatever head is on top: `Qwen3MoeModel` and `Qwen3MoeForSequenceClassification` are of
     qwen3_moe. Nothing is said of a config that names no classes.
     """
-    named = config.get("architectures")
-    if not isinstance(named, list):
+    named = classes(config)
+    if not named:
         return []
     stems = [
         _plain(stem) for stem in (family.name.removesuffix("_text"), *family.config.architectures)
@@ -51,7 +51,15 @@ def other_classes(config: Config, family: Family) -> list[str]:
         plain = _plain(name.removeprefix("FSDP"))
         return any(plain.startswith(stem) and _HEAD.fullmatch(plain[len(stem) :]) for stem in stems)
 
-    return [name for name in named if isinstance(name, str) and name and not is_known(name)]
+    return [name for name in named if name and not is_known(name)]
+
+
+def classes(config: Config) -> tuple[str, ...] | None:
+    """The names under `architectures`, or None where that is no list."""
+    named = config.get("architectures")
+    if not isinstance(named, list):
+        return None
+    return tuple(name for name in named if isinstance(name, str))
 
 
 def _plain(name: str) -> str:
@@ -84,13 +92,28 @@ def _keys_of(rule: Rule | None) -> Iterator[str]:
         yield from (one.key for one in settings if isinstance(one, Setting))
 
 
+def _named(family: Family) -> frozenset[str]:
+    """Config keys that are known to speak of layers or not to."""
+    return named_keys(family).union(_NEVER_PER_LAYER)
+
+
+def unnamed_lists(config: Config, family: Family, lengths: Collection[int]) -> dict[str, list[Any]]:
+    """Lists of some lengths at the top of a language model's config that nobody names."""
+    named = _named(family)
+    return {
+        key: value
+        for key, value in config.items()
+        if isinstance(value, list) and len(value) in lengths and key not in named
+    }
+
+
 def unnamed_keys(config: Config, family: Family, layers: int) -> dict[str, Any]:
     """Keys of a language model's config that seem to speak of its layers and that nobody names.
 
     They are those whose name has a word such as "layer" or "interval" and whose value could be
     about layers, and lists that could be numbers of layers, or have an entry for each.
     """
-    named = named_keys(family).union(NEVER_PER_LAYER)
+    named = _named(family)
     return {
         key: value
         for key, value in _entries(config)

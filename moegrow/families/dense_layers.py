@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 
-from moegrow.families.layer_rules import Old, dense_numbered, listed, partial
+from moegrow.families.layer_rules import LayeredConfig, dense_numbered, listed, partial
 from moegrow.families.schema import PARTIAL, PerLayer, lookup
 
 
-def dense_problems(model: Old, per_layer: Mapping[str, PerLayer]) -> Iterator[str]:
+def dense_problems(model: LayeredConfig, per_layer: Mapping[str, PerLayer]) -> Iterator[str]:
     """Where keys of the config make other layers dense than those without experts.
 
     Keys of partial forms speak together: a layer is dense where one of them says so.
@@ -26,7 +26,7 @@ def dense_problems(model: Old, per_layer: Mapping[str, PerLayer]) -> Iterator[st
             yield f"by {keys} layer {layer} is {told_kind}, and it {has} experts"
 
 
-def dense_layers(model: Old, key: str, form: PerLayer) -> frozenset[int] | None:
+def dense_layers(model: LayeredConfig, key: str, form: PerLayer) -> frozenset[int] | None:
     """The layers that a key says have no experts; None where it does not speak of that."""
     told = lookup(model.config, key)
     if form.form == "dense_numbers":

@@ -1,8 +1,10 @@
 """What the keys and rules of a config say of a model's layers one by one."""
 
+import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 from moegrow.errors import MoegrowError
 from moegrow.families.schema import Config, PerLayer, Rule, Setting, lookup, number
@@ -11,21 +13,33 @@ from moegrow.families.schema import Config, PerLayer, Rule, Setting, lookup, num
 _DIGITS = re.compile(r"[0-9]{1,9}")
 
 
-class Old(NamedTuple):
-    """The model before: its config, its number of layers, and which of them have experts.
+@dataclass(frozen=True, eq=False)
+class LayeredConfig:
+    """A config with the layers that it speaks of: how many, and which of them have experts.
 
-    `predictions` is the number of multi-token-prediction layers behind the last, `period` the
-    length after which all of the config's periodic rules begin anew.
+    `predictions` is the number of multi-token-prediction layers behind the last. `per_layer` are
+    the keys that say something of single layers.
     """
 
     config: Config
     layers: int
     moe_layers: frozenset[int]
     predictions: int = 0
-    period: int = 1
+    per_layer: Mapping[str, PerLayer] = field(default_factory=dict)
+
+    @property
+    def period(self) -> int:
+        """After how many layers all periodic keys begin anew."""
+        return math.lcm(
+            *(
+                max(1, number(self.config, key, form.default or 1))
+                for key, form in self.per_layer.items()
+                if form.form == "period"
+            )
+        )
 
 
-def entries(model: Old, key: str, form: PerLayer) -> Any:
+def entries(model: LayeredConfig, key: str, form: PerLayer) -> Any:
     """What the config has under a key of the form "list", or its rule says in its place."""
     old = lookup(model.config, key)
     if (old is None or old == []) and not is_stood_for(model, form):
@@ -33,12 +47,12 @@ def entries(model: Old, key: str, form: PerLayer) -> Any:
     return old
 
 
-def is_stood_for(model: Old, form: PerLayer) -> bool:
+def is_stood_for(model: LayeredConfig, form: PerLayer) -> bool:
     """Whether another key says what a list would say, be it that there are none of a kind."""
     return bool(form.unless) and lookup(model.config, form.unless) is not None
 
 
-def partial(model: Old, key: str, form: PerLayer) -> Callable[[int], bool]:
+def partial(model: LayeredConfig, key: str, form: PerLayer) -> Callable[[int], bool]:
     """Whether a layer is one of those that a key of a partial form means."""
     if form.form == "period":
         period, offset = periodic(model, key, form)
@@ -51,7 +65,7 @@ def partial(model: Old, key: str, form: PerLayer) -> Callable[[int], bool]:
     return lambda layer: old < 0 or layer <= old
 
 
-def dense_numbered(model: Old, key: str, form: PerLayer) -> frozenset[int]:
+def dense_numbered(model: LayeredConfig, key: str, form: PerLayer) -> frozenset[int]:
     """The layers that the config makes dense by a key of the form "dense_numbers"."""
     old = lookup(model.config, key)
     if old is None:
@@ -66,7 +80,7 @@ def dense_numbered(model: Old, key: str, form: PerLayer) -> frozenset[int]:
     )
 
 
-def periodic(model: Old, key: str, form: PerLayer) -> tuple[int, int]:
+def periodic(model: LayeredConfig, key: str, form: PerLayer) -> tuple[int, int]:
     """The period of a rule and its offset."""
     offset = form.offset.read(model.config) if isinstance(form.offset, Setting) else form.offset
     return max(1, number(model.config, key, form.default or 1)), offset
@@ -86,7 +100,7 @@ def is_number(name: str) -> bool:
     return _DIGITS.fullmatch(name) is not None
 
 
-def from_rule(rule: Rule | None, model: Old) -> list[Any] | None:
+def from_rule(rule: Rule | None, model: LayeredConfig) -> list[Any] | None:
     """The list that the model derives itself, or None where no rule applies."""
     if rule is None or (rule.when and not lookup(model.config, rule.when)):
         return None

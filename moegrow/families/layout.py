@@ -9,8 +9,12 @@ from functools import cached_property
 
 from moegrow.checkpoint.checkpoint import Checkpoint
 from moegrow.checkpoint.header import TensorSpec
+from moegrow.families.layer_rules import LayeredConfig
+from moegrow.families.model_facts import ModelFacts
+from moegrow.families.quantisation import Quantisation
 from moegrow.families.schema import Config, Family
 from moegrow.families.tensor_names import TensorRole
+from moegrow.quant.formats import Quantised
 
 # A tensor of a layer: what the headers say of it, and where it stands.
 Tensor = tuple[TensorSpec, TensorRole]
@@ -53,6 +57,33 @@ class Layout:
             for tensors in layers.values():
                 tensors.sort()
         return stacks
+
+    @cached_property
+    def facts(self) -> ModelFacts:
+        """What config.json says of the model."""
+        return ModelFacts(self.family, self.checkpoint.config, self.config)
+
+    @cached_property
+    def layered(self) -> LayeredConfig:
+        """The config with the layers that it speaks of, keys of its root behind a slash."""
+        outside = {f"/{key}": value for key, value in self.checkpoint.config.items()}
+        return LayeredConfig(
+            {**self.config, **outside},
+            self.layers,
+            self.moe_layers,
+            max(self.prediction_layers, self.facts.promised_predictions),
+            self.family.config.per_layer,
+        )
+
+    @cached_property
+    def quantisation(self) -> Quantisation:
+        """The quantisation configs of the checkpoint."""
+        return Quantisation(self.checkpoint, self.nested)
+
+    @property
+    def quantised(self) -> Quantised:
+        """The quantised weights of the checkpoint."""
+        return self.quantisation.quantised
 
     def expert_tensors(self) -> Iterator[Tensor]:
         """Every tensor that holds weights of routed experts."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from typing import Any
 
 from moegrow.errors import MoegrowError
-from moegrow.families.layer_rules import Old, entries, listed, numbered, partial
+from moegrow.families.layer_rules import LayeredConfig, entries, listed, numbered, partial
 from moegrow.families.layout import Layout, Tensor
 from moegrow.families.name_variants import module, parts_of_quantised
 from moegrow.families.schema import PARTIAL, Config, PerLayer, lookup
@@ -137,7 +137,7 @@ def _may_lack(name: str, lesser: Names, fuller: Names) -> bool:
 
 def _told(layout: Layout) -> list[Callable[[int], Hashable]]:
     """What the config says of a layer: a function from its number to a value for each key."""
-    model = Old(layout.config, layout.layers, layout.moe_layers, layout.prediction_layers)
+    model = layout.layered
     lists = _lists(layout.config, layout.layers, layout.layers + layout.prediction_layers)
     found: list[Callable[[int], Hashable]] = [_entry(listed) for listed in lists]
     for key, form in layout.family.config.per_layer.items():
@@ -166,7 +166,7 @@ def _entry(values: list[Any] | str) -> Callable[[int], Hashable]:
     return lambda layer: str(values[layer])
 
 
-def _key(model: Old, key: str, form: PerLayer) -> Callable[[int], Hashable] | None:
+def _key(model: LayeredConfig, key: str, form: PerLayer) -> Callable[[int], Hashable] | None:
     """What a key of the family says of a layer, where it says something of single ones."""
     told = lookup(model.config, key)
     if form.form == "dense_numbers":

@@ -6,8 +6,9 @@ head is saved as `model.layers.0.…`. transformers loads either into either, an
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from functools import cache
+
+from msgspec.structs import replace
 
 from moegrow.families.schema import Family, Names
 from moegrow.quant.formats import activations, formats

@@ -6,7 +6,7 @@ from typing import Any
 from moegrow import maps
 from moegrow.errors import MoegrowError
 from moegrow.families.layer_rules import (
-    Old,
+    LayeredConfig,
     check_numbers,
     dense_numbered,
     entries,
@@ -25,10 +25,10 @@ from moegrow.maps import Map
 Changes = dict[str, Any]
 
 
-Form = Callable[[Old, str, PerLayer, Map], Changes]
+Form = Callable[[LayeredConfig, str, PerLayer, Map], Changes]
 
 
-def grown(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
+def grown(model: LayeredConfig, key: str, form: PerLayer, layer_map: Map) -> Changes:
     """The changes that a layer map makes to a key of the config.
 
     Raises MoegrowError where the config cannot express the map.
@@ -38,7 +38,7 @@ def grown(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
     return _FORMS[form.form](model, key, form, layer_map)
 
 
-def _list(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
+def _list(model: LayeredConfig, key: str, form: PerLayer, layer_map: Map) -> Changes:
     """One entry per layer: written out even where a rule stands for it, for rules do not grow."""
     old = entries(model, key, form)
     if (old is None or old == []) and form.required and not is_stood_for(model, form):
@@ -57,7 +57,7 @@ def _list(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
     return {key: [old[layer] for layer in layer_map] + behind}
 
 
-def _text(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
+def _text(model: LayeredConfig, key: str, form: PerLayer, layer_map: Map) -> Changes:
     """One character per layer."""
     old = lookup(model.config, key)
     if not isinstance(old, str) or len(old) != model.layers:
@@ -65,7 +65,7 @@ def _text(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
     return {key: "".join(old[layer] for layer in layer_map)}
 
 
-def _numbers(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
+def _numbers(model: LayeredConfig, key: str, form: PerLayer, layer_map: Map) -> Changes:
     """Numbers of the layers meant, in a list or in a text with commas between them.
 
     Those of prediction layers behind the last move with these.
@@ -109,7 +109,7 @@ def _check_places(key: str, old: list[int], layer_map: Map) -> None:
             )
 
 
-def _dense_numbers(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
+def _dense_numbers(model: LayeredConfig, key: str, form: PerLayer, layer_map: Map) -> Changes:
     """Numbers of dense layers; a step that makes others dense too stays where it is still true.
 
     Elsewhere it becomes 1, and what it has said is spelled out.
@@ -127,7 +127,7 @@ def _dense_numbers(model: Old, key: str, form: PerLayer, layer_map: Map) -> Chan
     return changes | ({form.step: 1} if step > 1 else {})
 
 
-def _prefix(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
+def _prefix(model: LayeredConfig, key: str, form: PerLayer, layer_map: Map) -> Changes:
     """How many layers come first: the grown ones must come first too, unless a list tells more."""
     old = number(model.config, key, form.default)
     marks = [*map(partial(model, key, form), layer_map)]
@@ -144,7 +144,7 @@ def _prefix(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
     return {key: new} if new != old else {}
 
 
-def _suffix(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
+def _suffix(model: LayeredConfig, key: str, form: PerLayer, layer_map: Map) -> Changes:
     """How many layers come last: the grown ones must come last too."""
     old = number(model.config, key, form.default)
     marks = [*map(partial(model, key, form), layer_map)]
@@ -158,7 +158,7 @@ def _suffix(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
     return {key: new} if new != old else {}
 
 
-def _last(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
+def _last(model: LayeredConfig, key: str, form: PerLayer, layer_map: Map) -> Changes:
     """The number of the last layer meant, -1 for the last of all: all after it must stay after."""
     old = number(model.config, key, form.default)
     if old < 0:
@@ -173,7 +173,7 @@ def _last(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
     return {key: len(layer_map) - sum(behind) - 1}
 
 
-def _table(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
+def _table(model: LayeredConfig, key: str, form: PerLayer, layer_map: Map) -> Changes:
     """Layer number → settings; keys that are no numbers, such as layer types, stay."""
     old = lookup(model.config, key)
     if not isinstance(old, dict) or not any(map(is_number, old)):
@@ -191,7 +191,7 @@ def _table(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
     return {key: new | {name: value for name, value in old.items() if not is_number(name)}}
 
 
-def _owners(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
+def _owners(model: LayeredConfig, key: str, form: PerLayer, layer_map: Map) -> Changes:
     """For each layer the number of the layer whose values it uses.
 
     Copies of an owner own themselves; others use the nearest copy of their owner before them,
@@ -239,7 +239,7 @@ def _owners_between(owners: list[int]) -> Iterator[tuple[int, int, int]]:
                 yield layer, owner, other
 
 
-def _period(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
+def _period(model: LayeredConfig, key: str, form: PerLayer, layer_map: Map) -> Changes:
     """A rule without a list form: it must also hold for the grown model, as it stands."""
     is_meant, (period, _) = partial(model, key, form), periodic(model, key, form)
     for position, layer in enumerate(layer_map):
@@ -252,7 +252,7 @@ def _period(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
     return {}
 
 
-def _span(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
+def _span(model: LayeredConfig, key: str, form: PerLayer, layer_map: Map) -> Changes:
     """Length of blocks of layers: they grow evenly where every layer is repeated in place."""
     old = number(model.config, key, form.default)
     if not old:
@@ -267,7 +267,7 @@ def _span(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
     return {key: old * times}
 
 
-def _groups(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
+def _groups(model: LayeredConfig, key: str, form: PerLayer, layer_map: Map) -> Changes:
     """How many layers belong together: a layer map must keep every group whole, as it stands."""
     size = max(1, number(model.config, key, form.default or 1))
     for first in range(0, len(layer_map), size):
@@ -283,7 +283,7 @@ def _groups(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
     return {}
 
 
-def _point(model: Old, key: str, form: PerLayer, layer_map: Map) -> Changes:
+def _point(model: LayeredConfig, key: str, form: PerLayer, layer_map: Map) -> Changes:
     """How many layers come before a point of the model: as many as before the next one's copy."""
     if lookup(model.config, key) is None:
         return {}

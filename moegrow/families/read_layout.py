@@ -6,7 +6,6 @@ from moegrow.checkpoint import unsupported
 from moegrow.checkpoint.checkpoint import Checkpoint
 from moegrow.errors import MoegrowError, raise_all
 from moegrow.families.dense_layers import dense_problems
-from moegrow.families.layer_rules import Old
 from moegrow.families.layout import Layout
 from moegrow.families.missing_tensors import check_merged, lacking_problems
 from moegrow.families.moe_blocks import block_problems, packed_problems, stray_problems
@@ -17,7 +16,6 @@ from moegrow.families.settings import (
     extra,
     layer_count,
     model_type,
-    promised_predictions,
     setting,
     text_config,
 )
@@ -142,9 +140,8 @@ def _count_problems(layout: Layout, numbers: set[int]) -> Iterator[str]:
             f"config.json says {layout.layers} layers, and tensors of layer {missing[0]}"
             f" are missing{f' (and of {len(missing) - 1} more)' if missing[1:] else ''}"
         )
-    model = Old(layout.config, layout.layers, layout.moe_layers)
-    yield from dense_problems(model, layout.family.config.per_layer)
-    promised = promised_predictions(layout.config, layout.family)
+    yield from dense_problems(layout.layered, layout.family.config.per_layer)
+    promised = layout.facts.promised_predictions
     if layout.prediction_layers > promised and not _predict(layout):
         yield (
             f"config.json says {layout.layers} layers"

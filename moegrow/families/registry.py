@@ -3,34 +3,19 @@
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, fields, replace
 from functools import cache
 from importlib.resources import files
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
-from moegrow.errors import MoegrowError, choose
-from moegrow.families.schema import (
-    FORMS,
-    PARTIAL,
-    ConfigKeys,
-    Depth,
-    Family,
-    FirstLayers,
-    Groups,
-    Names,
-    PerLayer,
-    Router,
-    Rule,
-    Setting,
-    SharedIndexer,
-    Tensors,
-)
-from moegrow.files import toml_text
+from msgspec.structs import replace
+
+from moegrow.errors import MoegrowError
+from moegrow.families.schema import PARTIAL, Family, Names, Scalar
+from moegrow.files import toml_text, typed_toml
 
 DEFAULTS = "defaults.toml"  # of the config classes, by model type; not a family file
 
 LARGEST_FAMILY = 1 << 18  # characters
-LARGEST_NUMBER = 10**9
 
 
 @cache
@@ -83,12 +68,6 @@ def read_family(text: str, model_type: str) -> Family:
         raise MoegrowError("the family file nests too deeply to be read") from None
 
 
-def read_rule(table: Mapping[str, Any]) -> Rule:
-    """The rule that a table spells out as in a family file; raises MoegrowError as that does."""
-    rule: Rule = _build(Rule, table, "rule")
-    return rule
-
-
 def _read(text: str, model_type: str) -> Family:
     table = toml_text.loads(text, "the family file")
     known = table.pop("model_types", [])
@@ -97,9 +76,9 @@ def _read(text: str, model_type: str) -> Family:
             f"the family file is about {known}, and config.json says {model_type!r}",
             f'write model_types = ["{model_type}"] at its top',
         )
-    types = _checked(table.pop("types", {}), dict, "types")
+    types = _table(table.pop("types", {}), "types")
     merged = _merge(table, _own(types, model_type))
-    family: Family = _build(Family, {"name": model_type, **merged}, model_type)
+    family = typed_toml.convert({"name": model_type, **merged}, Family, f"family {model_type}")
     _check_patterns(family)
     _check_marks(family)
     return family
@@ -107,7 +86,7 @@ def _read(text: str, model_type: str) -> Family:
 
 def _own(types: Mapping[str, Any], model_type: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     """What a family file says of one type alone, on top of what it says of the type it is like."""
-    own = dict(_checked(types.get(model_type, {}), dict, f"types.{model_type}"))
+    own = dict(_table(types.get(model_type, {}), f"types.{model_type}"))
     like = own.pop("like", None)
     if like is None:
         return own
@@ -131,10 +110,9 @@ def _index() -> Mapping[str, tuple[str, str]]:
 
 
 @cache
-def _class_defaults() -> Mapping[str, dict[str, Any]]:
+def _class_defaults() -> Mapping[str, dict[str, Scalar]]:
     """Model type → the values that its config class has for keys that config.json leaves out."""
-    file = files("moegrow.families") / DEFAULTS
-    return tomllib.loads(file.read_text("utf-8")) if file.is_file() else {}
+    return typed_toml.load("moegrow.families", DEFAULTS, dict[str, dict[str, Scalar]])
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,73 +124,9 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-# Which dataclass a table of a family file becomes, by the name of its field.
-_TABLES: Mapping[str, type] = {
-    "tensors": Tensors, "config": ConfigKeys, "router": Router, "depth": Depth, "groups": Groups,
-    "shared_indexer": SharedIndexer, "rule": Rule, "scores": Setting, "normalised": Setting,
-    "exponent": Setting, "scaling": Setting, "every": Setting, "start": Setting, "before": Setting,
-    "offset": Setting, "addressed": FirstLayers,
-}  # fmt: skip
-
-
-def _build(cls: type, table: Any, where: str) -> Any:
-    """The dataclass `cls` filled from a TOML table, strictly: no key unknown, none missing."""
-    if not isinstance(table, dict):
-        raise MoegrowError(f"family {where}: {table!r} stands where a table belongs")
-    known = {entry.metadata.get("toml", entry.name): entry for entry in fields(cls)}
-    for key in table:
-        if key not in known:
-            raise MoegrowError(f"family {where}: the key {key!r} is not known", choose(key, known))
-    hints = get_type_hints(cls)
-    values: dict[str, Any] = {}
-    for key, entry in known.items():
-        if key in table:
-            values[entry.name] = _value(key, table[key], hints[entry.name], f"{where}.{key}")
-        elif entry.default is MISSING and entry.default_factory is MISSING:
-            raise MoegrowError(f"family {where}: the key {key!r} is missing")
-    return cls(**values)
-
-
-# What some texts may be: a slip would otherwise pass for a router that needs nothing.
-_CHOICES: Mapping[str, Names] = {
-    "balance": ("fixed", "probability"),
-    "form": FORMS,
-    "kind": ("rows", "grid", "skip"),
-    "multiplies": ("input", "output"),
-    "score": ("sum", "maximum"),
-    "scores": ("softmax", "sigmoid"),
-}
-
-
-def _value(key: str, value: Any, hint: Any, where: str) -> Any:
-    """One value of a family file, of the kind that the schema says."""
-    if key == "per_layer":
-        table = _checked(value, dict, where)
-        return {name: _build(PerLayer, entry, f"{where}.{name}") for name, entry in table.items()}
-    kinds = get_args(hint) or (hint,)
-    if isinstance(value, dict) and key in _TABLES and _TABLES[key] in kinds:
-        return _build(_TABLES[key], value, where)
-    if hint == Names:
-        return tuple(_checked(entry, str, where) for entry in _checked(value, list, where))
-    if hint is not Any and get_origin(hint) is Mapping:
-        entries = _checked(value, dict, where)
-        kind = get_args(hint)[1]
-        return {name: _value(name, entry, kind, where) for name, entry in entries.items()}
-    if hint is Any and type(value) not in (str, int, float, bool):
-        raise MoegrowError(f"family {where}: {value!r} is not what belongs there")
-    if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
-        raise MoegrowError(f"family {where}: {value!r} makes no sense")
-    if hint is not Any and type(value) not in kinds:
-        raise MoegrowError(f"family {where}: {value!r} is not what belongs there")
-    if key in _CHOICES and value not in _CHOICES[key]:
-        raise MoegrowError(f"family {where}: {value!r} is not known", choose(value, _CHOICES[key]))
-    return value
-
-
-def _checked(value: Any, kind: type, where: str) -> Any:
-    if not isinstance(value, kind):
-        what = {"list": "a list of texts", "dict": "a table", "str": "a text"}[kind.__name__]
-        raise MoegrowError(f"family {where}: {value!r} is not {what}")
+def _table(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise MoegrowError(f"family {where}: {value!r} is not a table")
     return value
 
 

@@ -1,13 +1,22 @@
 """The schema of a model family: how it names its layers, experts, routers and config keys."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
+
+import msgspec
 
 from moegrow.errors import MoegrowError
 
 Config = Mapping[str, Any]
 Names = tuple[str, ...]
+
+LARGEST = 10**9  # a number in a family file
+Whole = Annotated[int, msgspec.Meta(ge=-LARGEST, le=LARGEST)]
+Scalar = str | Whole | float | bool
+
+
+class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A table of a family file: a key that it does not name is an error."""
 
 
 def lookup(config: Config, key: str) -> Any:
@@ -31,12 +40,11 @@ def number(config: Config, key: str, default: int = 0) -> int:
     return value
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(Table, frozen=True):
     """A config key with the value that counts where the key is absent or null."""
 
     key: str
-    default: Any = None
+    default: Scalar | None = None
 
     def read(self, config: Config) -> Any:
         """The value, which must be of the kind of the default: a text, a truth or a number."""
@@ -52,8 +60,7 @@ class Setting:
         return value
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(Table, frozen=True):
     """The per-layer list that a model derives when its config has none.
 
     A layer is a `hit`, else a `miss`, when it is the one `at` its place of every `every` (the last
@@ -64,33 +71,32 @@ class Rule:
     `before` as hits.
     """
 
-    every: int | Setting = 0
-    at: int = -1
-    start: int | Setting = 0
-    before: int | Setting = 0
+    every: Whole | Setting = 0
+    at: Whole = -1
+    start: Whole | Setting = 0
+    before: Whole | Setting = 0
     rest: bool = False
-    first: int = 0
+    first: Whole = 0
     last: bool = False
     below: str = ""
     moe: bool = False
     when: str = ""
-    hit: Any = True
-    miss: Any = False
+    hit: Scalar = True
+    miss: Scalar = False
 
 
-FORMS = (
+Form = Literal[
     "list", "text", "numbers", "dense_numbers", "prefix", "suffix", "last", "table", "owners",
     "period", "span", "point", "groups",
-)  # fmt: skip
+]  # fmt: skip
 
 
 # Those that speak of a stretch or a rhythm of layers: several keys may together say which.
 PARTIAL = ("prefix", "suffix", "last", "period")
 
 
-@dataclass(frozen=True)
-class PerLayer:
-    """A config key that says something layer by layer; perlayer.py has a function per form.
+class PerLayer(Table, frozen=True):
+    """A config key that says something layer by layer; per_layer.py has a function per form.
 
     form: "list" (one entry a layer), "text" (one character a layer), "numbers" (numbers of the
     layers meant, counted from `base`, with `once` only of the first copy), "dense_numbers"
@@ -111,22 +117,21 @@ class PerLayer:
     the same for layers with experts.
     """
 
-    form: str
-    default: int = 0
-    base: int = 0
+    form: Form
+    default: Whole = 0
+    base: Whole = 0
     once: bool = False
     step: str = ""
-    offset: Setting | int = 0
+    offset: Setting | Whole = 0
     required: bool = False
     unless: str = ""
     when: str = ""
     rule: Rule | None = None
-    dense: Any = None
-    sparse: Any = None
+    dense: Scalar | None = None
+    sparse: Scalar | None = None
 
 
-@dataclass(frozen=True)
-class ConfigKeys:
+class ConfigKeys(Table, frozen=True):
     """The spellings of what the config says.
 
     `nested` are the tables of multimodal configs that describe the language model. `layers` may
@@ -147,16 +152,15 @@ class ConfigKeys:
     doubled_layers: Names = ()
     prediction_layers: Names = ()
     shared_experts: Names = ()
-    spellings: Mapping[str, str] = field(default_factory=dict)
-    per_layer: Mapping[str, PerLayer] = field(default_factory=dict)
+    spellings: Mapping[str, str] = msgspec.field(default_factory=dict)
+    per_layer: Mapping[str, PerLayer] = msgspec.field(default_factory=dict)
     not_per_layer: Names = ()
     architectures: Names = ()
     inner: Names = ()
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Scalar] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Groups:
+class Groups(Table, frozen=True):
     """Config keys of a router that keeps the best groups of experts before it picks experts.
 
     score: "sum" (of the two best experts) or "maximum", which does not notice copies. With
@@ -165,14 +169,13 @@ class Groups:
 
     count: str
     kept: str
-    score: str
+    score: Literal["sum", "maximum"]
     when: str = ""
     # Named for the TOML key: `when = "topk_method", is = "group_limited_greedy"`.
-    equals: str = field(default="", metadata={"toml": "is"})
+    equals: str = msgspec.field(default="", name="is")
 
 
-@dataclass(frozen=True)
-class Router:
+class Router(Table, frozen=True):
     """How scores become weights, as far as copies of experts can change the result.
 
     scores: "softmax" or "sigmoid", or the config key that says which. normalised: whether the
@@ -190,17 +193,17 @@ class Router:
     refuses_width: why the experts of this family cannot be copied.
     """
 
-    scores: str | Setting = "softmax"
+    scores: Literal["softmax", "sigmoid"] | Setting = "softmax"
     normalised: bool | Setting | None = None
-    multiplies: str = "output"
+    multiplies: Literal["input", "output"] = "output"
     exponent: Setting | None = None
     scaling: Setting | None = None
     groups: Groups | None = None
-    balance: str = "fixed"
+    balance: Literal["fixed", "probability"] = "fixed"
     extra: str = ""
-    lists: int = 1
-    kind: str = "rows"
-    unsaid: Mapping[str, Any] = field(default_factory=dict)
+    lists: Whole = 1
+    kind: Literal["rows", "grid", "skip"] = "rows"
+    unsaid: Mapping[str, Scalar] = msgspec.field(default_factory=dict)
     refuses_width: str = ""
 
     def scores_by(self, config: Config) -> str:
@@ -209,8 +212,7 @@ class Router:
         return str(scores)
 
 
-@dataclass(frozen=True)
-class SharedIndexer:
+class SharedIndexer(Table, frozen=True):
     """Layers that select keys with the indexer of the nearest full layer before them.
 
     `key` is the config's per-layer list of "full" and "shared", `pattern` one that says the same
@@ -227,8 +229,7 @@ class SharedIndexer:
     chains: bool = True
 
 
-@dataclass(frozen=True)
-class FirstLayers:
+class FirstLayers(Table, frozen=True):
     """The first layers of a model, where another part of it addresses them by number.
 
     `key`, a path from the root of the config, is a list with an entry for each of these layers;
@@ -238,7 +239,7 @@ class FirstLayers:
 
     key: str
     why: str
-    default: int = 0
+    default: Whole = 0
 
     def count(self, config: Config) -> int:
         """How many layers are addressed; 0 where the config has no such part."""
@@ -253,8 +254,7 @@ class FirstLayers:
         return len(value)
 
 
-@dataclass(frozen=True)
-class Depth:
+class Depth(Table, frozen=True):
     """What repeating layers needs beyond renaming their tensors.
 
     identity_is_not: why a layer whose outputs are zero is not the identity. copies_first: a
@@ -268,14 +268,13 @@ class Depth:
     identity_is_not: str = ""
     copies_first: str = ""
     shared_indexer: SharedIndexer | None = None
-    needs: Mapping[str, str] = field(default_factory=dict)
-    fixed: Mapping[str, str] = field(default_factory=dict)
-    last: Mapping[str, str] = field(default_factory=dict)
+    needs: Mapping[str, str] = msgspec.field(default_factory=dict)
+    fixed: Mapping[str, str] = msgspec.field(default_factory=dict)
+    last: Mapping[str, str] = msgspec.field(default_factory=dict)
     addressed: FirstLayers | None = None
 
 
-@dataclass(frozen=True)
-class Tensors:
+class Tensors(Table, frozen=True):
     """Patterns of tensor names; `{layer}` and `{expert}` are numbers, `*` is anything.
 
     layers: what comes before the names within a layer; `beside` are tensors of a layer that
@@ -316,7 +315,7 @@ class Tensors:
     ones: Names = ()
     once: Names = ()
     not_in_first: Names = ()
-    packed: Mapping[str, int] = field(default_factory=dict)
+    packed: Mapping[str, Whole] = msgspec.field(default_factory=dict)
     elsewhere: Names = ()
     base_prefix: Names = ("model.",)
     optional: Names = ()
@@ -329,8 +328,7 @@ class Tensors:
     alternating: Names = ()
 
 
-@dataclass(frozen=True)
-class Family:
+class Family(Table, frozen=True):
     """One model type: where its tensors stand, what its config calls things, how it routes."""
 
     name: str

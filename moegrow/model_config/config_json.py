@@ -1,22 +1,22 @@
 """The new config.json: the old text with only the keys changed that the maps change."""
 
-import math
 from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
 from moegrow.checkpoint.weight_files import NAMED_IN_CONFIG
 from moegrow.errors import MoegrowError, raise_all
 from moegrow.families import per_layer
-from moegrow.families.architecture import NEVER_PER_LAYER, named_keys
-from moegrow.families.layer_rules import Old
+from moegrow.families.architecture import unnamed_lists
 from moegrow.families.layout import Layout
-from moegrow.families.schema import Config, Setting, lookup, number
-from moegrow.families.settings import present, promised_predictions
+from moegrow.families.model_facts import Stated
+from moegrow.families.schema import Config, PerLayer, lookup
+from moegrow.families.settings import present
 from moegrow.files import json_edit
 from moegrow.growth import Growth
+from moegrow.model_config import quantization_config
 from moegrow.model_config.indexers import indexer_types
-from moegrow.model_config.quantization_config import QuantConfig
 
 
 def grown_config(
@@ -29,25 +29,17 @@ def grown_config(
     Raises MoegrowError where the config cannot express the layer map.
     """
     keys = layout.family.config
-    outside = {f"/{key}": value for key, value in layout.checkpoint.config.items()}
-    config = {**layout.config, **outside}
+    config = layout.layered.config
     unchanged = tuple(range(layout.layers)), tuple(range(layout.experts))
     unsaid = {} if (growth.layers, growth.experts) == unchanged else layout.family.router.unsaid
     changes: dict[str, Any] = dict(settings)
     layers = len(growth.layers)
-    promised = max(layout.prediction_layers, promised_predictions(config, layout.family))
-    periods = [
-        max(1, number(config, key, form.default or 1))
-        for key, form in keys.per_layer.items()
-        if form.form == "period"
-    ]
-    old = Old(config, layout.layers, layout.moe_layers, promised, math.lcm(*periods))
     if growth.layers != tuple(range(layout.layers)):
-        _check_lists(layout, promised)
+        _check_lists(layout)
         changes |= dict.fromkeys(present(config, keys.layers), layers)
         changes |= dict.fromkeys(present(config, keys.doubled_layers), 2 * layers)
         for key, form in keys.per_layer.items():
-            changes |= per_layer.grown(old, key, form, growth.layers)
+            changes |= per_layer.grown(layout.layered, key, form, growth.layers)
         changes |= indexer_types(layout, growth)
     for spellings, value in ((keys.experts, len(growth.experts)), (keys.top_k, growth.top_k)):
         for key in present(config, spellings):
@@ -62,7 +54,8 @@ def grown_config(
         if value != lookup(config, key)
         for path in _paths(layout, key)
     }
-    new |= _lists_around(layout, growth)
+    if growth.layers != tuple(range(layout.layers)):
+        new |= _keys_around(layout, growth)
     # What the config on disk does not have, whatever a class of transformers has as its default.
     said = _tables(layout)[layout.nested]
     new |= {
@@ -71,7 +64,7 @@ def grown_config(
         if key not in changes and lookup(said, key) is None and lookup(config, key) in (None, value)
     }
     if is_quantised:
-        new |= QuantConfig(layout).grown(growth)
+        new |= quantization_config.grown_tables(layout, growth)
     text = layout.checkpoint.config_text
     if NAMED_IN_CONFIG in layout.checkpoint.config:
         # The weights are written under the names that are taken where this says nothing.
@@ -107,35 +100,44 @@ def _tables(layout: Layout) -> dict[json_edit.Path, Config]:
     return {path: lookup(root, ".".join(path)) if path else root for path in paths}
 
 
-def _lists_around(layout: Layout, growth: Growth) -> dict[json_edit.Path, Any]:
-    """Lists with an entry a layer that only a table around the language model's has."""
-    if growth.layers == tuple(range(layout.layers)):
-        return {}
+def _keys_around(layout: Layout, growth: Growth) -> dict[json_edit.Path, Any]:
+    """Changes to per-layer keys that only a table around the language model's has.
+
+    A list there that does not have an entry for each layer is taken for another thing.
+    """
     tables = _tables(layout)
     on_disk = tables.pop(layout.nested)
-    return {
-        (*path, key): [table[key][layer] for layer in growth.layers]
-        for path, table in tables.items()
-        for key, form in layout.family.config.per_layer.items()
-        if form.form == "list" and key not in on_disk
-        and isinstance(table.get(key), list) and len(table[key]) == layout.layers
-    }  # fmt: skip
+    found: dict[json_edit.Path, Any] = {}
+    for path, table in tables.items():
+        own = {key: value for key, value in table.items() if key not in on_disk}
+        model = replace(layout.layered, config={**layout.layered.config, **own})
+        for key, form in layout.family.config.per_layer.items():
+            value = lookup(own, key)
+            if value is None or (isinstance(value, list) and not _is_whole(value, form, layout)):
+                continue
+            for name, new in per_layer.grown(model, key, form, growth.layers).items():
+                if lookup(own, name) not in (None, new):
+                    found[*path, *name.split(".")] = new
+    return found
+
+
+def _is_whole(value: list[Any], form: PerLayer, layout: Layout) -> bool:
+    """Whether a list can be about layers: it has an entry for each, or their numbers."""
+    return form.form not in ("list", "owners") or len(value) == layout.layers
 
 
 LARGEST_NUMBER = 1e300  # of a factor on the router's weights
 
 
-def _check_lists(layout: Layout, promised: int) -> None:
+def _check_lists(layout: Layout) -> None:
     """A list that is as long as the model is deep, and that nobody names, would go stale."""
-    named = named_keys(layout.family).union(NEVER_PER_LAYER)
-    lengths = {layout.layers, layout.layers + promised}
+    lengths = {layout.layers, layout.layers + layout.layered.predictions}
     raise_all(
         f"config.json has lists that {layout.family.name} does not describe, as long as there are"
         " layers",
         [
             f"{key} has {len(value)} entries for {layout.layers} layers"
-            for key, value in layout.config.items()
-            if isinstance(value, list) and len(value) in lengths and key not in named
+            for key, value in unnamed_lists(layout.config, layout.family, lengths).items()
         ],
         "remove them if nothing reads them; or give a family file with --family FILE.toml that says"
         ' form = "list" of them in config.per_layer, or lists them in config.not_per_layer'
@@ -143,9 +145,9 @@ def _check_lists(layout: Layout, promised: int) -> None:
     )
 
 
-def scaled(setting: Setting, config: Config, scale: Fraction) -> dict[str, Any]:
+def scaled(stated: Stated, scale: Fraction) -> dict[str, Any]:
     """The change that multiplies a number in the config by `scale`."""
-    value = setting.read(config)
+    key, value = stated
     if not -LARGEST_NUMBER < value < LARGEST_NUMBER:
-        raise MoegrowError(f"config.json: {setting.key} is {value!r}, which cannot be multiplied")
-    return {setting.key: value * scale.numerator / scale.denominator}
+        raise MoegrowError(f"config.json: {key} is {value!r}, which cannot be multiplied")
+    return {key: value * scale.numerator / scale.denominator}

@@ -98,8 +98,7 @@ def indexer_types(layout: Layout, growth: Growth) -> dict[str, Any]:
 def _layer_types(layout: Layout) -> list[Any]:
     """The entry of each layer in layer_types; none where the family has no such list."""
     form = layout.family.config.per_layer.get("layer_types")
-    model = layer_rules.Old(layout.config, layout.layers, layout.moe_layers)
-    found = layer_rules.entries(model, "layer_types", form) if form else None
+    found = layer_rules.entries(layout.layered, "layer_types", form) if form else None
     return found if isinstance(found, list) else []
 
 

@@ -7,7 +7,6 @@ from typing import Any
 from moegrow.checkpoint.checkpoint import LARGEST_CONFIG
 from moegrow.errors import MoegrowError
 from moegrow.families.layout import Layout
-from moegrow.families.settings import promised_predictions
 from moegrow.files.json_edit import MOST_SHALLOW
 from moegrow.growth import Growth
 from moegrow.model_config.layer_copies import Copy, Numbers
@@ -43,7 +42,7 @@ class ModuleNames:
         self._main = {pattern.split("{layer")[0] for pattern in tensors.layers}
         own = {pattern.split("{layer")[0] for pattern in tensors.prediction_layers}
         words = frozenset(map(_last_word, self._main))
-        behind = max(layout.prediction_layers, promised_predictions(layout.config, layout.family))
+        behind = layout.layered.predictions
         self._layers = Numbers(
             "layer", words, (*growth.layers, *range(layout.layers, layout.layers + behind))
         )

@@ -6,9 +6,10 @@ from typing import Any
 from moegrow.checkpoint.checkpoint import QUANT_FILES
 from moegrow.errors import MoegrowError
 from moegrow.families.layout import Layout
+from moegrow.families.quantisation import KEYS
 from moegrow.files import json_edit
 from moegrow.growth import Growth
-from moegrow.model_config.quantization_config import KEYS, QuantConfig
+from moegrow.model_config import quantization_config
 from moegrow.planning.plan import Storage
 
 NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
@@ -128,12 +129,12 @@ def quant_files(
 ) -> dict[str, str | None]:
     """The files beside the config as they will be: without the experts, or None for one that goes,
     since nothing is quantised any more."""
-    told = QuantConfig(layout)
+    texts = layout.quantisation.texts_beside
     if not leaves_quantised:
-        return dict.fromkeys(told.beside)
-    grown = told.grown_files(growth)
+        return dict.fromkeys(texts)
+    grown = quantization_config.grown_files(layout, growth)
     found: dict[str, str | None] = {}
-    for name, before in told.beside.items():
+    for name, before in texts.items():
         text = grown.get(name, before)
         table = json_edit.loads(text, name, is_shallow=True)
         new = _without(table, experts, method=QUANT_FILES[name], inner="quantization")

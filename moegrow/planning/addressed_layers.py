@@ -40,10 +40,7 @@ def warnings(plan: Plan, layout: Layout) -> Iterator[str]:
 
 def _count(layout: Layout) -> int:
     """How many of the first layers are addressed by number."""
-    addressed = layout.family.depth.addressed
-    if addressed is None:
-        return 0
-    return min(addressed.count(layout.checkpoint.config), layout.layers)
+    return min(layout.facts.addressed_layers, layout.layers)
 
 
 def _why(layout: Layout) -> str:

@@ -2,24 +2,21 @@
 
 from dataclasses import replace
 
-from moegrow import maps
 from moegrow.errors import MoegrowError, Parameter
-from moegrow.families.layer_rules import Old, entries
 from moegrow.families.layout import Layout
-from moegrow.families.schema import lookup
 from moegrow.growth import Growth, Noise
 from moegrow.maps import Map, repeats
+from moegrow.model_config import quantization_config
 from moegrow.model_config.config_json import grown_config
-from moegrow.model_config.quantization_config import QuantConfig
 from moegrow.model_config.stored_dtype import expert_modules, quant_files, stored_config
 from moegrow.planning import header_metadata, passes
 from moegrow.planning.addressed_layers import check_identity
+from moegrow.planning.check_layers import check_layers
 from moegrow.planning.outputs import check_count, outputs
 from moegrow.planning.passes import Restored, regridded
 from moegrow.planning.plan import AS_STORED, Plan, Source, Storage
 from moegrow.planning.router import Compensation, compensate
 from moegrow.planning.summary import describe, noted
-from moegrow.planning.unfamiliar import check_class
 
 
 def outline(layout: Layout, family_text: str = "") -> Plan:
@@ -61,98 +58,12 @@ def deepen(plan: Plan, layout: Layout, layer_map: Map, *, identity: bool = False
     return render(plan, layout, growth)
 
 
-def check_layers(plan: Plan, layout: Layout, growth: Growth) -> None:
-    """Raise MoegrowError where layers of the source cannot be repeated as a growth asks for.
-
-    The growth of a plan that was read from a file may never have been held against its source.
-    """
-    silent = frozenset(
-        old for old, is_silent in zip(growth.layers, growth.silent, strict=True) if is_silent
-    )
-    _check_outputs(layout, silent)
-    if silent and (why := layout.family.depth.identity_is_not):
-        raise MoegrowError(
-            f"a layer of {layout.family.name} with zero outputs is not the identity: {why}",
-            "use " + Parameter("new_layers", "copy"),
-        )
-    _check_needs(layout)
-    _check_fixed(layout)
-    _check_last(layout, growth)
-    check_class(plan, layout)
-
-
 def _silent(layout: Layout, layer_map: Map) -> tuple[bool, ...]:
     """Which layers of an identity growth are silent: the copies that are not the original."""
-    copies_first = layout.family.depth.copies_first
-    if copies_first and lookup(layout.config, copies_first):
+    if layout.facts.copies_come_first:
         # Layers behind use what the last copy computed, so that must be the original.
         return repeats(layer_map[::-1])[::-1]
     return repeats(layer_map)
-
-
-def _check_outputs(layout: Layout, layers: frozenset[int]) -> None:
-    """Every part of a layer that adds to the residual stream must have an output to make silent."""
-    has: dict[int, set[str]] = {}
-    adds: dict[int, set[str]] = {}
-    for place in layout.places.values():
-        is_main = place.layer in layers and not place.is_prediction
-        if is_main and place.group in ("attention", "dense", "experts"):
-            has.setdefault(place.layer, set()).add(place.group)
-            if place.is_output:
-                adds.setdefault(place.layer, set()).add(place.group)
-    for layer in sorted(has):
-        if left := sorted(has[layer] - adds.get(layer, set())):
-            raise MoegrowError(
-                f"layer {layer} has {left[0]} weights, and no output of them is known as one of"
-                f" {layout.family.name}: it would not become the identity",
-                "use "
-                + Parameter("new_layers", "copy")
-                + ", or name the outputs in a family file: "
-                + Parameter("family", "FILE.toml")
-                + " (docs/adding-a-family.md)",
-            )
-
-
-def _check_needs(layout: Layout) -> None:
-    """Tensors that a model would otherwise compute anew from a layer's new number."""
-    for has, needs in layout.family.depth.needs.items():
-        layers = {
-            suffix: {place.layer for place in layout.places.values() if place.suffix == suffix}
-            for suffix in (f".{has}", f".{needs}")
-        }
-        if lacking := sorted(layers[f".{has}"] - layers[f".{needs}"]):
-            raise MoegrowError(
-                f"layer {lacking[0]} has no {needs}, which depends on the layer's number and would"
-                " be computed anew, and differently, in the grown model",
-                "load the checkpoint with transformers and save it, which writes them",
-            )
-
-
-def _check_fixed(layout: Layout) -> None:
-    """Layers that compute something of their own number, which no key and no tensor says."""
-    for has, why in layout.family.depth.fixed.items():
-        layers = [place.layer for place in layout.places.values() if place.suffix == f".{has}"]
-        if layers:
-            raise MoegrowError(
-                f"the layers of {layout.checkpoint.name} cannot be repeated: layer {min(layers)}"
-                f" has {has}, and {why}",
-                "grow it in width",
-            )
-
-
-def _check_last(layout: Layout, growth: Growth) -> None:
-    """The last layer must be of the kind that the model takes its last layer for."""
-    old = Old(layout.config, layout.layers, layout.moe_layers)
-    for key, wanted in layout.family.depth.last.items():
-        kinds = entries(old, key, layout.family.config.per_layer[key])
-        last = growth.layers[-1]
-        if isinstance(kinds, list) and last < len(kinds) and kinds[last] != wanted:
-            fitting = [layer for layer in range(layout.layers) if kinds[layer] == wanted]
-            raise MoegrowError(
-                f"the last layer of {layout.family.name} is always {wanted} ({key}), and this"
-                f" layer map ends with layer {last}, which is {kinds[last]}",
-                f"end the layer map with one of the layers {maps.spell(fitting)}",
-            )
 
 
 def widen(
@@ -200,7 +111,7 @@ def render(plan: Plan, layout: Layout, growth: Growth) -> Plan:
         new = replace(
             new,
             config=grown_config(layout, growth, compensation.settings),
-            files=tuple(sorted(QuantConfig(layout).grown_files(growth).items())),
+            files=tuple(sorted(quantization_config.grown_files(layout, growth).items())),
         )
     if passes.are_asked(layout, growth, compensation.output_scale):
         new = _factored(new, layout)

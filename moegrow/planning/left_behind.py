@@ -8,8 +8,6 @@ from moegrow.checkpoint.fingerprint import read_header
 from moegrow.checkpoint.side_files import OTHER_WEIGHTS, Reason
 from moegrow.errors import MoegrowError
 from moegrow.families.layout import Layout
-from moegrow.families.schema import lookup
-from moegrow.families.settings import promised_predictions
 
 SHOWN = 3  # names of files
 MOST_READ = 100  # files whose headers are read to see what is in them
@@ -78,11 +76,11 @@ def prediction_facts(layout: Layout) -> Iterator[str]:
     transformers takes no prediction layers, and engines those that the config counts: so these are
     carried along, and are right where the key is set later.
     """
-    counted = promised_predictions(layout.config, layout.family)
+    counted = layout.facts.promised_predictions
     if layout.prediction_layers > counted:
         keys = layout.family.config.prediction_layers
-        key = next((key for key in keys if lookup(layout.config, key) is not None), None)
-        says = f"{key} is {lookup(layout.config, key)}" if key else f"it has no {' or '.join(keys)}"
+        found = layout.facts.prediction_setting
+        says = f"{found.key} is {found.value}" if found else f"it has no {' or '.join(keys)}"
         count = layout.prediction_layers
         yield (
             f"config.json counts {counted} prediction layers ({says}), and the weights have {count}"

@@ -5,16 +5,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from functools import lru_cache
 from typing import Any
 
 from moegrow import display, maps
 from moegrow.checkpoint.header import TensorSpec, nbytes
 from moegrow.errors import one_line
 from moegrow.families.layout import Layout
-from moegrow.families.schema import lookup
-from moegrow.families.settings import present
-from moegrow.model_config.quantization_config import quantised_in
 from moegrow.planning.op import decoding_of
 from moegrow.planning.plan import AS_STORED, STORED, Output, Plan
 from moegrow.quant.decoding import EXACT
@@ -42,7 +38,7 @@ class Numbers:
 
 def numbers(layout: Layout) -> Numbers:
     """The numbers of a checkpoint as it is."""
-    counts = _counts(layout)
+    counts = layout.quantisation.parameters
     total = sum(_count(spec, counts) for spec in layout.checkpoint.tensors.values())
     routed = sum(_routed_parameters(layout, counts).values())
     return Numbers(
@@ -53,7 +49,7 @@ def numbers(layout: Layout) -> Numbers:
 
 def grown_numbers(plan: Plan, layout: Layout) -> Numbers:
     """The numbers of what a plan makes of its source, whose layout is `layout`."""
-    growth, counts = plan.growth, _counts(layout)
+    growth, counts = plan.growth, layout.quantisation.parameters
     routed = _routed_parameters(layout, counts)
     times = Fraction(len(growth.experts), layout.experts)  # every expert is of the same size
     # Layers that are not mapped, such as prediction layers, stay with their experts widened.
@@ -86,18 +82,8 @@ def _is_routed(layout: Layout, name: str) -> bool:
     return place is not None and place.role == "experts"
 
 
-# How many parameters a tensor of a quantised weight stands for: all of them, or none.
+# Parameters of each tensor of a quantised weight (`Quantisation.parameters`).
 Counts = Mapping[str, int]
-
-
-@lru_cache(maxsize=2)
-def _counts(layout: Layout) -> Counts:
-    quantised = quantised_in(layout)
-    counts = dict.fromkeys(quantised.owners, 0)
-    for name, weight in quantised.weights.items():
-        shape = weight.shape or layout.checkpoint.tensors[name].shape
-        counts[name] = math.prod(shape)
-    return counts
 
 
 def _count(spec: TensorSpec, counts: Counts) -> int:
@@ -125,7 +111,7 @@ def _routed_parameters(layout: Layout, counts: Counts) -> Mapping[int | None, in
 def shared_parameters(layout: Layout) -> Counter[int]:
     """Parameters of shared experts, which every token meets, by layer."""
     shared: Counter[int] = Counter()
-    counts = _counts(layout)
+    counts = layout.quantisation.parameters
     for name, place in layout.places.items():
         if place.role == "shared" and not place.is_prediction:
             shared[place.layer] += _count(layout.checkpoint.tensors[name], counts)
@@ -148,7 +134,7 @@ def _stays_quantised(output: Output) -> bool:
 def formats(plan: Plan, layout: Layout) -> tuple[dict[str, int], dict[str, int]]:
     """How many weights of the result are quantised in each format that is known, and the bytes
     that each of these takes, companions included."""
-    quantised = quantised_in(layout)
+    quantised = layout.quantised
     weights, owners = quantised.weights, quantised.owners
     found: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
@@ -176,8 +162,8 @@ def shared_experts(layout: Layout) -> int:
     """
     if not shared_parameters(layout):
         return 0
-    keys = present(layout.config, layout.family.config.shared_experts)
-    return next((count for key in keys if type(count := lookup(layout.config, key)) is int), 1)
+    counted = layout.facts.shared_experts
+    return 1 if counted is None else counted
 
 
 class Inspection(dict[str, Any]):
@@ -245,7 +231,7 @@ def inspection(plan: Plan, layout: Layout) -> Inspection:
             "prediction_layers": layout.prediction_layers,
             "shared_experts": shared_experts(layout),
             "shared_parameters": sum(shared[old] for old in layers),
-            "router": layout.family.router.scores_by(layout.config),
+            "router": layout.facts.router.scores,
             "dtypes": dict(dtypes(plan)),
             "formats": weights,
             "format_bytes": sizes,

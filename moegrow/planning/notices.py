@@ -8,7 +8,6 @@ from itertools import chain
 from typing import Literal, NamedTuple
 
 from moegrow.families.layout import Layout
-from moegrow.model_config import quantization_config
 from moegrow.planning import (
     addressed_layers,
     header_metadata,
@@ -42,7 +41,7 @@ def notices(plan: Plan, layout: Layout) -> tuple[Notice, ...]:
     """All notices of a plan, in the order in which they are shown."""
     checkpoint = layout.checkpoint
     warnings: tuple[tuple[About, Iterator[str]], ...] = (
-        ("source", quantization_config.facts(layout)),
+        ("source", layout.quantisation.facts()),
         ("serving", serving.warnings(plan, layout)),
         ("serving", serving_layers.warnings(plan, layout)),
         ("source", unfamiliar.class_warnings(plan, layout)),

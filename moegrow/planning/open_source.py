@@ -12,12 +12,14 @@ from moegrow.checkpoint.locate import user_path
 from moegrow.checkpoint.store import ANYONE, Access
 from moegrow.errors import MoegrowError, Parameter, UsageError
 from moegrow.families.layout import Layout
+from moegrow.families.quantisation import KEYS
 from moegrow.families.read_layout import read_layout
 from moegrow.families.registry import LARGEST_FAMILY
 from moegrow.files.untrusted import read_text
-from moegrow.model_config.quantization_config import KEYS, check_claims
+from moegrow.model_config.quantization_config import check_claims
 from moegrow.planning import build, plan_file
 from moegrow.planning.check import check_growth, check_plan, check_result, check_source
+from moegrow.planning.check_layers import check_layers
 from moegrow.planning.plan import Plan
 from moegrow.planning.plan_file import Lines
 
@@ -92,7 +94,7 @@ def begin(
     layout = read_layout(checkpoint, family_text=header.family_text)
     check_growth(header, layout)
     if header.growth.layers != maps.identity(layout.layers):
-        build.check_layers(header, layout, header.growth)
+        check_layers(header, layout, header.growth)
     check_kept(header, layout)
     rendered = build.render(header, layout, header.growth)
     if not isinstance(source, Lines):

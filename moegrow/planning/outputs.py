@@ -14,7 +14,6 @@ from moegrow.checkpoint.header import TensorSpec
 from moegrow.checkpoint.shard_index import MOST_TENSORS
 from moegrow.errors import MoegrowError
 from moegrow.families.layout import Layout, Tensor
-from moegrow.families.schema import lookup
 from moegrow.families.tensor_names import NUMBER, TensorRole
 from moegrow.growth import Growth
 from moegrow.model_config.indexers import sharing_copies
@@ -191,11 +190,10 @@ def _made(layout: Layout, layers: Mapping[int, list[Tensor]], variant: Variant) 
     if variant.first or variant.old >= layout.layers:
         return
     has = {place.suffix for _, place in layers.get(variant.old, [])}
-    types = lookup(layout.config, "layer_types")
+    types = layout.facts.layer_types
 
     def is_other_type(layer: int) -> bool:
-        known = isinstance(types, list) and max(layer, variant.old) < len(types)
-        return known and types[layer] != types[variant.old]
+        return max(layer, variant.old) < len(types) and types[layer] != types[variant.old]
 
     for layer in sorted(layers, key=is_other_type):
         for spec, place in layers[layer]:

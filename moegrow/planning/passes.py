@@ -10,7 +10,6 @@ from moegrow.checkpoint.header import BITS, TensorSpec
 from moegrow.errors import MoegrowError, raise_all
 from moegrow.families.layout import Layout
 from moegrow.growth import Growth
-from moegrow.model_config.quantization_config import quantised_in
 from moegrow.planning.op import (
     COPY,
     ONE,
@@ -50,7 +49,7 @@ class Factors:
     """
 
     def __init__(self, layout: Layout) -> None:
-        quantised = quantised_in(layout)
+        quantised = layout.quantised
         self._weights = quantised.weights
         self._owners = quantised.owners
         self.taken: set[str] = set()
@@ -118,7 +117,7 @@ def in_scales(outputs: Iterable[Output], layout: Layout) -> dict[str, Fraction]:
     ]
     if not multiplied:
         return {}
-    quantised, found = quantised_in(layout), {}
+    quantised, found = layout.quantised, {}
     owners = quantised.owners
     for name, source, factor in multiplied:
         if source not in owners:
@@ -168,7 +167,7 @@ class Restored:
     def __init__(self, layout: Layout, storage: Storage) -> None:
         self._layout = layout
         self._storage = storage
-        self._quantised = quantised_in(layout)
+        self._quantised = layout.quantised
         self._owners = self._quantised.owners
         self._check()
 
@@ -305,7 +304,7 @@ def regridded(outputs: Iterable[Output], layout: Layout) -> Iterator[Output]:
     The companions of such a weight, on whose scales its numbers are put back, take no noise: they
     are copied.
     """
-    quantised = quantised_in(layout)
+    quantised = layout.quantised
     weights, owners = quantised.weights, quantised.owners
     for output in outputs:
         source = output.pieces[0].source if output.pieces else ""

@@ -11,7 +11,6 @@ from moegrow.display import size
 from moegrow.errors import MoegrowError
 from moegrow.families.layout import Layout
 from moegrow.growth import Noise
-from moegrow.model_config.quantization_config import quantised_in
 from moegrow.planning.build import render
 from moegrow.planning.check import FLOATS, check_noise
 from moegrow.planning.noise_forecast import Forecast, on_floats, on_weight
@@ -51,7 +50,7 @@ def check_ways(plan: Plan, layout: Layout) -> None:
         if any(growth.weight_noise) or any(growth.router_noise)
         else []
     )
-    quantised = quantised_in(layout) if noised else Quantised()
+    quantised = layout.quantised if noised else Quantised()
     refused = [output for output in noised if _is_refused(output, quantised)]
     if refused:
         lost = foretold(replace(plan, outputs=tuple(refused)), layout)
@@ -185,7 +184,7 @@ _Kind = tuple[TensorSpec, Weight] | None
 def foretold(plan: Plan, layout: Layout) -> Mapping[Asked, Forecast]:
     """What will become of the noise that is relative to σ, for each way in which it is stored."""
     tensors = layout.checkpoint.tensors
-    quantised = quantised_in(layout) if _is_quantised(plan) else Quantised()
+    quantised = layout.quantised if _is_quantised(plan) else Quantised()
     kinds: dict[Asked, Counter[_Kind]] = {}
     known: dict[tuple[object, ...], TensorSpec] = {}
     for output in plan.outputs:

@@ -9,7 +9,6 @@ from typing import Any
 
 from moegrow.errors import MoegrowError
 from moegrow.families.layout import Layout
-from moegrow.families.schema import Config, Groups, Router, Setting, lookup, number
 from moegrow.growth import Growth
 from moegrow.maps import NULL, Map
 from moegrow.model_config.config_json import scaled
@@ -122,9 +121,9 @@ def _rounded_biases(layout: Layout) -> tuple[str, ...]:
 
 def _magnitude(layout: Layout, growth: Growth) -> tuple[Fraction, dict[str, Any], tuple[str, ...]]:
     """Weights that are not divided by their sum add up to more when more experts are chosen."""
-    router, config = layout.family.router, layout.config
+    router, facts = layout.family.router, layout.facts.router
     scale = Fraction(layout.top_k, growth.top_k)
-    exponent = router.exponent.read(config) if router.exponent else None
+    exponent = facts.exponent
     if exponent not in (None, 1) and scale != 1:
         # m equal weights divided by their p-norm add up to m^(1 - 1/p) (docs/method.md).
         power = float(scale) ** (1 - 1 / exponent)
@@ -133,78 +132,62 @@ def _magnitude(layout: Layout, growth: Growth) -> tuple[Fraction, dict[str, Any]
             f"output projections of the experts times {power:g}: the router's weights are divided"
             f" by their {exponent:g}-norm",
         )  # fmt: skip
-    if scale == 1 or router.scores_by(config) == "softmax" or _are_divided(router, config):
+    if scale == 1 or facts.scores == "softmax" or facts.is_normalised:
         return ONE, {}, ()
     why = "the router's weights are not divided by their sum"
-    if router.scaling and router.multiplies == "output":
-        settings = scaled(router.scaling, config, scale)
+    if router.multiplies == "output" and facts.scaling:
+        settings = scaled(facts.scaling, scale)
         (key, value), *_ = settings.items()
-        old = router.scaling.read(config)
-        return ONE, settings, (f"{key} {old} -> {value:g}: {why}",)
+        return ONE, settings, (f"{key} {facts.scaling.value} -> {value:g}: {why}",)
     if router.multiplies == "input":
         why = "the router's weights multiply the experts' input"
     return scale, {}, (f"output projections of the experts times {scale}: {why}",)
 
 
-def _are_divided(router: Router, config: Config) -> bool:
-    """Whether the weights of the chosen experts are known to be divided by a norm of them."""
-    if router.exponent:
-        return router.exponent.read(config) is not None
-    normalised = router.normalised
-    if normalised is None:
-        return router.scores_by(config) != "softmax"
-    return bool(normalised.read(config)) if isinstance(normalised, Setting) else normalised
-
-
 def group_size(layout: Layout) -> int:
     """How many experts the router picks or leaves together; 1 where it picks them one by one."""
-    groups = layout.family.router.groups
-    if groups is None or not _in_use(groups, layout.config):
+    groups = layout.facts.router.groups
+    if groups is None:
         return 1
-    count = number(layout.config, groups.count)
-    if layout.experts % count:
+    if layout.experts % groups.count:
         raise MoegrowError(
-            f"config.json: {groups.count} {count} does not go with {layout.experts} experts"
+            f"config.json: {groups.count_key} {groups.count} does not go with"
+            f" {layout.experts} experts"
         )
-    return layout.experts // count
+    return layout.experts // groups.count
 
 
 def _groups(layout: Layout, growth: Growth) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Group-limited selection stays the same when whole groups are copied and counted."""
-    groups = layout.family.router.groups
-    if groups is None or not _in_use(groups, layout.config):
+    groups = layout.facts.router.groups
+    if groups is None:
         return {}, ()
-    count = number(layout.config, groups.count)
-    kept = number(layout.config, groups.kept, 1)
+    count, kept = groups.count, groups.kept
     if layout.experts % count or not 1 <= kept <= count:
         raise MoegrowError(
-            f"config.json: {groups.kept} {kept} of {groups.count} {count} groups does not go with"
-            f" {layout.experts} experts"
+            f"config.json: {groups.kept_key} {kept} of {groups.count_key} {count} groups does not"
+            f" go with {layout.experts} experts"
         )
     factor = Fraction(len(growth.experts), layout.experts)
     size = layout.experts // count
     if _are_whole_groups(growth.experts, size):
         new_count, new_kept = int(count * factor), max(1, round(kept * factor))
-        settings = {groups.count: new_count, groups.kept: new_kept}
+        settings = {groups.count_key: new_count, groups.kept_key: new_kept}
         return settings, (
-            f"{groups.count} {count} -> {new_count}, {groups.kept} {kept} -> {new_kept}:"
+            f"{groups.count_key} {count} -> {new_count}, {groups.kept_key} {kept} -> {new_kept}:"
             " copies are appended as whole groups",
         )
     beside = [set(chunk) for chunk in _chunks(growth.experts, int(size * factor))]
     own = [set(range(first, first + size)) for first in range(0, layout.experts, size)]
     if groups.score == "maximum" and factor.denominator == 1 and beside == own:
-        return {}, (f"{groups.count} stays {count}: every copy is in the group of its original",)
+        return {}, (
+            f"{groups.count_key} stays {count}: every copy is in the group of its original",
+        )
     raise MoegrowError(
         f"the router of {layout.family.name} picks {kept} of {count} groups of {size} experts,"
         " and these copies would mix the groups",
         f"use --order append and a multiple of {size} experts",
     )
-
-
-def _in_use(groups: Groups, config: Config) -> bool:
-    if groups.when and lookup(config, groups.when) != groups.equals:
-        return False
-    return number(config, groups.count, 1) > 1
 
 
 def _are_whole_groups(experts: Map, size: int) -> bool:
@@ -283,4 +266,4 @@ def _is_one_of_copies(layout: Layout, growth: Growth, *, are_even: bool) -> bool
         return False
     if router.balance == "probability" and not are_even:
         return False  # biases shrink evenly, and the probabilities that they are added to do not
-    return router.scores_by(layout.config) == "sigmoid" or _are_divided(router, layout.config)
+    return layout.facts.router.scores == "sigmoid" or layout.facts.router.is_normalised

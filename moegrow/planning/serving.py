@@ -3,22 +3,22 @@
 They are worth knowing when a plan is made, and never a reason to refuse it.
 """
 
-import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import cache
-from importlib.resources import files
-from typing import Any
+from typing import Any, Literal
+
+import msgspec
 
 from moegrow.families.layout import Layout
-from moegrow.families.registry import read_rule
-from moegrow.families.schema import Config, Names, Rule, lookup
-from moegrow.files import json_edit
+from moegrow.families.model_facts import ModelFacts
+from moegrow.families.schema import Names, Rule, Table
+from moegrow.files import json_edit, typed_toml
 from moegrow.planning.plan import Plan
 
+Counted = Literal["experts", "layers", "top_k", "groups"]
 
-@dataclass(frozen=True, kw_only=True)
-class Limit:
+
+class Limit(Table, frozen=True, kw_only=True):
     """A number up to which an engine takes a model, or takes it at full speed.
 
     `of` is what is counted: "experts", "layers", "top_k" or "groups". What fits is at most `most`
@@ -27,7 +27,7 @@ class Limit:
     """
 
     engine: str
-    of: str
+    of: Counted
     says: str
     source: str
     most: int = 0
@@ -41,8 +41,7 @@ class Limit:
         return count in self.among if self.among else count <= self.most
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recognised:
+class Recognised(Table, frozen=True, kw_only=True):
     """Models that an engine tells from others by a number that growth changes.
 
     Those with one of `values`, and what `where` has in their config, are taken for `what`.
@@ -50,16 +49,15 @@ class Recognised:
 
     engine: str
     types: Names
-    of: str
+    of: Counted
     values: tuple[int, ...]
     what: str
     loads: bool
     source: str
-    where: Mapping[str, Any] = field(default_factory=dict)
+    where: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Kinds:
+class Kinds(Table, frozen=True, kw_only=True):
     """Kinds of layers that engines compute from a layer's number, in models of some `types`.
 
     `what` they compute by the `rule`, or, where it is None, by how many layers come before the
@@ -74,12 +72,16 @@ class Kinds:
     ignores: Names
     loads: bool
     source: str
-    rule: Rule | None
+    rule: Rule | None = None
+    leading: bool = False
     unless: str = ""
 
+    def __post_init__(self) -> None:
+        if self.leading == (self.rule is not None):
+            raise ValueError(f"kinds of {self.types} need a rule or leading")
 
-@dataclass(frozen=True)
-class Facts:
+
+class Facts(Table, frozen=True, kw_only=True):
     """All that is known of serving engines, and when they were looked at."""
 
     looked_at: str
@@ -92,48 +94,31 @@ class Facts:
 @cache
 def facts() -> Facts:
     """The facts of serving.toml."""
-    text = files("moegrow.planning").joinpath("serving.toml").read_text("utf-8")
-    table = tomllib.loads(text)
-    return Facts(
-        table["looked_at"],
-        table["engines"],
-        tuple(Limit(**_frozen(entry)) for entry in table["limits"]),
-        tuple(Recognised(**_frozen(entry)) for entry in table["recognised"]),
-        tuple(map(_kinds, table["kinds"])),
-    )
-
-
-def _frozen(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
-
-
-def _kinds(entry: Mapping[str, Any]) -> Kinds:
-    values = _frozen(entry)
-    rule = values.pop("rule", None)
-    if values.pop("leading", False) == (rule is not None):
-        raise ValueError(f"kinds of {entry['types']} need a rule or leading")
-    return Kinds(rule=rule and read_rule(rule), **values)
+    return typed_toml.load("moegrow.planning", "serving.toml", Facts)
 
 
 def warnings(plan: Plan, layout: Layout) -> Iterator[str]:
     """A sentence for each engine that takes the source and not, or not as well, the result."""
-    growth, config = plan.growth, json_edit.loads(plan.config, "config.json", infinities=True)
-    method = lookup(config, "quantization_config.quant_method")
+    growth, result = plan.growth, result_facts(plan.config, layout)
     old = {
         "experts": layout.experts, "layers": layout.layers, "top_k": layout.top_k,
-        "groups": _groups(layout.config, layout),
+        "groups": layout.facts.router.stated_groups,
     }  # fmt: skip
     new = {
         "experts": len(growth.experts), "layers": len(growth.layers), "top_k": growth.top_k,
-        "groups": _groups(language_model(config, layout), layout),
+        "groups": result.router.stated_groups,
     }  # fmt: skip
     for limit in facts().limits:
         before, now = old[limit.of], new[limit.of]
-        if _concerns(limit, layout, method, new) and limit.fits(before) and not limit.fits(now):
+        if (
+            _concerns(limit, layout, result.quant_method, new)
+            and limit.fits(before)
+            and not limit.fits(now)
+        ):
             said = limit.says.format(most=limit.most, old=before, new=now)
             yield f"{limit.engine} {said}"
     for known in facts().recognised:
-        if layout.family.name not in known.types or not _is_where(known.where, layout.config):
+        if layout.family.name not in known.types or not layout.facts.agrees_with(known.where):
             continue
         was, is_ = old[known.of] in known.values, new[known.of] in known.values
         if was != is_:
@@ -145,16 +130,16 @@ def warnings(plan: Plan, layout: Layout) -> Iterator[str]:
             )
 
 
-def _groups(config: Config, layout: Layout) -> int:
-    groups = layout.family.router.groups
-    count = lookup(config, groups.count) if groups else None
-    return count if type(count) is int else 1
+def result_facts(config_text: str, layout: Layout) -> ModelFacts:
+    """What the config of a result says, which has the language model's part where its source does.
 
-
-def language_model(config: Config, layout: Layout) -> Config:
-    """What a whole config says of the language model, where its source says it."""
-    found = lookup(config, ".".join(layout.nested)) if layout.nested else config
-    return found if isinstance(found, Mapping) else {}
+    Spellings and defaults that only the source's class knows are not filled in.
+    """
+    root = json_edit.loads(config_text, "config.json", infinities=True)
+    found: Any = root
+    for key in layout.nested:
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return ModelFacts(layout.family, root, found if isinstance(found, Mapping) else {})
 
 
 def _concerns(limit: Limit, layout: Layout, method: Any, new: Mapping[str, int]) -> bool:
@@ -164,7 +149,3 @@ def _concerns(limit: Limit, layout: Layout, method: Any, new: Mapping[str, int])
     if limit.grouped and new["groups"] < 2:
         return False
     return not limit.method or method == limit.method
-
-
-def _is_where(where: Mapping[str, Any], config: Config) -> bool:
-    return all(lookup(config, key) == value for key, value in where.items())

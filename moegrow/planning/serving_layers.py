@@ -10,17 +10,16 @@ from typing import Any
 
 from moegrow import maps
 from moegrow.errors import MoegrowError
-from moegrow.families import layer_rules
 from moegrow.families.layout import Layout
-from moegrow.families.schema import Config, Names, Setting, lookup
-from moegrow.files import json_edit
+from moegrow.families.model_facts import ModelFacts
+from moegrow.families.schema import Names
 from moegrow.growth import Growth
 from moegrow.maps import Map
 from moegrow.model_config.config_json import grown_config
 from moegrow.options import typed
 from moegrow.planning import depth_modes
 from moegrow.planning.plan import Plan
-from moegrow.planning.serving import Kinds, facts, language_model
+from moegrow.planning.serving import Kinds, facts, result_facts
 from moegrow.steps import Depth, Mode
 
 LONGEST_PERIOD = 64  # of a pattern of layers for which options are looked for
@@ -69,13 +68,12 @@ def misfits(layout: Layout, layer_map: Map, config_text: str) -> list[Kinds]:
     concerned = [kinds for kinds in facts().kinds if layout.family.name in kinds.types]
     if not concerned or layer_map == maps.identity(layout.layers):
         return []
-    root = json_edit.loads(config_text, "config.json", infinities=True)
-    config = language_model(root, layout)
-    return [kinds for kinds in concerned if not _suits(kinds, layout, layer_map, config)]
+    result = result_facts(config_text, layout)
+    return [kinds for kinds in concerned if not _suits(kinds, layout, layer_map, result)]
 
 
-def _suits(kinds: Kinds, layout: Layout, layer_map: Map, config: Config) -> bool:
-    if kinds.unless and lookup(config, kinds.unless) is not None:
+def _suits(kinds: Kinds, layout: Layout, layer_map: Map, result: ModelFacts) -> bool:
+    if kinds.unless and result.has(kinds.unless):
         return True
     sparse = layout.moe_layers
     if kinds.rule is None:
@@ -83,13 +81,9 @@ def _suits(kinds: Kinds, layout: Layout, layer_map: Map, config: Config) -> bool
         said = sorted(sparse) == [*range(layout.layers)][-len(sparse) :]
         behind = [old in sparse for old in layer_map]
         return not said or behind == sorted(behind)
-    old = layer_rules.Old(layout.config, layout.layers, sparse)
-    new = layer_rules.Old(config, len(layer_map), frozenset())
     try:
-        before, after = (
-            layer_rules.from_rule(kinds.rule, old),
-            layer_rules.from_rule(kinds.rule, new),
-        )
+        before = layout.facts.list_by(kinds.rule, layout.layers, sparse)
+        after = result.list_by(kinds.rule, len(layer_map), frozenset())
     except MoegrowError:
         return True  # the config has a pattern there that the engine computes nothing from
     if before is None or after is None:
@@ -124,9 +118,7 @@ def _periods(unsuited: list[Kinds], layout: Layout) -> Iterator[int]:
     """After how many layers the rules of some kinds begin anew."""
     for kinds in unsuited:
         if kinds.rule is not None:
-            every = kinds.rule.every
-            found = every.read(layout.config) if isinstance(every, Setting) else every
-            yield max(1, found)
+            yield layout.facts.period_of(kinds.rule)
 
 
 def _options(last: Depth, before: int, after: int, *, period: int, dense: int) -> Iterator[Depth]:

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 from moegrow.errors import MoegrowError, one_line
-from moegrow.families.architecture import other_classes, unnamed_keys
 from moegrow.families.layout import Layout
 from moegrow.planning.plan import Plan
 
@@ -41,7 +40,7 @@ def key_warnings(plan: Plan, layout: Layout) -> Iterator[str]:
     """A sentence about keys that seem to speak of layers, and stay, where layers are mapped."""
     if plan.growth.layers == tuple(range(layout.layers)):
         return
-    found = unnamed_keys(layout.config, layout.family, layout.layers)
+    found = layout.facts.unnamed_keys(layout.layers)
     if found:
         told = _told([f"{key} {str(value)[:60]}" for key, value in found.items()])
         yield (
@@ -63,4 +62,4 @@ def _told(names: list[str]) -> str:
 def _others(plan: Plan, layout: Layout) -> list[str]:
     if plan.family_text and not layout.family.config.architectures:
         return []
-    return other_classes(layout.checkpoint.config, layout.family)
+    return layout.facts.other_classes

@@ -1,19 +1,19 @@
 """The formats of quantised weights, as data, and what of a checkpoint is in them."""
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import msgspec
+
+from moegrow.files import typed_toml
 from moegrow.quant.decoding import Decoding
 
 PLAIN = ("F64", "F32", "F16", "BF16")
 
 
-@dataclass(frozen=True)
-class Format:
+class Format(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A way of storing a weight in several tensors; formats.toml says what the keys mean."""
 
     name: str
@@ -70,23 +70,23 @@ class Quantised:
         return {other: name for name, one in self.weights.items() for other in one.companions}
 
 
-@cache
-def _tables() -> dict[str, Any]:
-    return tomllib.loads(files("moegrow.quant").joinpath("formats.toml").read_text("utf-8"))
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole of formats.toml."""
+
+    activations: tuple[str, ...]
+    format: tuple[Format, ...]
 
 
 @cache
+def _file() -> _File:
+    return typed_toml.load("moegrow.quant", "formats.toml", _File)
+
+
 def activations() -> tuple[str, ...]:
     """What the names of scales end in that belong to no weight."""
-    return tuple(_tables()["activations"])
+    return _file().activations
 
 
-@cache
 def formats() -> tuple[Format, ...]:
     """The formats of formats.toml, in their order."""
-    tables: list[dict[str, Any]] = _tables()["format"]
-    made = []
-    for table in tables:
-        lists = {key: tuple(value) for key, value in table.items() if isinstance(value, list)}
-        made.append(Format(**(table | lists)))
-    return tuple(made)
+    return _file().format

@@ -360,6 +360,17 @@ def test_what_tables_around_the_language_model_say_too_is_changed_alike(checkpoi
     assert "layer_types" not in config["text_config"]
 
 
+def test_every_form_of_key_in_a_table_around_the_language_model_grows(checkpoint, tmp_path):
+    source = alter.copy(checkpoint("glm4v_moe"), tmp_path)
+    with alter.table(source / CONFIG) as config:
+        first = config["text_config"].pop("first_k_dense_replace")
+        config |= {"first_k_dense_replace": first, "mlp_layer_types": ["x"]}
+    config = json.loads(moegrow.depth(source, layers="0,0-3").config)
+    assert first == 1
+    assert config["first_k_dense_replace"] == 2
+    assert config["mlp_layer_types"] == ["x"]  # another thing than the language model's
+
+
 def test_a_silent_copy_selects_no_keys_for_layers_that_compute(checkpoint):
     source = checkpoint("hy_v4")  # full, full, shared, full
     plan = moegrow.depth(source, layers="0,1,3,1,2,3,0", new_layers="identity")

@@ -29,24 +29,23 @@ def said(found, topic):
     return "\n".join(sentence.says for sentence in found.sentences if sentence.topic == topic)
 
 
-@pytest.mark.parametrize("entry", advice.evidence(), ids=lambda entry: entry["says"][:40])
+@pytest.mark.parametrize("entry", advice.evidence(), ids=lambda entry: entry.says[:40])
 def test_a_sentence_has_a_source_that_the_pages_name(entry):
-    assert entry.keys() <= {"topic", "says", "source", "limits", "when", "unless"}
-    assert entry["topic"] in advice.TOPICS
-    assert {*entry.get("when", ()), *entry.get("unless", ())} <= FACTS
-    papers = re.findall(r"\d{4}\.\d{5}", entry["source"] + entry.get("limits", ""))
-    pages = re.findall(r"docs/[\w/-]+\.md", entry["source"])
+    assert entry.topic in advice.TOPICS
+    assert {*entry.when, *entry.unless} <= FACTS
+    papers = re.findall(r"\d{4}\.\d{5}", entry.source + entry.limits)
+    pages = re.findall(r"docs/[\w/-]+\.md", entry.source)
     own = ("config.json and headers", "measured in this checkpoint")
-    assert papers or pages or entry["source"] in own
+    assert papers or pages or entry.source in own
     assert all(paper in PAGES for paper in papers)
     assert all((ROOT / page).exists() for page in pages)
 
 
-@pytest.mark.parametrize("entry", advice.evidence(), ids=lambda entry: entry["says"][:40])
+@pytest.mark.parametrize("entry", advice.evidence(), ids=lambda entry: entry.says[:40])
 def test_every_result_that_a_sentence_quotes_is_on_the_page_of_the_evidence(entry):
     page = (DOCS / "evidence.md").read_text()
-    fixed = "".join(text for text, *_ in string.Formatter().parse(entry["says"]))
-    for figure in re.findall(r"\d+\.\d+", fixed + entry.get("limits", "")):
+    fixed = "".join(text for text, *_ in string.Formatter().parse(entry.says))
+    for figure in re.findall(r"\d+\.\d+", fixed + entry.limits):
         assert figure in page or figure in (DOCS / "method.md").read_text(), figure
 
 

@@ -30,7 +30,7 @@ def test_lists_that_a_config_class_derives_are_what_the_family_says(model_type):
         derived = cls(**{key: layers}).to_dict()
         mlps = derived.get("mlp_layer_types") or ["sparse"] * layers
         moe = frozenset(layer for layer, kind in enumerate(mlps) if kind != "dense")
-        model = layer_rules.Old({**family.config.defaults, key: layers}, layers, moe)
+        model = layer_rules.LayeredConfig({**family.config.defaults, key: layers}, layers, moe)
         indexer = family.depth.shared_indexer  # derived from the tensors
         skipped = {*OTHERWISE.get(model_type, ()), *([indexer.key] if indexer else [])}
         for name, value in derived.items():

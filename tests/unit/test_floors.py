@@ -10,34 +10,34 @@ import moegrow
 # From the ground up: a line is a package (or files that stand in none), and its floors by "|".
 FLOORS = """
 errors | maps options | display growth | steps
-files: atomic byte_ranges linear_regex mounts worker_threads | toml_text untrusted | json_edit |
-    typed_json
+files: atomic byte_ranges linear_regex mounts worker_threads | toml_text typed_toml untrusted |
+    json_edit | typed_json
 checkpoint: card_metadata | checksums hub_cache hub_errors | store time_limits | header http_ranges
     listing local_store unsupported | fingerprint hub object_store shard_index side_files | locate
     weight_files | checkpoint
 quant: stochastic_rounding | scheme | decoding unpack | formats rescale scaled | packed_columns |
     dequantize detect | claims requantize
-families: schema | architecture layer_rules registry settings | dense_layers per_layer |
-    name_variants | tensor_names | layout | missing_tensors moe_blocks | read_layout
+families: schema | architecture layer_rules registry settings | dense_layers model_facts per_layer |
+    name_variants | tensor_names | quantisation | layout | missing_tensors moe_blocks | read_layout
 recipes: recipe | cookbook
 planning: op | plan
 model_config: layer_copies | module_patterns | indexers module_names | quantization_config |
     config_json stored_dtype
 planning: noise_stats | depth_modes | noise_forecast | header_metadata plan_lines | output_record |
-    addressed_layers header_record left_behind serving unfamiliar | plan_file | check model_size
-    passes | router serving_layers | experts summary width_presets | outputs | build | open_source
-    quantised_noise | grow notices
+    header_record | plan_file | addressed_layers left_behind model_size passes serving unfamiliar |
+    check_layers | check | router serving_layers | experts summary width_presets | outputs | build |
+    open_source quantised_noise | grow notices
 kernels: noise | numba_weights | numba_codes | perturb | fused_dequantize measure_noise sum_squares
     | cast | reader | changes nonfinite | tensor_bytes
-write: direct_io model_card | worker | shards | digests hub_upload schedule | check_digests
-    compare_tensors disk_space shard_files work_dir | check_output engine resume verify_result
+write: direct_io model_card | worker | hub_upload shards | compare_tensors digests schedule |
+    check_digests disk_space shard_files work_dir | check_output engine resume verify_result
     work_dir_lock write_job | publish | run_job | write_checkpoint
-analysis: lineage | norm_slices | model_weights norm_sums | diff model_image | run_layerwise |
+analysis: lineage | model_weights norm_slices | model_image norm_sums | run_layerwise | diff
     model_inputs | logits norm_profile | drawings inspection norm_labels report_contents seams |
     growth_targets html_report norms_plot norms_text | advice
 model
-cli: options | terminal | explain resume_hint | summaries | demo json_output | finish norms report |
-    grow inspection | run | main
+cli: options | terminal | resume_hint | explain | summaries | demo json_output | finish norms report
+    | grow inspection | run | main
 """
 
 
@@ -82,6 +82,54 @@ def test_every_file_has_a_floor():
 def test_a_file_imports_from_lower_floors_alone(name):
     lower = {other for other, floor in FLOOR.items() if floor < FLOOR[name]} | {"__version__"}
     assert set(imports(FILES[name])) <= lower
+
+
+# Files below the layout, and those that rewrite the text of a config.
+READ_CONFIGS = ("checkpoint.", "families.", "model_config.", "files.", "quant.")
+
+
+def raw_lookups(tree):
+    """Where code looks up a single key of a config, as texts."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "moegrow.families.schema":
+            yield from (one.name for one in node.names if one.name in ("lookup", "number"))
+        found = None
+        if isinstance(node, ast.Subscript):
+            found = node.value
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            is_key = bool(node.args) and not isinstance(node.args[0], ast.Starred)
+            if node.func.attr in ("get", "pop", "setdefault") and is_key:
+                found = node.func.value
+            elif node.func.attr in ("read", "count", "scores_by") and is_key:
+                found = node.args[0]
+        elif isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In | ast.NotIn):
+            found = node.comparators[0]
+        if isinstance(found, ast.Attribute) and found.attr == "config":
+            if ast.unparse(found.value) not in ("self", "family", "plan", "layout.family"):
+                yield ast.unparse(node)
+        elif isinstance(found, ast.Name) and found.id == "config":
+            yield ast.unparse(node)
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_no_file_above_the_families_looks_up_keys_of_a_config(name):
+    if not name.startswith(READ_CONFIGS):
+        assert [*raw_lookups(ast.parse(FILES[name].read_text()))] == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from moegrow.families.schema import Config, lookup",
+        "layout.config['vocab_size']",
+        "layout.checkpoint.config.get('architectures')",
+        "'quantization_config' in checkpoint.config",
+        "router.scores_by(layout.config)",
+        "config['x']",
+    ],
+)
+def test_a_look_up_in_a_config_is_noticed(code):
+    assert [*raw_lookups(ast.parse(code))]
 
 
 @pytest.mark.parametrize("package", sorted(PACKAGES))
