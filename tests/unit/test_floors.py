@@ -25,9 +25,9 @@ planning: op | plan
 model_config: layer_copies | module_patterns | indexers module_names | quantization_config |
     config_json stored_dtype
 planning: noise_stats | depth_modes | noise_forecast | plan_lines | output_record |
-    header_metadata header_record | plan_file | addressed_layers left_behind serving unfamiliar |
-    check model_size passes | router | serving_layers | experts summary width_presets | outputs |
-    build | open_source quantised_noise | grow notices
+    header_metadata header_record | plan_file | addressed_layers check_pieces left_behind serving
+    unfamiliar | check model_size passes | router | serving_layers |
+    experts summary width_presets | outputs | build | open_source quantised_noise | grow notices
 kernels: noise | numba_weights | numba_codes perturb | fused_dequantize measure_noise sum_squares |
     cast reader | changes nonfinite | tensor_bytes
 write: model_card | hub_upload | direct_io | worker | shards | digests schedule | check_digests
