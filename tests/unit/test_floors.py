@@ -23,10 +23,10 @@ recipes: recipe | cookbook
 planning: op | plan
 model_config: layer_copies | module_patterns | indexers module_names | quantization_config |
     config_json stored_dtype
-planning: noise_stats | depth_modes | noise_forecast | header_metadata plan_lines | output_record |
-    header_record | plan_file | addressed_layers left_behind model_size passes serving unfamiliar |
-    check_layers | check | router serving_layers | experts summary width_presets | outputs | build |
-    open_source quantised_noise | grow notices
+planning: noise_stats | depth_modes | noise_forecast | check_pieces header_metadata plan_lines |
+    output_record | header_record | plan_file | addressed_layers left_behind model_size passes
+    serving unfamiliar | check_layers | check | router serving_layers | experts summary
+    width_presets | outputs | build | open_source quantised_noise | grow notices
 kernels: noise | numba_weights | numba_codes | perturb | fused_dequantize measure_noise sum_squares
     | cast | reader | changes nonfinite | tensor_bytes
 write: direct_io model_card | worker | hub_upload shards | compare_tensors digests schedule |
