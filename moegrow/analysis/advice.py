@@ -15,6 +15,7 @@ from moegrow import display
 from moegrow.analysis.growth_targets import Target, targets
 from moegrow.analysis.norm_profile import Profile
 from moegrow.analysis.seams import usual_step
+from moegrow.dtypes import PLAIN
 from moegrow.errors import UsageError, one_line
 from moegrow.families.layout import Layout
 from moegrow.families.schema import lookup
@@ -26,7 +27,6 @@ TOPICS = ("boundary", "mode", "edges", "profile", "width", "training", "watch")
 AUXILIARY = ("router_aux_loss_coef", "aux_loss_coef", "aux_loss_alpha", "moe_loss_weight")
 _TOKENS = re.compile(r"(\d+(?:\.\d+)?(?:e\d{1,2})?) *([KMBT]?)", re.I | re.ASCII)
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
-_FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,7 @@ def _facts(opened: Opened, now: Numbers) -> Iterator[str]:
     if "BF16" in experts:
         yield "bf16"
     if (
-        experts - set(_FLOATS)
+        experts - set(PLAIN)
         or "quantization_config" in layout.checkpoint.config
         or any(dtype.startswith("F8") for dtype in dtypes)
     ):

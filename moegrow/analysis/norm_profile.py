@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from moegrow.analysis import norm_slices
 from moegrow.analysis.norm_sums import Measured, Squares, measure
+from moegrow.dtypes import WRITTEN
 from moegrow.families.layout import Layout
 from moegrow.families.tensor_names import GROUPS, locator
 from moegrow.model_config.quantization_config import quantised_in
 from moegrow.planning.noise_forecast import on_weight
 from moegrow.planning.open_source import Opened
 from moegrow.planning.passes import in_scales
-from moegrow.planning.plan import STORED, Output, Piece, Plan
+from moegrow.planning.plan import Output, Piece, Plan
 from moegrow.quant.decoding import EXACT, decoded_shape
 
 # The norms of one group, layer by layer; None where a layer has none of it.
@@ -200,7 +201,7 @@ def _predicted(output: Output, layout: Layout, measured: Measured) -> Squares | 
 def _realised(output: Output, piece: Piece, layout: Layout) -> float:
     """How many times the variance of the noise that is asked for is added to the mean square of a
     piece: where a draw rounds it on the grid of a quantised weight, more or less than once."""
-    if not piece.noise or not piece.decoding or output.dtype in STORED:
+    if not piece.noise or not piece.decoding or output.dtype in WRITTEN:
         return 1.0
     tensors = layout.checkpoint.tensors
     weight = quantised_in(layout).weights[piece.source]

@@ -9,13 +9,14 @@ from typing import NamedTuple
 import numpy as np
 
 from moegrow.checkpoint.header import nbytes
+from moegrow.dtypes import WRITTEN
 from moegrow.kernels import cast, measure_noise
 from moegrow.kernels.cast import Conversion
 from moegrow.kernels.changes import change, constant, side, sigma
 from moegrow.kernels.noise import CHUNK, Draw
 from moegrow.kernels.perturb import Bytes, Change, Workspace
 from moegrow.kernels.reader import READ, Source, piece_range, rechunked
-from moegrow.planning.plan import STORED, Output, Piece
+from moegrow.planning.plan import Output, Piece
 from moegrow.quant import rescale, unpack
 from moegrow.quant.decoding import EXACT
 from moegrow.quant.stochastic_rounding import Floats, Levels
@@ -56,7 +57,7 @@ def segments(source: Source, output: Output, workspace: Workspace) -> Iterator[S
             multiplied = map(partial(_multiplied, output, piece.scale), stored)
             made = multiplied if piece.scale else constant(output.dtype, piece, size)
             yield Segment(made, is_decoded=True)
-        elif piece.decoding and output.dtype not in STORED:
+        elif piece.decoding and output.dtype not in WRITTEN:
             yield Segment(_remade(source, output, piece, row, workspace), True)
         elif piece.decoding and piece.scale:
             made = _decoded(source, output, piece, row, workspace)

@@ -6,6 +6,7 @@ from typing import Any
 
 from moegrow.checkpoint.checkpoint import LARGEST_CONFIG, QUANT_FILES
 from moegrow.checkpoint.store import read_whole
+from moegrow.dtypes import OPTIONS
 from moegrow.errors import raise_all
 from moegrow.families.layout import Layout
 from moegrow.files import json_edit
@@ -118,7 +119,7 @@ def check_claims(layout: Layout) -> None:
 def _plain_dtype(layout: Layout) -> str:
     """What --dtype is to be for weights that are plain to stay as they are: bf16 where in doubt."""
     stored = {spec.dtype for spec in layout.checkpoint.tensors.values() if len(spec.shape) > 1}
-    names = {"F16": "fp16", "F32": "fp32"}
+    names = {dtype: name for name, dtype in OPTIONS.items()}
     return names.get(stored.pop(), "bf16") if len(stored) == 1 else "bf16"
 
 

@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from moegrow.checkpoint.checkpoint import QUANT_FILES
+from moegrow.dtypes import TORCH
 from moegrow.errors import MoegrowError
 from moegrow.families.layout import Layout
 from moegrow.files import json_edit
 from moegrow.model_config.quantization_config import KEYS, QuantConfig
 from moegrow.planning.plan import Growth, Storage
 
-NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 _DTYPE_KEYS = ("torch_dtype", "dtype")
 
 
@@ -25,7 +25,7 @@ def stored_config(
     config = json_edit.loads(text, "config.json", infinities=True, is_shallow=True)
     changes: dict[json_edit.Path, Any] = {}
     if storage.dtype:
-        changes = dict.fromkeys(_dtypes(config), NAMES[storage.dtype])
+        changes = dict.fromkeys(_dtypes(config), TORCH[storage.dtype])
     for path in list(_quantisations(config)):
         if not leaves_quantised:
             text = json_edit.remove(text, path)
@@ -66,7 +66,7 @@ def _dtypes(table: Mapping[str, Any], path: json_edit.Path = ()) -> Iterator[jso
     for key, value in table.items():
         if isinstance(value, dict) and key not in KEYS:
             yield from _dtypes(value, (*path, key))
-        elif key in _DTYPE_KEYS and value in NAMES.values():
+        elif key in _DTYPE_KEYS and value in TORCH.values():
             yield (*path, key)
 
 

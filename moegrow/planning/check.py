@@ -9,23 +9,18 @@ from moegrow.checkpoint.checkpoint import Checkpoint
 from moegrow.checkpoint.fingerprint import is_same, sampled
 from moegrow.checkpoint.header import TensorSpec, nbytes
 from moegrow.checkpoint.store import CONFIG, Store
+from moegrow.dtypes import PLAIN, TABLES, WRITTEN, integers
 from moegrow.errors import MoegrowError, raise_all
 from moegrow.families.layout import Layout
 from moegrow.families.read_layout import read_layout
 from moegrow.files import json_edit
-from moegrow.planning.plan import STORED, Output, Piece, Plan
+from moegrow.planning.plan import Output, Piece, Plan
 from moegrow.quant.decoding import EXACT, SCALES, decoded_rows, decoded_shape, is_power_of_two
-
-# Dtypes whose values can be read, changed in floating point and rounded back.
-FLOATS = ("F64", "F32", "F16", "BF16")
 
 _is_copy = attrgetter("is_copy")
 
 # Names that no tensor may have.
 UNNAMED = ("", "__metadata__")
-
-# Dtypes of tables of numbers, which can be scaled and shifted exactly.
-INTEGERS = ("I64", "I32", "I16")
 
 
 def check_source(plan: Plan, checkpoint: Checkpoint) -> None:
@@ -164,7 +159,7 @@ def check_growth(plan: Plan, layout: Layout) -> None:
 def check_noise(plan: Plan) -> None:
     """Raise MoegrowError where noise or a scale is asked of tensors that are not plain floats."""
     for output in plan.outputs:
-        if output.dtype in FLOATS or all(map(_is_copy, output.pieces)):
+        if output.dtype in PLAIN or all(map(_is_copy, output.pieces)):
             continue
         if all(piece.is_copy or _is_remade(piece) for piece in output.pieces):
             continue
@@ -182,7 +177,7 @@ def check_noise(plan: Plan) -> None:
                 " decoded: --experts-dtype bf16",
             )
         # Tables of experts' numbers are joined by columns; packed weights never are.
-        is_table = output.dtype in INTEGERS and output.axis > 0
+        is_table = output.dtype in TABLES and output.axis > 0
         if is_table and all(map(_stays_whole, output.pieces)):
             continue
         if other := next((piece for piece in output.pieces if not _is_stored_whole(piece)), None):
@@ -289,16 +284,13 @@ def _exact_problem(output: Output, piece: Piece, spec: TensorSpec) -> str:
     if piece.noise is not None:
         return "what stays as it is stored takes no noise"
     if not piece.scale:
-        low, high = _RANGES.get(spec.dtype, (0, 0))
-        is_whole = piece.shift.denominator == 1 and low <= piece.shift <= high
-        return "" if is_whole else f"{piece.shift} is no number that all of {spec.dtype} could be"
+        # A small float can be set to zero alone.
+        held = integers(spec.dtype) or range(1)
+        is_held = piece.shift.denominator == 1 and piece.shift.numerator in held
+        return "" if is_held else f"{piece.shift} is no number that all of {spec.dtype} could be"
     if spec.dtype not in SCALES or piece.shift or not is_power_of_two(piece.scale):
         return f"{spec.dtype} times {piece.scale} plus {piece.shift} is not exact"
     return ""
-
-
-# From which number to which an integer can be set; a small float only to zero.
-_RANGES = {"U8": (0, 255), "I8": (-128, 127), "I32": (-(2**31), 2**31 - 1)}
 
 
 def _decoding_problems(
@@ -318,7 +310,7 @@ def _decoding_problems(
     problem = _exact_problem(output, piece, spec) if piece.decoding == EXACT else ""
     if problem:
         yield f"{output.name} cannot be made of {piece.source}: {problem}"
-    elif piece.decoding != EXACT and output.dtype not in STORED:
+    elif piece.decoding != EXACT and output.dtype not in WRITTEN:
         yield f"{output.name} is decoded, and cannot be written as {output.dtype}"
     elif axis and (
         piece.decoding.codec != "plain" or any(not other.decoding for other in output.pieces)

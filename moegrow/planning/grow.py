@@ -7,6 +7,7 @@ from typing import Any
 
 from moegrow import maps
 from moegrow.checkpoint.store import Access
+from moegrow.dtypes import OPTIONS
 from moegrow.errors import UsageError, choose
 from moegrow.planning import build, depth_modes, width_presets
 from moegrow.planning.open_source import AnySource, Opened, begin, check_kept, check_unedited
@@ -17,7 +18,6 @@ from moegrow.recipes.recipe import Recipe, Step
 
 NEW_LAYERS = ("copy", "identity")
 ORDERS = ("append", "interleave")
-DTYPES = {"bf16": "BF16", "fp16": "F16", "fp32": "F32"}
 
 
 def depth(
@@ -253,9 +253,9 @@ def _converted(old: Opened, step: Step) -> Plan:
     found = {}
     for key, option in (("dtype", "--dtype"), ("experts_dtype", "--experts-dtype")):
         name = step.get(key)
-        if name is not None and name not in DTYPES:
-            raise UsageError(f"{option} {name} is not known", choose(name, DTYPES))
-        found[key] = DTYPES[name] if name else ""
+        if name is not None and name not in OPTIONS:
+            raise UsageError(f"{option} {name} is not known", choose(name, OPTIONS))
+        found[key] = OPTIONS[name] if name else ""
     storage = Storage(found["dtype"], found["experts_dtype"])
     return build.store(old.plan, old.layout, storage)
 

@@ -10,12 +10,13 @@ from typing import Any
 
 from moegrow import display, maps
 from moegrow.checkpoint.header import TensorSpec, nbytes
+from moegrow.dtypes import WRITTEN
 from moegrow.errors import one_line
 from moegrow.families.layout import Layout
 from moegrow.families.schema import lookup
 from moegrow.families.settings import present
 from moegrow.model_config.quantization_config import quantised_in
-from moegrow.planning.plan import AS_STORED, STORED, Output, Plan
+from moegrow.planning.plan import AS_STORED, Output, Plan
 from moegrow.quant.decoding import EXACT
 
 Row = tuple[str, str, str]
@@ -141,7 +142,7 @@ def dtypes(plan: Plan) -> Mapping[str, int]:
 
 def _stays_quantised(output: Output) -> bool:
     """Whether what is made of a quantised tensor is stored as that was."""
-    return output.pieces[0].decoding in (None, EXACT) or output.dtype not in STORED
+    return output.pieces[0].decoding in (None, EXACT) or output.dtype not in WRITTEN
 
 
 def formats(plan: Plan, layout: Layout) -> tuple[dict[str, int], dict[str, int]]:

@@ -6,13 +6,14 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
-from moegrow.checkpoint.header import BITS, TensorSpec
+from moegrow.checkpoint.header import TensorSpec
+from moegrow.dtypes import BITS, PLAIN
 from moegrow.errors import MoegrowError, raise_all
 from moegrow.families.layout import Layout
 from moegrow.model_config.quantization_config import quantised_in
 from moegrow.planning.plan import ONE, Growth, Output, Piece, Storage
 from moegrow.quant.decoding import AS_IT_IS, EXACT, is_power_of_two
-from moegrow.quant.formats import PLAIN, Weight
+from moegrow.quant.formats import Weight
 
 # The companion that takes a factor: the first of these that a weight has.
 _TAKES = ("factor", "divisor", "scale")

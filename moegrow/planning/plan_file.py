@@ -13,17 +13,16 @@ from typing import Any, TextIO
 
 from moegrow.checkpoint.checkpoint import QUANT_FILES
 from moegrow.checkpoint.fingerprint import SourceFile
-from moegrow.checkpoint.header import BITS
 from moegrow.checkpoint.listing import safe
 from moegrow.checkpoint.shard_index import MOST_TENSORS
 from moegrow.checkpoint.store import CONFIG, MOST_FILES, names_weights, scheme
+from moegrow.dtypes import BITS, WRITTEN
 from moegrow.errors import MoegrowError
 from moegrow.files import json_edit, untrusted
 from moegrow.files.untrusted import opened
 from moegrow.maps import NULL, check_size
 from moegrow.planning.plan import (
     ROUNDINGS,
-    STORED,
     Growth,
     Noise,
     Output,
@@ -272,7 +271,7 @@ def _is_inside(name: str) -> bool:
 
 def _storage(table: dict[str, Any]) -> Storage:
     _check_keys(table, *Storage._fields)
-    if not all(dtype in ("", *STORED) for dtype in table.values()):
+    if not all(dtype in ("", *WRITTEN) for dtype in table.values()):
         raise ValueError(f"the storage {table!r} is not known")
     return Storage(**table)
 

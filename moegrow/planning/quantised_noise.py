@@ -8,14 +8,15 @@ from typing import NamedTuple
 
 from moegrow.checkpoint.header import TensorSpec
 from moegrow.display import size
+from moegrow.dtypes import PLAIN, WRITTEN
 from moegrow.errors import MoegrowError
 from moegrow.families.layout import Layout
 from moegrow.model_config.quantization_config import quantised_in
 from moegrow.planning.build import render
-from moegrow.planning.check import FLOATS, check_noise
+from moegrow.planning.check import check_noise
 from moegrow.planning.noise_forecast import Forecast, on_floats, on_weight
 from moegrow.planning.noise_stats import SWALLOWED
-from moegrow.planning.plan import STORED, Noise, Output, Plan, Storage
+from moegrow.planning.plan import Noise, Output, Plan, Storage
 from moegrow.quant.formats import Quantised, Weight
 
 TOO_MUCH = 1.1  # times the noise asked for from which on it is worth a warning
@@ -51,7 +52,7 @@ def check_ways(plan: Plan, layout: Layout) -> None:
         ways = [*_decoded(plan, layout, asked), _drawn(plan, layout, asked), _equal(plan)]
         raise MoegrowError("\n".join(_told(asked, found, ways)), _hint(ways))
     for output in plan.outputs:
-        if output.dtype not in FLOATS and any(piece.noise for piece in output.pieces):
+        if output.dtype not in PLAIN and any(piece.noise for piece in output.pieces):
             _check_decoded(output, quantised)
     check_noise(plan)
 
@@ -68,14 +69,14 @@ def _hint(ways: list[Way]) -> str:
 def _is_quantised(plan: Plan) -> bool:
     """Whether any tensor with noise is stored as something else than plain floats."""
     return any(
-        output.dtype not in FLOATS and any(piece.noise for piece in output.pieces)
+        output.dtype not in PLAIN and any(piece.noise for piece in output.pieces)
         for output in plan.outputs
     )
 
 
 def _is_refused(output: Output, quantised: Quantised) -> bool:
     """Whether it is a quantised weight that can take noise, but not by rounding to nearest."""
-    if output.dtype in FLOATS or not output.pieces:
+    if output.dtype in PLAIN or not output.pieces:
         return False
     weight = quantised.weights.get(output.pieces[0].source)
     if weight is None or weight.problem:
@@ -184,7 +185,7 @@ def foretold(plan: Plan, layout: Layout) -> Mapping[Asked, Forecast]:
         for piece in output.pieces:
             if piece.noise is None or piece.noise.kind == "uniform":
                 continue
-            weight = None if output.dtype in STORED else quantised.weights.get(piece.source)
+            weight = None if output.dtype in WRITTEN else quantised.weights.get(piece.source)
             stored = weight.format if weight else output.dtype
             asked = Asked(stored, piece.noise.amount, piece.is_rounded_by_draw)
             kind = None
@@ -196,7 +197,7 @@ def foretold(plan: Plan, layout: Layout) -> Mapping[Asked, Forecast]:
                 key = (spec.dtype, spec.shape, settings, weight.is_symmetric, *shapes)
                 first = known.setdefault(key, spec)
                 kind = first, quantised.weights[first.name]
-            elif output.dtype not in FLOATS:
+            elif output.dtype not in PLAIN:
                 continue
             kinds.setdefault(asked, Counter())[kind] += 1
     return {

@@ -6,14 +6,16 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from moegrow.checkpoint.header import TensorSpec
+from moegrow.dtypes import FP8, PLAIN, POWERS
 
 Shape = tuple[int, ...]
 Tensors = Mapping[str, TensorSpec]
 
 # Dtypes whose values are what they store.
-NUMBERS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
-SCALES = ("F32", "BF16", "F16", "F8_E4M3", "F8_E8M0", "U8")
-CODES = ("F8_E4M3", "F8_E5M2", "U8", "I8", "I32")
+NUMBERS = (*PLAIN, *FP8)
+FLOAT_SCALES = ("F32", "BF16", "F16")
+SCALES = (*FLOAT_SCALES, "F8_E4M3", *POWERS)
+CODES = (*FP8, "U8", "I8", "I32")
 SETTINGS = ("block_rows", "block_columns", "bits", "transposed", "zero_shift")
 
 
@@ -141,9 +143,9 @@ def _exact(spec: TensorSpec, parts: Parts, decoding: Decoding) -> Shape:
 
 
 def _scaled(spec: TensorSpec, parts: Parts, decoding: Decoding) -> Shape:
-    _expect(spec, "F8_E4M3", "F8_E5M2", "I8")
+    _expect(spec, *FP8, "I8")
     _only(parts, "scale", "zero?")
-    _expect(parts["scale"], "F32", "BF16", "F16", "F8_E8M0", "U8")
+    _expect(parts["scale"], *FLOAT_SCALES, *POWERS)
     if "zero" in parts:
         _expect(spec, "I8")
         _expect(parts["zero"], "I8")
@@ -183,7 +185,7 @@ def _packed(spec: TensorSpec, parts: Parts, decoding: Decoding) -> Shape:
         raise ValueError("its columns are in the order of activations, which is not decoded")
     rows, words = _matrix(spec)
     scale = parts["scale"]
-    _expect(scale, "F32", "BF16", "F16")
+    _expect(scale, *FLOAT_SCALES)
     _expect(parts["shape"], "I64", "I32")
     _same(parts["shape"].shape, (2,))
     groups = _matrix(scale)[1]
@@ -222,7 +224,7 @@ def _awq(spec: TensorSpec, parts: Parts, decoding: Decoding) -> Shape:
 
 def _grouped(parts: Parts, rows: int, each: int) -> int:
     """The number of groups of GPTQ's and AWQ's scales, which have a column for each row."""
-    _expect(parts["scale"], "F32", "BF16", "F16")
+    _expect(parts["scale"], *FLOAT_SCALES)
     _expect(parts["zero"], "I32")
     groups = _matrix(parts["scale"])[0]
     _same(parts["scale"].shape, (groups, rows))

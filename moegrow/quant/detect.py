@@ -6,8 +6,9 @@ from typing import Any
 
 from moegrow.checkpoint.checkpoint import Checkpoint
 from moegrow.checkpoint.header import TensorSpec
+from moegrow.dtypes import PLAIN
 from moegrow.quant.decoding import Decoding, decoded_shape
-from moegrow.quant.formats import PLAIN, Format, Quantised, Weight, activations, formats
+from moegrow.quant.formats import Format, Quantised, Weight, activations, formats
 from moegrow.quant.scheme import Scheme, Schemes
 
 Settings = tuple[tuple[str, int], ...]

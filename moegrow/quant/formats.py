@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 
 from moegrow.quant.decoding import Decoding
 
-PLAIN = ("F64", "F32", "F16", "BF16")
-
 
 @dataclass(frozen=True)
 class Format:

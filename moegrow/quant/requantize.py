@@ -12,7 +12,7 @@ from moegrow.quant.decoding import Decoding, decoded_rows, decoded_shape
 from moegrow.quant.dequantize import matrix_of
 from moegrow.quant.scaled import Matrix
 from moegrow.quant.stochastic_rounding import FLOATS, Codes, FloatGrid, Grid, Levels, WholeGrid
-from moegrow.quant.unpack import AWQ_ORDER, FP4, Bytes, Floats, Read, Words, numbers
+from moegrow.quant.unpack import AWQ_ORDER, Bytes, Floats, Read, Words, float_values, numbers
 
 # Put codes of the rows from one on into what is stored with columns as rows.
 Put = Callable[[Words, Codes, int], None]
@@ -159,7 +159,7 @@ def _band(
 def _stored(spec: TensorSpec, decoding: Decoding) -> Stored:
     """What a code of one matrix stands for."""
     if decoding.codec == "fp4":
-        return Stored(np.array([*FP4, *(-value for value in FP4)], np.float32), FLOATS["FP4"])
+        return Stored(float_values("F4"), FLOATS["F4"])
     if decoding.codec == "scaled":
         grid = WholeGrid(-128, 127) if spec.dtype == "I8" else FLOATS[spec.dtype]
         return Stored(numbers(np.arange(256, dtype=np.uint8), spec.dtype), grid)

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moegrow.checkpoint.header import TensorSpec, nbytes
+from moegrow.dtypes import numpy_type
 from moegrow.errors import MoegrowError
 from moegrow.quant.decoding import Decoding, block_of
 from moegrow.quant.unpack import (
@@ -94,7 +95,7 @@ def fp4(
     height, columns = (shape[-1], shape[-2]) if swapped else shape[-2:]
     scale, _ = groups_of(spec, parts, decoding, shape, read, number)
     line = columns // 2
-    return _grouped_halves(spec, "FP4", scale, (number * height, line), read, swapped=swapped)
+    return _grouped_halves(spec, "F4", scale, (number * height, line), read, swapped=swapped)
 
 
 def _grouped_halves(
@@ -189,7 +190,7 @@ def groups_of(
     told = parts.get("shape")
     if told is not None:
         sizes = read(told, 0, nbytes(told.dtype, (2,)))
-        sizes = sizes.view("<i8" if told.dtype == "I64" else "<i4").tolist()
+        sizes = sizes.view(numpy_type(told.dtype)).tolist()
         if sizes != [*shape]:
             raise MoegrowError(
                 f"{told.name} says {sizes}, and {spec.name} holds {[*shape]}",
@@ -212,4 +213,4 @@ def groups_of(
 
 def pairs_of(decoding: Decoding) -> npt.NDArray[np.uint64]:
     """What each byte of two codes of 4 bits holds: two float32, the lower half's first."""
-    return nibbles("FP4" if decoding.codec == "fp4" else "INT4")
+    return nibbles("F4" if decoding.codec == "fp4" else "INT4")

@@ -64,9 +64,7 @@ def same(found, expected):
     assert torch.equal(found[~nan].view(torch.int32), expected[~nan].contiguous().view(torch.int32))
 
 
-@pytest.mark.parametrize(
-    "dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e8m0fnu]
-)  # fmt: skip
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e8m0fnu])
 @pytest.mark.parametrize("count", [256, 255])
 def test_every_value_of_a_small_float_is_torchs(dtype, count):
     codes = torch.arange(256, dtype=torch.uint8)[:count]
