@@ -9,9 +9,8 @@ import numpy.typing as npt
 from moegrow.checkpoint.header import nbytes
 from moegrow.dtypes import numpy_type
 from moegrow.errors import MoegrowError
-from moegrow.kernels import fused_dequantize
 from moegrow.kernels.noise import CHUNK, Draw
-from moegrow.kernels.perturb import Bytes, Change, Workspace
+from moegrow.kernels.perturb import Bytes, Change, Workspace, code_loops
 from moegrow.planning.plan import Piece
 from moegrow.quant import unpack
 from moegrow.quant.decoding import AS_IT_IS, Decoding
@@ -40,7 +39,7 @@ class Conversion:
             return values
         new = np.empty(nbytes(self._dtype, (found.size,)), np.uint8)
         width = nbytes(self._dtype, (1,))
-        loops = fused_dequantize.loops(self._workspace) if self._kind.itemsize == 4 else None
+        loops = code_loops(self._workspace) if self._kind.itemsize == 4 else None
         if loops and side is None and self._dtype == "BF16":
             loops.rounded(np.ascontiguousarray(found), new.view("<u2"))
             return new

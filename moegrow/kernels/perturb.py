@@ -65,6 +65,15 @@ def compiled_loops(count: int, worth: int | None = None) -> ModuleType | None:
     return numba_weights
 
 
+def code_loops(workspace: Workspace) -> ModuleType | None:
+    """The loops from codes to bf16 weights, where a run has loaded those for noise."""
+    if workspace.compiled is None:
+        return None
+    from moegrow.kernels import numba_codes
+
+    return numba_codes
+
+
 def exact(dtype: str) -> Any:
     """The type that a dtype's values are computed in."""
     if dtype.startswith("I"):

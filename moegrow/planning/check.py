@@ -15,7 +15,8 @@ from moegrow.families.layout import Layout
 from moegrow.families.read_layout import read_layout
 from moegrow.files import json_edit
 from moegrow.planning.plan import Output, Piece, Plan
-from moegrow.quant.decoding import EXACT, SCALES, decoded_rows, decoded_shape, is_power_of_two
+from moegrow.quant.decoding import EXACT, SCALES, is_power_of_two
+from moegrow.quant.find_codec import decoded_shape, find_decoder
 
 _is_copy = attrgetter("is_copy")
 
@@ -340,6 +341,7 @@ def _remaking_problems(
         yield f"{output.name} asks for {wanted} of {piece.source}, which has {rows}"
         return
     try:
-        decoded_rows(spec, piece.decoding, checkpoint.tensors, (piece.start, piece.stop))
+        codec = find_decoder(spec, piece.decoding, checkpoint.tensors)
+        codec.rows((piece.start, piece.stop))
     except ValueError as error:
         yield f"{output.name} is made from {piece.source}: {error}"

@@ -11,8 +11,9 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 from moegrow.checkpoint.header import TensorSpec
-from moegrow.dtypes import DTYPES, POWERS, float_of
-from moegrow.quant.decoding import Decoding, decoded_shape
+from moegrow.dtypes import POWERS, float_of
+from moegrow.quant.decoding import Decoding
+from moegrow.quant.find_codec import find_codec
 
 _NORMAL = NormalDist()
 _QUANTILES = 16  # values of the largest weight of a group that stand for all it can be
@@ -60,17 +61,12 @@ def on_weight(
     Where it has zeros, its scales fit the smallest and the largest weight, unless it
     `is_symmetric`.
     """
-    parts = {role: tensors[name] for role, name in decoding.companions}
-    scale = parts["scale"]
-    count = math.prod(decoded_shape(spec, decoding, tensors))
+    codec = find_codec(spec, decoding, tensors)
+    scale, count = codec.parts["scale"], math.prod(codec.shape)
     each = max(1, count // max(1, math.prod(scale.shape)))
     is_power = scale.dtype in POWERS
-    bits = decoding.setting("bits", 8)
-    grid = "F4" if decoding.codec == "fp4" else spec.dtype
-    if DTYPES[grid].float:
-        return _on_grid(grid, bits, each, is_power, False, amount, by_draw)
-    has_zero = "zero" in parts and not is_symmetric
-    return _on_grid("", bits, each, is_power, has_zero, amount, by_draw)
+    has_zero = "zero" in codec.parts and not is_symmetric
+    return _on_grid(codec.floats, codec.bits, each, is_power, has_zero, amount, by_draw)
 
 
 @lru_cache(maxsize=256)

@@ -13,10 +13,8 @@ from moegrow.families.layout import Layout
 from moegrow.model_config.quantization_config import quantised_in
 from moegrow.planning.plan import ONE, Growth, Output, Piece, Storage
 from moegrow.quant.decoding import AS_IT_IS, EXACT, is_power_of_two
+from moegrow.quant.find_codec import find_codec
 from moegrow.quant.formats import Weight
-
-# The companion that takes a factor: the first of these that a weight has.
-_TAKES = ("factor", "divisor", "scale")
 
 
 def are_asked(layout: Layout, growth: Growth, output_scale: Fraction) -> bool:
@@ -35,6 +33,7 @@ class Factors:
 
     def __init__(self, layout: Layout) -> None:
         quantised = quantised_in(layout)
+        self._tensors = layout.checkpoint.tensors
         self._weights = quantised.weights
         self._owners = quantised.owners
         self.taken: set[str] = set()
@@ -55,8 +54,9 @@ class Factors:
         roles = {name: role for role, name in weight.decoding.companions}
         role = "values" if piece.source == weight.values else roles.get(piece.source, "")
         copy = Piece(piece.source, piece.start, piece.stop)
+        codec = find_codec(self._tensors[weight.values], weight.decoding, self._tensors)
         if not piece.scale:
-            code = zeros(weight).get(role)
+            code = codec.zeros().get(role)
             if code is None:
                 return copy
             return copy._replace(scale=piece.scale, shift=Fraction(code), decoding=EXACT)
@@ -64,10 +64,10 @@ class Factors:
             return piece  # which no plan is allowed to ask for
         if role == "values":
             return piece._replace(scale=ONE)
-        if role != next(taker for taker in _TAKES if taker in roles.values()):
+        multiplied, scale = codec.factor(piece.scale)
+        if role != multiplied:
             return copy
         self.taken.add(weight.format)
-        scale = 1 / piece.scale if role == "divisor" else piece.scale
         return copy._replace(scale=scale, decoding=EXACT)
 
 
@@ -86,40 +86,18 @@ def in_scales(outputs: Iterable[Output], layout: Layout) -> dict[str, Fraction]:
     if not multiplied:
         return {}
     quantised, found = quantised_in(layout), {}
+    tensors = layout.checkpoint.tensors
     owners = quantised.owners
     for name, piece in multiplied:
         if piece.source not in owners:
             continue
         weight = quantised.weights[owners[piece.source]]
         stem = weight.values.removesuffix(weight.ending)
-        role = next(role for role, name in weight.decoding.companions if name == piece.source)
+        codec = find_codec(tensors[weight.values], weight.decoding, tensors)
         values = name.removesuffix(piece.source.removeprefix(stem)) + weight.ending
-        found[values] = 1 / piece.scale if role == "divisor" else piece.scale
+        # The factor of a companion for that of the numbers, and the other way round, are the same.
+        _, found[values] = codec.factor(piece.scale)
     return found
-
-
-def zeros(weight: Weight) -> dict[str, int]:
-    """What to store for the codes of a weight and its zero points, so that it is zero."""
-    decoding = weight.decoding
-    if decoding.codec not in ("packed", "gptq", "awq"):
-        return {"values": 0, "zero": 0}
-    bits = decoding.setting("bits")
-    # The middle of the codes, which symmetric weights take for zero without looking it up.
-    middle = 1 << (bits - 1)
-    return {
-        "values": _word(middle, bits),
-        "zero": _word(middle - decoding.setting("zero_shift"), bits),
-    }
-
-
-def _word(code: int, bits: int) -> int:
-    """A signed word of 32 bits, full of one code.
-
-    >>> hex(_word(8, 4) + (1 << 32))
-    '0x88888888'
-    """
-    word = sum(code << at for at in range(0, 32, bits))
-    return word - (1 << 32) if word >> 31 else word
 
 
 # What is stored in float32 because less would change what a router chooses.

@@ -1,4 +1,4 @@
-"""The numbers that stored bytes stand for: tables looked up, and words taken apart."""
+"""Unpack stored bytes into numbers: look codes up in tables, and take words apart."""
 
 import math
 from collections.abc import Callable
@@ -14,9 +14,8 @@ from moegrow.dtypes import DTYPES, FP8, POWERS, numpy_type
 Floats = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[Any]  # of 32 bits, and what is packed in them
+Pairs = npt.NDArray[np.uint64]  # two float32 for each byte
 Read = Callable[[TensorSpec, int, int], Bytes]
-
-AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # the column that each 4 bits of a word are of
 
 
 def numbers(stored: Bytes, dtype: str) -> Floats:
@@ -24,12 +23,11 @@ def numbers(stored: Bytes, dtype: str) -> Floats:
     if dtype in FP8 or dtype in POWERS:
         if stored.size % 2:
             return np.take(float_values(dtype), stored, mode="wrap")
-        pairs = np.take(_double(dtype), stored.view("<u2"), mode="wrap")
+        pairs = np.take(_two_bytes(dtype), stored.view("<u2"), mode="wrap")
         return pairs.view(np.float32)
     if dtype == "BF16":
         return (stored.view("<u2").astype(np.uint32) << 16).view(np.float32)
-    found = stored.view(numpy_type(dtype))
-    return found.astype(np.float64 if dtype == "F64" else np.float32)
+    return stored.view(numpy_type(dtype)).astype(np.float64 if dtype == "F64" else np.float32)
 
 
 def companion(spec: TensorSpec, read: Read, number: int, count: int) -> Floats:
@@ -51,14 +49,6 @@ def unpacked(words: Words, bits: int, *, axis: int) -> Words:
         return (codes & ((1 << bits) - 1)).reshape(-1, words.shape[1])
     codes = words[:, :, None] >> shifts[None, None, :]
     return (codes & ((1 << bits) - 1)).reshape(words.shape[0], -1)
-
-
-def in_order(words: Words) -> Floats:
-    """The numbers of AWQ's words, as float32, each in its column."""
-    codes = np.empty((*words.shape, 8), np.float32)
-    for place, column in enumerate(AWQ_ORDER):
-        codes[..., column] = (words >> np.uint32(4 * place)) & 15
-    return codes.reshape(words.shape[0], -1)
 
 
 @cache
@@ -85,20 +75,15 @@ def float_values(dtype: str) -> npt.NDArray[np.float32]:
 
 
 @cache
-def _double(dtype: str) -> npt.NDArray[np.uint64]:
+def _two_bytes(dtype: str) -> Pairs:
     """Two values for each two bytes, as they lie in memory: one look-up for both."""
-    single = float_values(dtype)
-    pairs = np.empty((256, 256, 2), np.float32)
-    pairs[..., 0], pairs[..., 1] = single[None, :], single[:, None]
+    return paired(float_values(dtype))
+
+
+def paired(values: npt.NDArray[np.float32]) -> Pairs:
+    """Two values for each pair of codes, the first code in the lower bits."""
+    pairs = np.empty((values.size, values.size, 2), np.float32)
+    pairs[..., 0], pairs[..., 1] = values[None, :], values[:, None]
     table = pairs.reshape(-1, 2).view(np.uint64).reshape(-1)
     table.setflags(write=False)
     return table
-
-
-@cache
-def nibbles(table: str) -> npt.NDArray[np.uint64]:
-    """The two values in the halves of a byte, the lower first."""
-    one = np.arange(16, dtype=np.float32) - 8 if table == "INT4" else float_values(table)
-    pairs = np.empty((16, 16, 2), np.float32)
-    pairs[..., 0], pairs[..., 1] = one[None, :], one[:, None]
-    return pairs.reshape(-1, 2).view(np.uint64).reshape(-1)

@@ -12,8 +12,8 @@ from moegrow.checkpoint.header import TensorSpec
 from moegrow.errors import MoegrowError
 from moegrow.kernels.cast import Conversion
 from moegrow.kernels.perturb import Workspace
-from moegrow.quant.dequantize import decoded
 from moegrow.quant.detect import find_quantised
+from moegrow.quant.find_codec import find_decoder
 from moegrow.quant.unpack import numbers
 
 DTYPES = {
@@ -46,10 +46,8 @@ def plain(tensors, config=(), rows=None):
     stored = Stored(tensors)
     (weight,) = find_quantised(stored, config).weights.values()
     assert not weight.problem
-    blocks = decoded(
-        stored.tensors[weight.values], weight.decoding, stored.tensors, stored.read,
-        rows or (0, weight.shape[0]),
-    )  # fmt: skip
+    codec = find_decoder(stored.tensors[weight.values], weight.decoding, stored.tensors)
+    blocks = codec.dequantize(stored.read, rows or (0, weight.shape[0]))
     found = np.concatenate([block.copy() for block in blocks])
     height = weight.shape[0] if rows is None else rows[1] - rows[0]
     return torch.from_numpy(found).reshape(height, *weight.shape[1:])

@@ -16,8 +16,8 @@ files: atomic byte_ranges linear_regex mounts worker_threads | toml_text untrust
 checkpoint: card_metadata | checksums hub_errors | store time_limits | header http_ranges listing
     local_store unsupported | fingerprint hub object_store shard_index side_files | locate
     weight_files | checkpoint
-quant: stochastic_rounding | scheme | decoding unpack | formats rescale scaled | packed_columns |
-    dequantize detect | claims requantize
+quant: stochastic_rounding | scheme | decoding unpack | formats packing rescale | codec |
+    groups plain scaled words | awq fp4 gptq packed | find_codec | detect | claims
 families: schema | architecture layer_rules registry settings | dense_layers per_layer |
     name_variants | tensor_names | layout | missing_tensors moe_blocks | read_layout
 recipes: recipe | cookbook
@@ -28,8 +28,8 @@ planning: noise_stats | depth_modes | noise_forecast | plan_lines | header_metad
     addressed_layers left_behind serving unfamiliar | check model_size passes | router
     serving_layers | experts summary width_presets | outputs | build | open_source quantised_noise |
     grow notices
-kernels: noise | numba_weights | numba_codes perturb | fused_dequantize measure_noise sum_squares |
-    cast reader | changes nonfinite | tensor_bytes
+kernels: noise | numba_weights | numba_codes | perturb | measure_noise sum_squares | cast reader |
+    changes nonfinite | tensor_bytes
 write: model_card | hub_upload | direct_io | worker | shards | digests schedule | check_digests
     compare_tensors disk_space shard_files unknown_files work_dir | engine resume verify_result
     work_dir_lock | publish | parts | write_checkpoint
