@@ -5,7 +5,7 @@ import pytest
 import quantised
 import torch
 from quantised import FORMATS
-from test_dequantize import Stored, bytes_of
+from stored import Stored, bytes_of
 
 from moegrow.errors import MoegrowError
 from moegrow.kernels.cast import Conversion

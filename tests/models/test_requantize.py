@@ -6,7 +6,7 @@ import quantised
 import torch
 from compressed_tensors.compressors import BaseCompressor
 from compressed_tensors.quantization import QuantizationScheme
-from test_dequantize import Stored, plain
+from stored import Stored, plain
 
 from moegrow.quant.codec import REQUANTIZED
 from moegrow.quant.detect import find_quantised
