@@ -14,6 +14,7 @@ from moegrow import display
 from moegrow.analysis.growth_targets import Target, targets
 from moegrow.analysis.norm_profile import Profile
 from moegrow.analysis.seams import usual_step
+from moegrow.dtypes import PLAIN
 from moegrow.errors import UsageError, one_line
 from moegrow.families.layout import Layout
 from moegrow.files import typed_toml
@@ -25,7 +26,6 @@ Topic = Literal["boundary", "mode", "edges", "profile", "width", "training", "wa
 TOPICS: tuple[Topic, ...] = get_args(Topic)
 _TOKENS = re.compile(r"(\d+(?:\.\d+)?(?:e\d{1,2})?) *([KMBT]?)", re.I | re.ASCII)
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
-_FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,7 @@ def _facts(opened: Opened, now: Numbers) -> Iterator[str]:
     if "BF16" in experts:
         yield "bf16"
     if (
-        experts - set(_FLOATS)
+        experts - set(PLAIN)
         or layout.facts.names_quantisation
         or any(dtype.startswith("F8") for dtype in dtypes)
     ):

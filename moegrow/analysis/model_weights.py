@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moegrow.dtypes import PLAIN
 from moegrow.errors import MoegrowError, raise_all
 from moegrow.families.layout import Layout
 from moegrow.families.quantisation import KEYS
@@ -117,8 +118,7 @@ def reason(error: Exception) -> str:
     return f"{type(error).__name__}: {first[:300]}".rstrip(": ")
 
 
-FLOATS = ("F64", "F32", "F16", "BF16")
-NUMBERS = (*FLOATS, "I64", "I32", "BOOL")
+NUMBERS = (*PLAIN, "I64", "I32", "BOOL")
 
 Progress = Callable[[int], None]
 

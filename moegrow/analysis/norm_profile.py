@@ -27,7 +27,8 @@ from moegrow.planning.op import (
 from moegrow.planning.open_source import Opened
 from moegrow.planning.passes import in_scales
 from moegrow.planning.plan import Output, Piece, Plan
-from moegrow.quant.decoding import EXACT, decoded_shape
+from moegrow.quant.decoding import EXACT
+from moegrow.quant.find_codec import decoded_shape
 
 # The norms of one group, layer by layer; None where a layer has none of it.
 Norms = tuple[float | None, ...]

@@ -10,12 +10,13 @@ import numpy as np
 
 from moegrow.analysis import norm_slices
 from moegrow.analysis.norm_slices import Cut, Run
-from moegrow.checkpoint.header import BITS, TensorSpec
+from moegrow.checkpoint.header import TensorSpec
+from moegrow.dtypes import BITS, PLAIN
 from moegrow.errors import MoegrowError
 from moegrow.families.layout import Layout
 from moegrow.files import worker_threads
 from moegrow.files.byte_ranges import cores
-from moegrow.kernels.perturb import STORED, Bytes, Workspace, compiled_loops
+from moegrow.kernels.perturb import Bytes, Workspace, compiled_loops
 from moegrow.kernels.reader import READ, Source, rechunked
 from moegrow.kernels.sum_squares import WIDEST, Lanes
 from moegrow.planning.plan import Piece
@@ -24,7 +25,6 @@ from moegrow.quant.decoding import Decoding
 LANES = 1024  # in which the squares of a long stretch of values are added
 WORTH_LOADING = 1 << 30  # bytes from which on loading compiled loops takes less than they spare
 DECODED = "F32"  # what decoders give
-READABLE = ("F64", "F32", "F16", "BF16")
 
 
 class Reading(NamedTuple):
@@ -147,7 +147,7 @@ def reading_bytes(layout: Layout, *, sample: bool = False) -> int:
 
 def check_readable(layout: Layout, spec: TensorSpec) -> None:
     """Raise MoegrowError where the stored values of a tensor are not its weights."""
-    if spec.dtype not in READABLE:
+    if spec.dtype not in PLAIN:
         raise MoegrowError(
             f"{spec.name} is stored as {spec.dtype}: the weights of {layout.checkpoint.name} are"
             " quantised in a way that moegrow does not decode, and norms of what is stored would be"
@@ -209,7 +209,7 @@ def _sum(source: Source, reading: Reading, workspace: Workspace, progress: Progr
     for run in its.runs:
         for group in _groups(run):
             lanes = Lanes(group.width, workspace)
-            most = max(1, READ // (group.width * STORED[dtype].itemsize)) * group.width
+            most = max(1, READ // (group.width * BITS[dtype] // 8)) * group.width
             for block in _stored(source, reading, group.first, group.length, most):
                 lanes.add(block, dtype)
             bins = slice(group.bin, group.bin + group.bins)

@@ -10,6 +10,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from moegrow.dtypes import BITS
 from moegrow.errors import MoegrowError
 from moegrow.files import json_edit
 from moegrow.files.byte_ranges import BLOCK
@@ -19,17 +20,6 @@ LARGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors library itse
 LONGEST_NAME = 1000  # characters of a tensor's name; published ones have less than 150
 MOST_DIMENSIONS = 64
 LARGEST_PRODUCT = 2**63  # what sizes are counted in by those who read the file next
-
-# Bits per element of every dtype that safetensors 0.8 knows.
-BITS = {
-    "F64": 64, "I64": 64, "U64": 64, "C64": 64,
-    "F32": 32, "I32": 32, "U32": 32,
-    "F16": 16, "BF16": 16, "I16": 16, "U16": 16,
-    "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
-    "I8": 8, "U8": 8, "BOOL": 8,
-    "F6_E2M3": 6, "F6_E3M2": 6,
-    "F4": 4,
-}  # fmt: skip
 
 
 class TensorSpec(NamedTuple):

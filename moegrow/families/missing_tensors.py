@@ -9,13 +9,13 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from typing import Any
 
+from moegrow.dtypes import PLAIN
 from moegrow.errors import MoegrowError
 from moegrow.families.layer_rules import LayeredConfig, entries, listed, numbered, partial
 from moegrow.families.layout import Layout, Tensor
 from moegrow.families.name_variants import module, parts_of_quantised
 from moegrow.families.schema import PARTIAL, Config, PerLayer, lookup
 from moegrow.families.tensor_names import named
-from moegrow.quant.formats import PLAIN
 
 # Parts of names that PEFT gives to what it wraps (`base_layer` is what was there before) and to
 # what it adds: LoRA and DoRA, and modules that are trained whole.

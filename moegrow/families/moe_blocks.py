@@ -5,11 +5,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 from moegrow.checkpoint.header import TensorSpec
+from moegrow.dtypes import PLAIN
 from moegrow.families.layout import Layout, Tensor, is_of_all
 from moegrow.families.name_variants import module
 from moegrow.families.schema import Family
 from moegrow.families.tensor_names import TensorRole, stray_expert
-from moegrow.quant.formats import PLAIN
 
 # Tensors of a MoE block that have one row, or one block of rows, per expert.
 PER_EXPERT = ("router", "router_bias", "balance_bias", "experts")

@@ -7,19 +7,13 @@ import numpy as np
 import numpy.typing as npt
 
 from moegrow.checkpoint.header import nbytes
+from moegrow.dtypes import numpy_type
 from moegrow.errors import MoegrowError
-from moegrow.kernels import fused_dequantize
 from moegrow.kernels.noise import CHUNK, Draw
-from moegrow.kernels.perturb import Bytes, Change, Workspace
+from moegrow.kernels.perturb import Bytes, Change, Workspace, code_loops
 from moegrow.planning.op import UNCHANGED
 from moegrow.quant import unpack
 from moegrow.quant.stochastic_rounding import FLOATS, Levels
-
-_KINDS: dict[str, np.dtype[Any]] = {
-    "F64": np.dtype("<f8"),
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-}
 
 
 class Conversion:
@@ -27,7 +21,7 @@ class Conversion:
 
     def __init__(self, name: str, kind: str, dtype: str, workspace: Workspace) -> None:
         self._name = name
-        self._kind = _KINDS[kind]
+        self._kind = numpy_type(kind)
         self._dtype = dtype
         self._workspace = workspace
         # What is rounded to bfloat16 is float32.
@@ -44,7 +38,7 @@ class Conversion:
             return values
         new = np.empty(nbytes(self._dtype, (found.size,)), np.uint8)
         width = nbytes(self._dtype, (1,))
-        loops = fused_dequantize.loops(self._workspace) if self._kind.itemsize == 4 else None
+        loops = code_loops(self._workspace) if self._kind.itemsize == 4 else None
         if loops and side is None and self._dtype == "BF16":
             loops.rounded(np.ascontiguousarray(found), new.view("<u2"))
             return new
@@ -63,7 +57,7 @@ class Conversion:
                 narrow = _to_odd(part) if self._kind.itemsize == 8 else part.copy()
                 self._rounding.store(narrow, target)
                 continue
-            narrowed = target.view(_KINDS[self._dtype])
+            narrowed = target.view(numpy_type(self._dtype))
             with np.errstate(over="ignore", invalid="ignore"):
                 np.copyto(narrowed, part, casting="same_kind")
             self._check(part, narrowed)
@@ -105,13 +99,12 @@ def _to_odd(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
     return narrow
 
 
-DTYPES = {"F16", "BF16"}
 SIZE, INFINITY = np.uint16(0x7FFF), np.uint16(0x7C00)  # of float16: all but the sign, and infinity
 
 
 def is_known(old: str, new: str) -> bool:
     """Whether stored numbers of one dtype are looked up in another."""
-    return {old, new} == DTYPES
+    return {old, new} == {"F16", "BF16"}
 
 
 def looked_up(name: str, stored: Bytes, old: str, new: str) -> Bytes:

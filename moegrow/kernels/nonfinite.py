@@ -6,21 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from moegrow.checkpoint.checkpoint import Checkpoint
-from moegrow.checkpoint.header import BITS, TensorSpec
+from moegrow.checkpoint.header import TensorSpec
+from moegrow.dtypes import BITS, DTYPES
 from moegrow.files import worker_threads
 from moegrow.files.byte_ranges import cores
 from moegrow.kernels.perturb import Bytes
 from moegrow.kernels.reader import READ, Source
-
-# Of the dtypes that have them, the bits of infinity: what is beyond, without its sign, is NaN.
-_INFINITY = {
-    "F64": 0x7FF0000000000000, "F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80, "F8_E5M2": 0x7C,
-}  # fmt: skip
-
-# Of those without infinity, the bits of NaN.
-_NAN = {
-    "F8_E4M3": (0x7F, 0xFF), "F8_E8M0": (0xFF,), "F8_E4M3FNUZ": (0x80,), "F8_E5M2FNUZ": (0x80,),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -56,6 +47,8 @@ def _count(source: Source, spec: TensorSpec) -> tuple[int, int, bool]:
     width = max(1, BITS[spec.dtype] // 8)
     kind = np.dtype(f"<u{width}")
     nan = infinite = 0
+    made = DTYPES[spec.dtype].float
+    nans = (0xFF,) if spec.dtype == "F8_E8M0" else made.nan if made else ()
     first: Bytes | None = None
     is_constant = spec.stop - spec.start > width
     if BITS[spec.dtype] < 8 or spec.start == spec.stop:
@@ -65,11 +58,9 @@ def _count(source: Source, spec: TensorSpec) -> tuple[int, int, bool]:
         if first is None:
             first = values[0].copy()
         is_constant = is_constant and bool((values == first).all())
-        if spec.dtype in _INFINITY:
-            bits = _INFINITY[spec.dtype]
-            unsigned = values & kind.type((1 << (8 * width - 1)) - 1)
-            nan += int(np.count_nonzero(unsigned > bits))
-            infinite += int(np.count_nonzero(unsigned == bits))
-        for bits in _NAN.get(spec.dtype, ()):
-            nan += int(np.count_nonzero(values == bits))
+        if made is not None and made.special == "ieee":
+            unsigned = values & kind.type((1 << made.bits) - 1)
+            nan += int(np.count_nonzero(unsigned > made.infinity))
+            infinite += int(np.count_nonzero(unsigned == made.infinity))
+        nan += sum(int(np.count_nonzero(values == code)) for code in nans)
     return nan, infinite, is_constant

@@ -1,7 +1,7 @@
 """The loops that take codes to bf16 weights, compiled: the same bytes as numpy's, sooner.
 
-They need numba, like `compiled`, and hold no lock of Python's while they run. `straight` takes them
-where they are.
+They need numba, like `numba_weights`, and hold no lock of Python's while they run. The codecs call
+them, in `fused`.
 """
 
 import numpy as np

@@ -34,7 +34,7 @@ ZERO, INFINITY = np.uint32(0), np.uint32(0x7F800000)
 
 
 # Bytes that others read too may be locked against writing. What may be written to is taken as well.
-STORED = types.Array(types.uint16, 1, "C", readonly=True)
+Halves = types.Array(types.uint16, 1, "C", readonly=True)
 
 
 def _compiled(*arguments: Any) -> Callable[[Callable[..., Any]], Any]:
@@ -77,7 +77,7 @@ def _draw(low, high, block, words):  # type: ignore[no-untyped-def]
         words[row, 0], words[row, 1], words[row, 2], words[row, 3] = a, b, c, d
 
 
-@_compiled(STORED, types.uint64, types.uint64, types.uint64, types.float32[::1], types.uint16[::1])
+@_compiled(Halves, types.uint64, types.uint64, types.uint64, types.float32[::1], types.uint16[::1])
 def add_noise(stored, low, high, block, table, new):  # type: ignore[no-untyped-def]
     """Add values of a table to bf16 ones, and round to nearest even.
 
@@ -100,7 +100,7 @@ def add_noise(stored, low, high, block, table, new):  # type: ignore[no-untyped-
 
 
 @_compiled(
-    STORED, types.uint64, types.uint64, types.uint64, types.uint64, types.uint64,
+    Halves, types.uint64, types.uint64, types.uint64, types.uint64, types.uint64,
     types.float32[::1], types.uint16[::1],
 )  # fmt: skip
 def add_noise_by_draw(stored, low, high, side_low, side_high, block, table, new):  # type: ignore[no-untyped-def]
@@ -123,7 +123,7 @@ def add_noise_by_draw(stored, low, high, side_low, side_high, block, table, new)
             result[i] = np.uint16(min(size, LARGEST) | ((bits[i] & ~SIZE) >> UPPER))
 
 
-@_compiled(STORED, types.float32, types.float64[::1], types.float64[::1])
+@_compiled(Halves, types.float32, types.float64[::1], types.float64[::1])
 def add_sums(stored, zero, sums, squares):  # type: ignore[no-untyped-def]
     """Add bf16 values less `zero`, and their squares, to the lanes of `noise.Deviation`."""
     lanes, lanes_of_squares = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
@@ -148,7 +148,7 @@ def add_sums(stored, zero, sums, squares):  # type: ignore[no-untyped-def]
             squares[i] += lanes_of_squares[i]
 
 
-@_compiled(STORED, types.uint32, types.uint32, types.float64, types.float64[::1])
+@_compiled(Halves, types.uint32, types.uint32, types.float64, types.float64[::1])
 def _add_squares_of_16_bits(stored, shift, infinity, scale, sums):  # type: ignore[no-untyped-def]
     """Add squares to the lanes of `lanes.Lanes`, of 16-bit floats that are float32 when shifted.
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from moegrow.dtypes import numpy_type
 from moegrow.kernels.noise import (  # fmt: skip
     CHUNK,
     DRAWS_PER_BLOCK,
@@ -26,17 +27,6 @@ Bytes = npt.NDArray[np.uint8]
 
 # Bytes of noised weights from which on loading the compiled loops takes less than they spare.
 WORTH_LOADING = 256 << 20
-
-# What stored values look like in memory. numpy has no BF16: those are the upper halves of F32.
-STORED: dict[str, np.dtype[Any]] = {
-    "F64": np.dtype("<f8"),
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "BF16": np.dtype("<u2"),
-    "I64": np.dtype("<i8"),
-    "I32": np.dtype("<i4"),
-    "I16": np.dtype("<i2"),
-}
 
 
 class Workspace:
@@ -75,6 +65,15 @@ def compiled_loops(count: int, worth: int | None = None) -> ModuleType | None:
     return numba_weights
 
 
+def code_loops(workspace: Workspace) -> ModuleType | None:
+    """The loops from codes to bf16 weights, where a run has loaded those for noise."""
+    if workspace.compiled is None:
+        return None
+    from moegrow.kernels import numba_codes
+
+    return numba_codes
+
+
 def exact(dtype: str) -> Any:
     """The type that a dtype's values are computed in."""
     if dtype.startswith("I"):
@@ -84,7 +83,7 @@ def exact(dtype: str) -> Any:
 
 def numbers(stored: Bytes, dtype: str, workspace: Workspace) -> Floats:
     """Stored values in the type they are computed in, to be used and written to."""
-    found = stored.view(STORED[dtype])
+    found = stored.view(numpy_type(dtype))
     if dtype == "BF16":
         # A bfloat16 is the upper half of a float32.
         wide = workspace.take("numbers", np.uint32, found.size)
@@ -101,7 +100,7 @@ def deviation(blocks: Iterable[Bytes], dtype: str, workspace: Workspace) -> floa
 
     Every block but the last holds a multiple of CHUNK values.
     """
-    width = STORED[dtype].itemsize
+    width = numpy_type(dtype).itemsize
     found = Deviation()
     for block in blocks:
         if workspace.compiled and dtype == "BF16":
@@ -124,7 +123,7 @@ def deviation_of_finite(blocks: Iterable[Bytes], dtype: str, workspace: Workspac
 
 
 def _chunks(block: Bytes, dtype: str, workspace: Workspace) -> Iterator[Floats]:
-    size = CHUNK * STORED[dtype].itemsize
+    size = CHUNK * numpy_type(dtype).itemsize
     for first in range(0, block.size, size):
         yield numbers(block[first : first + size], dtype, workspace)
 
@@ -184,7 +183,7 @@ class Change:
         loop(old, *numbers, self._table, new.view(np.uint16))
 
     def _apply(self, stored: Bytes, start: int, new: Bytes) -> None:
-        width = STORED[self.dtype].itemsize
+        width = numpy_type(self.dtype).itemsize
         for first in range(0, stored.size, CHUNK * width):
             part = slice(first, first + CHUNK * width)
             values = numbers(stored[part], self.dtype, self._workspace)
@@ -203,7 +202,7 @@ class Change:
                 codes = new[part].view(f"<u{width}")
                 codes[:] = FLOATS[self.dtype].codes(values, levels)
             if kept is not None:
-                kind = STORED[self.dtype]
+                kind = numpy_type(self.dtype)
                 new[part].view(kind)[kept] = stored[part].view(kind)[kept]
 
     def _scale(self, values: Floats) -> None:
@@ -222,7 +221,7 @@ class Change:
 
     def store(self, values: Floats, new: Bytes) -> None:
         """Round values to the storage type, to nearest even; `values` are spent."""
-        stored = new.view(STORED[self.dtype])
+        stored = new.view(numpy_type(self.dtype))
         if self.dtype != "BF16":
             with np.errstate(over="ignore"):
                 np.copyto(stored, values, casting="same_kind")

@@ -12,11 +12,11 @@ from moegrow.checkpoint.checksums import Begun, Ordered
 from moegrow.checkpoint.header import TensorSpec, nbytes
 from moegrow.errors import MoegrowError
 from moegrow.files.byte_ranges import read_all
-from moegrow.kernels import fused_dequantize
-from moegrow.kernels.perturb import Bytes, Workspace
+from moegrow.kernels.perturb import Bytes, Workspace, code_loops
 from moegrow.planning.plan import Piece
-from moegrow.quant import dequantize, requantize
-from moegrow.quant.decoding import Decoding, decoded_rows
+from moegrow.quant.codec import Making
+from moegrow.quant.decoding import Decoding
+from moegrow.quant.find_codec import find_codec, find_decoder
 from moegrow.quant.unpack import Read
 
 READ = 8 << 20  # bytes read at a time
@@ -130,23 +130,21 @@ class Source:
         Each block is valid until the next is asked for. `read` is what reads bytes of tensors.
         """
         rows = piece.start, piece.stop
-        tensors, read = self._checkpoint.tensors, read or self._read_part
-        for block in dequantize.decoded(tensors[piece.source], decoding, tensors, read, rows):
+        codec = find_decoder(self.spec(piece.source), decoding, self._checkpoint.tensors)
+        for block in codec.dequantize(read or self._read_part, rows):
             yield block.view(np.uint8)
 
     def remade(
-        self, piece: Piece, decoding: Decoding, read: Read, making: requantize.Making
+        self, piece: Piece, decoding: Decoding, read: Read, making: Making
     ) -> Iterator[Bytes]:
         """The bytes of a piece whose decoded numbers become others, on the grid they were on."""
-        rows = piece.start, piece.stop
-        tensors = self._checkpoint.tensors
-        return requantize.remade(tensors[piece.source], decoding, tensors, read, rows, making)
+        codec = find_codec(self.spec(piece.source), decoding, self._checkpoint.tensors)
+        return codec.requantize(read, (piece.start, piece.stop), making)
 
     def decoded_rows(self, piece: Piece, decoding: Decoding) -> tuple[int, int]:
         """The rows of a piece, once they are decoded, of which `start` and `stop` are stored."""
-        tensors = self._checkpoint.tensors
-        rows = piece.start, piece.stop
-        return decoded_rows(tensors[piece.source], decoding, tensors, rows)
+        codec = find_decoder(self.spec(piece.source), decoding, self._checkpoint.tensors)
+        return codec.rows((piece.start, piece.stop))
 
     def reading(self, piece: Piece) -> Read:
         """What reads bytes of tensors; from far away those of the piece are fetched once."""
@@ -168,12 +166,11 @@ class Source:
         self, piece: Piece, decoding: Decoding, workspace: Workspace
     ) -> Iterator[Bytes] | None:
         """The same numbers rounded to bf16 at once, or None where there is no loop that does it."""
-        loops = fused_dequantize.loops(workspace)
+        loops = code_loops(workspace)
         if loops is None:
             return None
-        tensors = self._checkpoint.tensors
-        spec, rows = tensors[piece.source], (piece.start, piece.stop)
-        return fused_dequantize.weights(loops, spec, decoding, tensors, self._read_part, rows)
+        codec = find_decoder(self.spec(piece.source), decoding, self._checkpoint.tensors)
+        return codec.fused(loops, self._read_part, (piece.start, piece.stop))
 
     def _read_part(self, spec: TensorSpec, start: int, stop: int) -> Bytes:
         """Bytes `start` to `stop` of a tensor."""

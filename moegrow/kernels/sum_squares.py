@@ -3,7 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
-from moegrow.kernels.perturb import STORED, Bytes, Workspace, numbers
+from moegrow.dtypes import numpy_type
+from moegrow.kernels.perturb import Bytes, Workspace, numbers
 
 Floats = npt.NDArray[np.float64]
 
@@ -44,7 +45,7 @@ class Lanes:
                 self._add(stored, dtype, finite=True)
 
     def _add(self, stored: Bytes, dtype: str, *, finite: bool = False) -> None:
-        width, item = self.sums.size, STORED[dtype].itemsize
+        width, item = self.sums.size, numpy_type(dtype).itemsize
         size = STEP // width * width * item
         for first in range(0, stored.size, size):
             part = stored[first : first + size]
@@ -60,7 +61,9 @@ class Lanes:
     def _square(self, stored: Bytes, dtype: str, squares: Floats, *, finite: bool) -> None:
         """Fill `squares` with those of stored values, or with 0 for what is not finite."""
         is_half = dtype == "BF16"
-        found = numbers(stored, dtype, self._workspace) if is_half else stored.view(STORED[dtype])
+        found = (
+            numbers(stored, dtype, self._workspace) if is_half else stored.view(numpy_type(dtype))
+        )
         np.copyto(squares, found)
         if finite:
             (at,) = np.nonzero(~(np.abs(squares) < LARGEST))

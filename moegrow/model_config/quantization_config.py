@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from moegrow.dtypes import OPTIONS
 from moegrow.errors import raise_all
 from moegrow.families.layout import Layout
 from moegrow.files import json_edit
@@ -55,5 +56,5 @@ def check_claims(layout: Layout) -> None:
 def _plain_dtype(layout: Layout) -> str:
     """The --dtype that leaves plain weights as they are: bf16 where in doubt."""
     stored = {spec.dtype for spec in layout.checkpoint.tensors.values() if len(spec.shape) > 1}
-    names = {"F16": "fp16", "F32": "fp32"}
+    names = {dtype: name for name, dtype in OPTIONS.items()}
     return names.get(stored.pop(), "bf16") if len(stored) == 1 else "bf16"

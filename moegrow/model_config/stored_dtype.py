@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from moegrow.checkpoint.checkpoint import QUANT_FILES
+from moegrow.dtypes import TORCH
 from moegrow.errors import MoegrowError
 from moegrow.families.layout import Layout
 from moegrow.families.quantisation import KEYS
@@ -12,7 +13,6 @@ from moegrow.growth import Growth
 from moegrow.model_config import quantization_config
 from moegrow.planning.plan import Storage
 
-NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 _DTYPE_KEYS = ("torch_dtype", "dtype")
 
 
@@ -27,7 +27,7 @@ def stored_config(
     config = json_edit.loads(text, "config.json", infinities=True, is_shallow=True)
     changes: dict[json_edit.Path, Any] = {}
     if storage.dtype:
-        changes = dict.fromkeys(_dtypes(config), NAMES[storage.dtype])
+        changes = dict.fromkeys(_dtypes(config), TORCH[storage.dtype])
     for path in list(_quantisations(config)):
         if not leaves_quantised:
             text = json_edit.remove(text, path)
@@ -68,7 +68,7 @@ def _dtypes(table: Mapping[str, Any], path: json_edit.Path = ()) -> Iterator[jso
     for key, value in table.items():
         if isinstance(value, dict) and key not in KEYS:
             yield from _dtypes(value, (*path, key))
-        elif key in _DTYPE_KEYS and value in NAMES.values():
+        elif key in _DTYPE_KEYS and value in TORCH.values():
             yield (*path, key)
 
 

@@ -8,6 +8,7 @@ from moegrow.checkpoint.checkpoint import Checkpoint
 from moegrow.checkpoint.fingerprint import is_same, sampled
 from moegrow.checkpoint.header import TensorSpec, nbytes
 from moegrow.checkpoint.store import CONFIG, Store
+from moegrow.dtypes import PLAIN
 from moegrow.errors import MoegrowError, raise_all
 from moegrow.families.layout import Layout
 from moegrow.families.read_layout import read_layout
@@ -15,9 +16,6 @@ from moegrow.files import json_edit
 from moegrow.planning.check_pieces import check_stored, piece_problems
 from moegrow.planning.op import COPY, decoding_of
 from moegrow.planning.plan import Output, Plan
-
-# Dtypes whose values can be read, changed in floating point and rounded back.
-FLOATS = ("F64", "F32", "F16", "BF16")
 
 # Names that no tensor may have.
 UNNAMED = ("", "__metadata__")
@@ -159,7 +157,7 @@ def check_growth(plan: Plan, layout: Layout) -> None:
 def check_noise(plan: Plan) -> None:
     """Raise MoegrowError where noise or a scale is asked of tensors that are not plain floats."""
     for output in plan.outputs:
-        if output.dtype not in FLOATS:
+        if output.dtype not in PLAIN:
             for _, _, _, op in output.pieces:
                 if op is not COPY:
                     check_stored(output, op)

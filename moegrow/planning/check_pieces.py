@@ -6,9 +6,9 @@ from typing import assert_never
 
 from moegrow.checkpoint.checkpoint import Checkpoint
 from moegrow.checkpoint.header import TensorSpec
+from moegrow.dtypes import TABLES, WRITTEN, integers
 from moegrow.errors import MoegrowError
 from moegrow.planning.op import (
-    INTEGERS,
     ZERO,
     Cast,
     Copy,
@@ -22,17 +22,15 @@ from moegrow.planning.op import (
     change_of,
     decoding_of,
 )
-from moegrow.planning.plan import STORED, Output, Piece
+from moegrow.planning.plan import Output, Piece
 from moegrow.quant.decoding import (
     AS_IT_IS,
     EXACT,
     SCALES,
     Decoding,
-    Tensors,
-    decoded_rows,
-    decoded_shape,
     is_power_of_two,
 )
+from moegrow.quant.find_codec import Tensors, decoded_shape, find_decoder
 
 
 def check_stored(output: Output, op: Op) -> None:
@@ -45,7 +43,7 @@ def check_stored(output: Output, op: Op) -> None:
                 raise _unscalable(output, ZERO)
         case Renumber(factor):
             # Tables of experts' numbers are joined by columns; packed weights never are.
-            if output.dtype not in INTEGERS or not output.axis:
+            if output.dtype not in TABLES or not output.axis:
                 raise _unscalable(output, Fraction(factor))
         case Perturb() | Cast() | Dequantize():
             change = change_of(op)
@@ -133,8 +131,9 @@ def _place_problem(output: Output, spec: TensorSpec) -> str:
 
 def _code_problem(value: Fraction, spec: TensorSpec) -> str:
     """Why a stored tensor cannot be made of one number."""
-    low, high = _RANGES.get(spec.dtype, (0, 0))
-    if value.denominator == 1 and low <= value <= high:
+    # A small float can be set to zero alone.
+    held = integers(spec.dtype) or range(1)
+    if value.denominator == 1 and value.numerator in held:
         return ""
     return f"{value} is no number that all of {spec.dtype} could be"
 
@@ -144,10 +143,6 @@ def _factor_problem(factor: Fraction, spec: TensorSpec) -> str:
     if spec.dtype in SCALES and is_power_of_two(factor):
         return ""
     return f"{spec.dtype} times {factor} is not exact"
-
-
-# From which number to which an integer can be set; a small float only to zero.
-_RANGES = {"U8": (0, 255), "I8": (-128, 127), "I32": (-(2**31), 2**31 - 1)}
 
 
 def _decoding_problems(
@@ -170,7 +165,7 @@ def _decoding_problems(
     axis = output.axis
     if problem:
         yield f"{output.name} cannot be made of {piece.source}: {problem}"
-    elif decoding != EXACT and output.dtype not in STORED:
+    elif decoding != EXACT and output.dtype not in WRITTEN:
         yield f"{output.name} is decoded, and cannot be written as {output.dtype}"
     elif axis and (
         decoding.codec != "plain" or any(not decoding_of(other.op) for other in output.pieces)
@@ -207,6 +202,6 @@ def _requantizing_problems(
         yield f"{output.name} asks for {wanted} of {piece.source}, which has {rows}"
         return
     try:
-        decoded_rows(spec, decoding, tensors, (piece.start, piece.stop))
+        find_decoder(spec, decoding, tensors).rows((piece.start, piece.stop))
     except ValueError as error:
         yield f"{output.name} is made from {piece.source}: {error}"

@@ -20,8 +20,6 @@ from moegrow.recipes import cookbook
 from moegrow.recipes.recipe import Recipe
 from moegrow.steps import Convert, Depth, Step, Width
 
-DTYPES = {"bf16": "BF16", "fp16": "F16", "fp32": "F32", None: ""}
-
 P = ParamSpec("P")
 C = TypeVar("C", bound="_Call")
 
@@ -171,7 +169,8 @@ def _step(old: Opened, step: Step) -> Plan:
         case Width():
             return _widened(old, step)
         case Convert(dtype=dtype, experts_dtype=experts):
-            return build.store(old.plan, old.layout, Storage(DTYPES[dtype], DTYPES[experts]))
+            stored = (OPTIONS[name] if name else "" for name in (dtype, experts))
+            return build.store(old.plan, old.layout, Storage(*stored))
         case _:
             assert_never(step)
 

@@ -9,10 +9,11 @@ from typing import Any
 
 from moegrow import display, maps
 from moegrow.checkpoint.header import TensorSpec, nbytes
+from moegrow.dtypes import WRITTEN
 from moegrow.errors import one_line
 from moegrow.families.layout import Layout
 from moegrow.planning.op import decoding_of
-from moegrow.planning.plan import AS_STORED, STORED, Output, Plan
+from moegrow.planning.plan import AS_STORED, Output, Plan
 from moegrow.quant.decoding import EXACT
 
 Row = tuple[str, str, str]
@@ -128,7 +129,7 @@ def dtypes(plan: Plan) -> Mapping[str, int]:
 
 def _stays_quantised(output: Output) -> bool:
     """Whether what is made of a quantised tensor is stored as that was."""
-    return output.dtype not in STORED or decoding_of(output.pieces[0].op) in (None, EXACT)
+    return output.dtype not in WRITTEN or decoding_of(output.pieces[0].op) in (None, EXACT)
 
 
 def formats(plan: Plan, layout: Layout) -> tuple[dict[str, int], dict[str, int]]:

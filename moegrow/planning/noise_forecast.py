@@ -11,17 +11,13 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 from moegrow.checkpoint.header import TensorSpec
-from moegrow.quant.decoding import Decoding, decoded_shape
+from moegrow.dtypes import POWERS, float_of
+from moegrow.quant.decoding import Decoding
+from moegrow.quant.find_codec import find_codec
 
 _NORMAL = NormalDist()
 _QUANTILES = 16  # values of the largest weight of a group that stand for all it can be
 _NOISES = 64  # and sizes of the noise
-# Of floating-point numbers: bits of mantissa, the smallest exponent, the largest number.
-_FLOATS = {
-    "F64": (52, -1022, 1.7e308), "F32": (23, -126, 3.4e38), "BF16": (7, -126, 3.4e38),
-    "F16": (10, -14, 65504.0),
-    "F8_E4M3": (3, -6, 448.0), "F8_E5M2": (2, -14, 57344.0), "FP4": (1, 0, 6.0),
-}  # fmt: skip
 _USUAL = 0.02  # σ of weights, as models are initialised
 
 
@@ -65,17 +61,12 @@ def on_weight(
     Where it has zeros, its scales fit the smallest and the largest weight, unless it
     `is_symmetric`.
     """
-    parts = {role: tensors[name] for role, name in decoding.companions}
-    scale = parts["scale"]
-    count = math.prod(decoded_shape(spec, decoding, tensors))
+    codec = find_codec(spec, decoding, tensors)
+    scale, count = codec.parts["scale"], math.prod(codec.shape)
     each = max(1, count // max(1, math.prod(scale.shape)))
-    is_power = scale.dtype in ("U8", "F8_E8M0")
-    bits = decoding.setting("bits", 8)
-    grid = "FP4" if decoding.codec == "fp4" else spec.dtype
-    if grid in _FLOATS:
-        return _on_grid(grid, bits, each, is_power, False, amount, by_draw)
-    has_zero = "zero" in parts and not is_symmetric
-    return _on_grid("", bits, each, is_power, has_zero, amount, by_draw)
+    is_power = scale.dtype in POWERS
+    has_zero = "zero" in codec.parts and not is_symmetric
+    return _on_grid(codec.floats, codec.bits, each, is_power, has_zero, amount, by_draw)
 
 
 @lru_cache(maxsize=256)
@@ -90,14 +81,14 @@ def _on_grid(
         chance = ((number + 0.5) / _QUANTILES) ** (1 / each)
         largest = _NORMAL.inv_cdf((1 + chance) / 2 if not has_zero else max(chance, 0.5 + 1e-9))
         if dtype:
-            mantissa, _, most = _FLOATS[dtype]
+            made = float_of(dtype)
+            most = made.largest
             scale = most / largest
             if is_power:
                 # The exponent of the largest weight becomes that of the largest number.
-                exponents = math.floor(math.log2(most)), math.floor(math.log2(largest))
-                scale = 2.0 ** (exponents[0] - exponents[1])
+                scale = 2.0 ** (made.highest - math.floor(math.log2(largest)))
             found = _float_cells(dtype, 1 / scale)
-            end, step = most / scale, 2.0 ** (math.floor(math.log2(most)) - mantissa) / scale
+            end, step = most / scale, 2.0 ** (made.highest - made.mantissa) / scale
         else:
             step = 2 * largest / (2**bits - 1)
             found, end = iter([_Cell(1.0, step)]), largest
@@ -127,15 +118,15 @@ def _at_end(largest: float, low: float, each: int, has_zero: bool) -> float:
 
 def _float_cells(dtype: str, scale: float) -> Iterator[_Cell]:
     """The weights by the binades of floating-point numbers that are `scale` σ for each 1."""
-    mantissa, least, largest = _FLOATS[dtype]
-    top = math.floor(math.log2(largest))
+    made = float_of(dtype)
+    top = made.highest
     # Far below σ there are too few weights to count.
-    lowest = max(least, math.floor(math.log2(1 / scale)) - 24)
+    lowest = max(made.least, math.floor(math.log2(1 / scale)) - 24)
     below = 0.0
     for exponent in range(lowest, top + 1):
         above = 1.0 if exponent == top else math.erf(2.0 ** (exponent + 1) * scale / math.sqrt(2))
         if above > below:
-            yield _Cell(above - below, 2.0 ** (exponent - mantissa) * scale)
+            yield _Cell(above - below, 2.0 ** (exponent - made.mantissa) * scale)
         below = above
         if above == 1.0:
             break

@@ -10,9 +10,6 @@ from moegrow.quant.decoding import AS_IT_IS, EXACT, Decoding
 
 ONE, ZERO = Fraction(1), Fraction(0)
 
-# Dtypes of tables of numbers, which can be scaled and shifted exactly.
-INTEGERS = ("I64", "I32", "I16")
-
 
 class Copy(Struct, frozen=True, gc=False):
     """The bytes stay as they are."""

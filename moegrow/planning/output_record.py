@@ -8,12 +8,11 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from moegrow.checkpoint.header import BITS
+from moegrow.dtypes import BITS, TABLES, WRITTEN
 from moegrow.errors import MoegrowError
 from moegrow.files import json_edit
 from moegrow.growth import Noise, Rounding
 from moegrow.planning.op import (
-    INTEGERS,
     Cast,
     Dequantize,
     Fill,
@@ -24,7 +23,7 @@ from moegrow.planning.op import (
     perturbed,
     renumbered,
 )
-from moegrow.planning.plan import STORED, Output, Piece
+from moegrow.planning.plan import Output, Piece
 from moegrow.planning.plan_lines import output_line
 from moegrow.quant.decoding import AS_IT_IS, CODECS, EXACT, SETTINGS, Decoding
 
@@ -151,14 +150,14 @@ def _op(dtype: str, axis: int, decoding: Decoding | None, change: Perturb) -> Op
         return Fill(shift, decoding)
     if decoding is None:
         is_whole = scale.denominator == shift.denominator == 1 and not noise
-        if is_whole and axis and dtype in INTEGERS:
+        if is_whole and axis and dtype in TABLES:
             return renumbered(int(scale), int(shift))
         return perturbed(noise, scale, shift)
     if decoding == EXACT:
         if shift:
             raise ValueError(f"what is stored times {scale} plus {shift} is not exact")
         return Rescale(scale)
-    if noise and noise.is_rounded_by_draw and dtype not in STORED and change == Perturb(noise):
+    if noise and noise.is_rounded_by_draw and dtype not in WRITTEN and change == Perturb(noise):
         return Requantize(decoding, noise)
     return Cast(change) if decoding == AS_IT_IS else Dequantize(decoding, change)
 

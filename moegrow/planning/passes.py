@@ -1,12 +1,13 @@
 """Rewrite outputs that are quantised or change dtype: factors, casts, requantizing."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from functools import cached_property
-from typing import Any, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
-from moegrow.checkpoint.header import BITS, TensorSpec
+from moegrow.checkpoint.header import TensorSpec
+from moegrow.dtypes import BITS, PLAIN
 from moegrow.errors import MoegrowError, raise_all
 from moegrow.families.layout import Layout
 from moegrow.growth import Growth
@@ -28,10 +29,11 @@ from moegrow.planning.op import (
 )
 from moegrow.planning.plan import Output, Piece, Storage
 from moegrow.quant.decoding import AS_IT_IS, EXACT, is_power_of_two
-from moegrow.quant.formats import PLAIN, Weight
+from moegrow.quant.find_codec import find_codec
+from moegrow.quant.formats import Weight
 
-# The companion that takes a factor: the first of these that a weight has.
-_TAKES = ("factor", "divisor", "scale")
+if TYPE_CHECKING:
+    from moegrow.quant.codec import Codec
 
 
 def are_asked(layout: Layout, growth: Growth, output_scale: Fraction) -> bool:
@@ -50,6 +52,7 @@ class Factors:
 
     def __init__(self, layout: Layout) -> None:
         quantised = layout.quantised
+        self._tensors = layout.checkpoint.tensors
         self._weights = quantised.weights
         self._owners = quantised.owners
         self.taken: set[str] = set()
@@ -69,27 +72,31 @@ class Factors:
             return piece
         roles = {name: role for role, name in weight.decoding.companions}
         role = "values" if piece.source == weight.values else roles.get(piece.source, "")
-        return piece._replace(op=self._op(piece.op, weight, role, roles.values()))
+        return piece._replace(op=self._op(piece.op, weight, role))
 
-    def _op(self, op: Op, weight: Weight, role: str, roles: Collection[str]) -> Op:
-        """What happens to a tensor of a weight, which plays a role in it, beside others."""
+    def _op(self, op: Op, weight: Weight, role: str) -> Op:
+        """What happens to a tensor of a weight, which plays a role in it."""
         match op:
             case Fill(decoding=None):
-                code = zeros(weight).get(role)
+                code = self._codec(weight).zeros().get(role)
                 return COPY if code is None else Fill(Fraction(code), EXACT)
             case Perturb(noise, scale, shift) if scale != ONE and is_power_of_two(scale):
                 if role == "values":
                     return perturbed(noise, ONE, shift)
-                if role != next(taker for taker in _TAKES if taker in roles):
+                multiplied, factor = self._codec(weight).factor(scale)
+                if role != multiplied:
                     return COPY
                 self.taken.add(weight.format)
-                return Rescale(1 / scale if role == "divisor" else scale)
+                return Rescale(factor)
             case Perturb():  # a scale that no plan is allowed to ask for
                 return op
             case Copy() | Fill() | Cast() | Dequantize() | Requantize() | Rescale() | Renumber():
                 return op
             case _:
                 assert_never(op)
+
+    def _codec(self, weight: Weight) -> "Codec":
+        return find_codec(self._tensors[weight.values], weight.decoding, self._tensors)
 
 
 def _is_changed(op: Op) -> bool:
@@ -118,40 +125,18 @@ def in_scales(outputs: Iterable[Output], layout: Layout) -> dict[str, Fraction]:
     if not multiplied:
         return {}
     quantised, found = layout.quantised, {}
+    tensors = layout.checkpoint.tensors
     owners = quantised.owners
     for name, source, factor in multiplied:
         if source not in owners:
             continue
         weight = quantised.weights[owners[source]]
         stem = weight.values.removesuffix(weight.ending)
-        role = next(role for role, name in weight.decoding.companions if name == source)
+        codec = find_codec(tensors[weight.values], weight.decoding, tensors)
         values = name.removesuffix(source.removeprefix(stem)) + weight.ending
-        found[values] = 1 / factor if role == "divisor" else factor
+        # The factor of a companion for that of the numbers, and the other way round, are the same.
+        _, found[values] = codec.factor(factor)
     return found
-
-
-def zeros(weight: Weight) -> dict[str, int]:
-    """What to store for the codes of a weight and its zero points, so that it is zero."""
-    decoding = weight.decoding
-    if decoding.codec not in ("packed", "gptq", "awq"):
-        return {"values": 0, "zero": 0}
-    bits = decoding.setting("bits")
-    # The middle of the codes, which symmetric weights take for zero without looking it up.
-    middle = 1 << (bits - 1)
-    return {
-        "values": _word(middle, bits),
-        "zero": _word(middle - decoding.setting("zero_shift"), bits),
-    }
-
-
-def _word(code: int, bits: int) -> int:
-    """A signed word of 32 bits, full of one code.
-
-    >>> hex(_word(8, 4) + (1 << 32))
-    '0x88888888'
-    """
-    word = sum(code << at for at in range(0, 32, bits))
-    return word - (1 << 32) if word >> 31 else word
 
 
 # What is stored in float32 because less would change what a router chooses.

@@ -41,7 +41,6 @@ class Storage(NamedTuple):
 
 
 AS_STORED = Storage()
-STORED = ("F32", "F16", "BF16")  # what weights can be written as
 
 
 class Output(NamedTuple):

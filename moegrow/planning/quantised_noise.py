@@ -8,15 +8,16 @@ from typing import NamedTuple
 
 from moegrow.checkpoint.header import TensorSpec
 from moegrow.display import size
+from moegrow.dtypes import PLAIN, WRITTEN
 from moegrow.errors import MoegrowError
 from moegrow.families.layout import Layout
 from moegrow.growth import Noise
 from moegrow.planning.build import render
-from moegrow.planning.check import FLOATS, check_noise
+from moegrow.planning.check import check_noise
 from moegrow.planning.noise_forecast import Forecast, on_floats, on_weight
 from moegrow.planning.noise_stats import SWALLOWED
 from moegrow.planning.op import noise_of
-from moegrow.planning.plan import STORED, Output, Plan, Storage
+from moegrow.planning.plan import Output, Plan, Storage
 from moegrow.quant.formats import Quantised, Weight
 
 TOO_MUCH = 1.1  # times the noise asked for from which on it is worth a warning
@@ -78,7 +79,7 @@ def _is_quantised(plan: Plan) -> bool:
 
 def _is_noised(output: Output) -> bool:
     """Whether a tensor with noise is stored as something else than plain floats."""
-    return output.dtype not in FLOATS and any(noise_of(piece.op) for piece in output.pieces)
+    return output.dtype not in PLAIN and any(noise_of(piece.op) for piece in output.pieces)
 
 
 def _is_refused(output: Output, quantised: Quantised) -> bool:
@@ -192,7 +193,7 @@ def foretold(plan: Plan, layout: Layout) -> Mapping[Asked, Forecast]:
             noise = noise_of(piece.op)
             if noise is None or noise.kind == "uniform":
                 continue
-            weight = None if output.dtype in STORED else quantised.weights.get(piece.source)
+            weight = None if output.dtype in WRITTEN else quantised.weights.get(piece.source)
             stored = weight.format if weight else output.dtype
             asked = Asked(stored, noise.amount, noise.is_rounded_by_draw)
             kind = None
@@ -204,7 +205,7 @@ def foretold(plan: Plan, layout: Layout) -> Mapping[Asked, Forecast]:
                 key = (spec.dtype, spec.shape, settings, weight.is_symmetric, *shapes)
                 first = known.setdefault(key, spec)
                 kind = first, quantised.weights[first.name]
-            elif output.dtype not in FLOATS:
+            elif output.dtype not in PLAIN:
                 continue
             kinds.setdefault(asked, Counter())[kind] += 1
     return {

@@ -5,9 +5,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from moegrow.checkpoint.checkpoint import Checkpoint
+from moegrow.dtypes import PLAIN
 from moegrow.files.linear_regex import Budget, Pattern, joined
 from moegrow.quant.detect import find_quantised
-from moegrow.quant.formats import PLAIN, Quantised, Weight
+from moegrow.quant.formats import Quantised, Weight
 from moegrow.quant.scheme import Schemes
 
 Told = Mapping[str, Any]

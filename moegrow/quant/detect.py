@@ -2,13 +2,18 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moegrow.checkpoint.checkpoint import Checkpoint
 from moegrow.checkpoint.header import TensorSpec
-from moegrow.quant.decoding import Decoding, decoded_shape
-from moegrow.quant.formats import PLAIN, Format, Quantised, Weight, activations, formats
+from moegrow.dtypes import PLAIN
+from moegrow.quant.decoding import Decoding
+from moegrow.quant.find_codec import codec_class, find_codec
+from moegrow.quant.formats import Format, Quantised, Weight, activations, formats
 from moegrow.quant.scheme import Scheme, Schemes
+
+if TYPE_CHECKING:
+    from moegrow.quant.codec import Codec
 
 Settings = tuple[tuple[str, int], ...]
 
@@ -50,8 +55,7 @@ class _Maker:
 
     def __init__(self, form: Format, schemes: Schemes, tensors: Mapping[str, TensorSpec]) -> None:
         self._form, self._schemes, self._tensors = form, schemes, tensors
-        is_float = form.codec in ("scaled", "fp4") and "I8" not in form.dtypes
-        self._numbers = "float" if is_float else "int"
+        self._numbers = "int" if form.dtypes[0].startswith("I") else "float"
         self._roles = [
             (role, ending.removesuffix("?"), not ending.endswith("?"))
             for role, ending in form.companions.items()
@@ -96,62 +100,27 @@ class _Maker:
         sizes = [(part.dtype, part.shape) for part in parts.values()]
         kind = (scheme, spec.dtype, spec.shape, *parts, *sizes)
         if kind not in self._known:
-            settings = tuple(_settings(form, scheme, self._schemes.settings, spec, parts))
-            shape = decoded_shape(spec, Decoding(form.codec, companions, settings), self._tensors)
-            _check_groups(form, scheme, shape, parts["scale"].shape)
-            self._known[kind] = settings, shape
+            config = self._schemes.settings
+            settings = tuple(codec_class(form.codec).settings(spec, parts, scheme, config))
+            if form.transposed:
+                settings = (("transposed", 1), *settings)
+            decoding = Decoding(form.codec, companions, settings)
+            codec = find_codec(spec, decoding, self._tensors)
+            _check_groups(form, scheme, codec)
+            self._known[kind] = settings, codec.shape
         return self._known[kind]
 
 
-def _settings(
-    form: Format,
-    scheme: Scheme,
-    told: Mapping[str, str],
-    spec: TensorSpec,
-    parts: Mapping[str, TensorSpec],
-) -> Iterator[tuple[str, int]]:
-    """What the names of a weight do not say: from shapes where those tell, else as it is told."""
-    if form.transposed:
-        yield "transposed", 1
-    if form.codec == "scaled" and scheme.block:
-        yield from zip(("block_rows", "block_columns"), scheme.block, strict=True)
-    if form.codec == "packed":
-        yield "bits", scheme.bits
-    if form.codec == "gptq":
-        yield "bits", _bits(_length(spec, 0), _length(parts["group"], 0))
-        layout = told.get("checkpoint_format", "gptq")
-        if layout not in ("gptq", "gptq_v2"):
-            raise ValueError(f"it is packed as for {layout}, which is not decoded")
-        yield "zero_shift", 0 if layout == "gptq_v2" else 1
-    if form.codec == "awq":
-        yield "bits", _bits(_length(spec, -1), _length(parts["scale"], -1))
-        layout = told.get("version", "gemm")
-        if layout != "gemm":
-            raise ValueError(f"it is packed as for {layout}, which is not decoded")
-
-
-def _length(spec: TensorSpec, axis: int) -> int:
-    return spec.shape[axis] if spec.shape else 0
-
-
-def _bits(words: int, numbers: int) -> int:
-    """Of how many bits numbers are that fill words of 32 bits; 0 where that cannot be."""
-    return 32 * words // numbers if numbers and not 32 * words % numbers else 0
-
-
-def _check_groups(
-    form: Format, scheme: Scheme, shape: tuple[int, ...], scale: tuple[int, ...]
-) -> None:
+def _check_groups(form: Format, scheme: Scheme, codec: "Codec") -> None:
     """Raise ValueError where rows are in other groups than the format has, or the config says."""
-    size = form.group or (scheme.group if form.codec in ("packed", "awq") else 0)
+    size = form.group or (scheme.group if codec.uses_group_size else 0)
     if not size:
         return
-    is_turned = form.transposed and form.codec == "fp4"
-    columns = shape[-2] if is_turned else shape[-1]
-    groups = scale[0] if form.codec == "awq" else scale[-1]
+    columns, groups = codec.grouped
     if columns != groups * (columns if size < 0 else size):
+        scale = [*codec.parts["scale"].shape]
         wanted = "one group" if size < 0 else f"groups of {size}"
-        raise ValueError(f"its scale {list(scale)} is not for {columns} columns in {wanted}")
+        raise ValueError(f"its scale {scale} is not for {columns} columns in {wanted}")
 
 
 def _unknown(

@@ -10,8 +10,6 @@ import msgspec
 from moegrow.files import typed_toml
 from moegrow.quant.decoding import Decoding
 
-PLAIN = ("F64", "F32", "F16", "BF16")
-
 
 class Format(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A way of storing a weight in several tensors; formats.toml says what the keys mean."""

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moegrow.checkpoint.header import nbytes
+from moegrow.dtypes import numpy_type
 from moegrow.errors import MoegrowError
 from moegrow.quant.unpack import Bytes, numbers
 
@@ -32,7 +33,7 @@ def multiplied(name: str, stored: Bytes, dtype: str, factor: Fraction) -> Bytes:
         new = (after.view(np.uint32) >> 16).astype("<u2").view(np.uint8)
     else:
         with np.errstate(over="ignore"):
-            new = after.astype({"F32": "<f4", "F16": "<f2"}[dtype]).view(np.uint8)
+            new = after.astype(numpy_type(dtype)).view(np.uint8)
     # Back by the inverse is where it began, unless something was lost on the way.
     back = _times(numbers(new, dtype), 1 / factor)
     is_lost = (back != before) & ~np.isnan(before)

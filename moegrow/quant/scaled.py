@@ -1,83 +1,114 @@
-"""Matrices whose codes are bytes, or two in a byte, times the scales of their blocks and groups."""
+"""The codec of fp8 and int8 weights: a byte for each code, a scale for each block of them."""
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from types import ModuleType
 
 import numpy as np
-import numpy.typing as npt
 
-from moegrow.checkpoint.header import TensorSpec, nbytes
-from moegrow.errors import MoegrowError
-from moegrow.quant.decoding import Decoding, block_of
-from moegrow.quant.unpack import (
-    Bytes,
-    Floats,
-    Read,
-    companion,
-    nibbles,
-    numbers,
-    unpacked,
-    words_of,
-)
+from moegrow.checkpoint.header import TensorSpec
+from moegrow.dtypes import FP8, POWERS
+from moegrow.quant.codec import Bands, Codec, Matrix, Parts, Rows, Settings, Shape, expect, same
+from moegrow.quant.decoding import FLOAT_SCALES, Decoding
+from moegrow.quant.packing import CodeGrid
+from moegrow.quant.scheme import Scheme
+from moegrow.quant.stochastic_rounding import WholeGrid
+from moegrow.quant.unpack import Bytes, Floats, Read, companion, numbers
 
-# Something of the rows of a matrix from one to another: a value for each column, or one for all.
-Rows = Callable[[int, int], npt.NDArray[Any]]
+# Values that share a scale, from which on a table of what codes become is worth making.
+WORTH_A_TABLE = 512
 
 
-class Matrix(NamedTuple):
-    """A stored matrix: its numbers, or, of the same rows and columns, what they are made of.
+class Scaled(Codec):
+    """Codes times the scale of their tensor, channel or block; int8 may have zeros."""
 
-    `codes` are what is stored, whole numbers of 8 bits or fewer. What they stand for, less `zeros`
-    and times `scales`, is the number.
-    """
+    dtypes = (*FP8, "I8")
+    roles = ("scale", "zero?")
 
-    numbers: Rows
-    codes: Rows
-    scales: Rows
-    zeros: Rows | None = None
+    @classmethod
+    def settings(
+        cls, spec: TensorSpec, parts: Parts, scheme: Scheme, config: Mapping[str, str]
+    ) -> Settings:
+        if scheme.block:
+            yield from zip(("block_rows", "block_columns"), scheme.block, strict=True)
 
+    def _shape(self) -> Shape:
+        expect(self.parts["scale"], *FLOAT_SCALES, *POWERS)
+        if "zero" in self.parts:
+            expect(self.spec, "I8")
+            expect(self.parts["zero"], "I8")
+            same(self.parts["zero"].shape, self.parts["scale"].shape)
+        assert self.block
+        return self.spec.shape
 
-def scaled(
-    spec: TensorSpec, parts: Mapping[str, TensorSpec], decoding: Decoding,
-    shape: tuple[int, ...], read: Read, number: int,
-) -> Matrix:  # fmt: skip
-    """Codes times a scale for each block of them."""
-    columns = shape[-1] if shape else 1
-    height = shape[-2] if len(shape) > 1 else 1
-    block_rows, block_columns = block_of(shape, parts["scale"].shape, decoding)
-    grid = -(-height // block_rows), -(-columns // block_columns)
-    one = math.prod(parts["scale"].shape) == 1
-    scale = companion(parts["scale"], read, 0 if one else number, math.prod(grid)).reshape(grid)
-    zero = parts.get("zero")
-    offset = None if zero is None else companion(zero, read, 0 if one else number, math.prod(grid))
-    base = number * height * columns * nbytes(spec.dtype, (1,))
+    @property
+    def block(self) -> tuple[int, int]:
+        """The rows and columns that share a scale."""
+        return block_of(self.spec.shape, self.parts["scale"].shape, self.decoding)
 
-    def rows(first: int, stop: int) -> Floats:
-        found = numbers(codes(first, stop).reshape(-1), spec.dtype).reshape(-1, columns)
-        if block_rows == 1:
-            wide = _wide(scale[first:stop], block_columns, columns)
-            if offset is not None:
-                found -= _wide(offset.reshape(grid)[first:stop], block_columns, columns)
-            found *= wide
+    @property
+    def floats(self) -> str:
+        return "" if self.spec.dtype == "I8" else self.spec.dtype
+
+    def grid(self) -> CodeGrid:
+        if self.floats:
+            return super().grid()
+        return CodeGrid(numbers(np.arange(256, dtype=np.uint8), "I8"), WholeGrid(-128, 127))
+
+    def _blocks(self, role: str, read: Read, number: int) -> Floats:
+        """The numbers of a companion, one for each block of matrix `number`."""
+        (tall, wide), spec = self.block, self.parts[role]
+        height, columns = (1, 1, *self.shape)[-2:]
+        grid = -(-height // tall), -(-columns // wide)
+        first = 0 if math.prod(spec.shape) == 1 else number
+        return companion(spec, read, first, math.prod(grid)).reshape(grid)
+
+    def matrix(self, read: Read, number: int) -> Matrix:
+        (tall, wide), spec = self.block, self.spec
+        height, columns = (1, 1, *self.shape)[-2:]
+        scale = self._blocks("scale", read, number)
+        offset = self._blocks("zero", read, number) if "zero" in self.parts else None
+        base = number * height * columns
+
+        def codes(first: int, stop: int) -> Bytes:
+            return read(spec, base + first * columns, base + stop * columns).reshape(-1, columns)
+
+        def rows(first: int, stop: int) -> Floats:
+            found = numbers(codes(first, stop).reshape(-1), spec.dtype).reshape(-1, columns)
+            if tall == 1:
+                if offset is not None:
+                    found -= _wide(offset[first:stop], wide, columns)
+                found *= _wide(scale[first:stop], wide, columns)
+                return found
+            for block in range(first // tall, -(-stop // tall)):
+                part = found[max(0, block * tall - first) : (block + 1) * tall - first]
+                if offset is not None:
+                    part -= _wide(offset[block], wide, columns)
+                part *= _wide(scale[block], wide, columns)
             return found
-        for block in range(first // block_rows, -(-stop // block_rows)):
-            part = found[max(0, block * block_rows - first) : (block + 1) * block_rows - first]
-            if offset is not None:
-                part -= _wide(offset.reshape(grid)[block], block_columns, columns)
-            part *= _wide(scale[block], block_columns, columns)
-        return found
 
-    def codes(first: int, stop: int) -> Bytes:
-        return read(spec, base + first * columns, base + stop * columns).reshape(-1, columns)
+        def spread(each: Floats) -> Rows:
+            return lambda first, stop: _wide(each[np.arange(first, stop) // tall], wide, columns)
 
-    def spread(each: Floats) -> Rows:
-        return lambda first, stop: _wide(
-            each[np.arange(first, stop) // block_rows], block_columns, columns
-        )
+        return Matrix(rows, codes, spread(scale), None if offset is None else spread(offset))
 
-    zeros = None if offset is None else spread(offset.reshape(grid))
-    return Matrix(rows, codes, spread(scale), zeros)
+    def fused(self, loops: ModuleType, read: Read, rows: tuple[int, int]) -> Iterator[Bytes] | None:
+        is_small = math.prod(self.block) < WORTH_A_TABLE
+        if "zero" in self.parts or is_small or len(self.shape) < 2:
+            return None
+        return self._fused(loops, read, rows)
+
+    def _fused(self, loops: ModuleType, read: Read, rows: tuple[int, int]) -> Iterator[Bytes]:
+        (height, columns), bands = self.shape[-2:], Bands()
+        values = numbers(np.arange(256, dtype=np.uint8), self.spec.dtype)
+        for number, low, high in self.matrices(rows):
+            scales, base = self._blocks("scale", read, number), number * height * columns
+            for first, stop, new in bands.of(low, high, columns):
+                codes = read(self.spec, base + first * columns, base + stop * columns)
+                made = new.reshape(-1, columns)
+                codes = codes.reshape(-1, columns)
+                loops.in_blocks(codes, values, scales, first, *self.block, made)
+                yield new.view(np.uint8)
 
 
 def _wide(scale: Floats, each: int, columns: int) -> Floats:
@@ -85,131 +116,40 @@ def _wide(scale: Floats, each: int, columns: int) -> Floats:
     return scale if scale.shape[-1] == 1 else np.repeat(scale, each, axis=-1)[..., :columns]
 
 
-def fp4(
-    spec: TensorSpec, parts: Mapping[str, TensorSpec], decoding: Decoding,
-    shape: tuple[int, ...], read: Read, number: int,
-) -> Matrix:  # fmt: skip
-    """Two values of FP4 in a byte, the first in its lower half, times a scale for each group."""
-    swapped = bool(decoding.setting("transposed"))
-    height, columns = (shape[-1], shape[-2]) if swapped else shape[-2:]
-    scale, _ = groups_of(spec, parts, decoding, shape, read, number)
-    line = columns // 2
-    return _grouped_halves(spec, "FP4", scale, (number * height, line), read, swapped=swapped)
+def block_of(shape: Shape, scale: Shape, decoding: Decoding) -> tuple[int, int]:
+    """How many rows and columns of a matrix share a scale; raises ValueError where none would do.
+
+    The last blocks may be smaller where the decoding says how large the others are.
+    """
+    if math.prod(scale) == 1:
+        return (shape[-2], shape[-1]) if len(shape) > 1 else (1, shape[-1] if shape else 1)
+    if len(shape) < 2:
+        raise ValueError(f"a scale of {list(scale)} does not fit {list(shape)}")
+    rows, columns = shape[-2:]
+    if len(scale) == 1:
+        if len(shape) == 2 and scale[0] == rows:
+            return 1, columns
+        if len(shape) == 3 and scale[0] == shape[0]:
+            return rows, columns
+    elif scale[:-2] == shape[:-2] and min(scale) > 0:
+        high = _block(rows, scale[-2], decoding.setting("block_rows"))
+        wide = _block(columns, scale[-1], decoding.setting("block_columns"))
+        if high and wide:
+            return high, wide
+    told = decoding.setting("block_rows"), decoding.setting("block_columns")
+    blocks = f" in blocks of {list(told)}" if min(told) and len(scale) > 1 else ""
+    raise ValueError(f"a scale of {list(scale)} does not fit {list(shape)}{blocks}")
 
 
-def _grouped_halves(
-    spec: TensorSpec, table: str, scale: Floats, at: tuple[int, int], read: Read,
-    *, zero: Floats | None = None, swapped: bool = False,
-) -> Matrix:  # fmt: skip
-    """Two values in a byte times their group's scale; `at`: the first row, and bytes of a row."""
-    start, line = at
-    height, groups = scale.shape
-    size = 2 * line // groups
-    held = (
-        read(spec, start * line, (start + height) * line).reshape(height, line) if swapped else None
-    )
-
-    def rows(first: int, stop: int) -> Floats:
-        if held is None:
-            stored = read(spec, (start + first) * line, (start + stop) * line)
-            found = _halves(stored.reshape(-1, line), table).reshape(stop - first, groups, -1)
-            if zero is not None:
-                found -= zero[first:stop, :, None]
-            found *= scale[first:stop, :, None]
-            return found
-        # Rows of the result are columns here; a band of them is decoded and turned.
-        low, high = first // size, -(-stop // size)
-        part = np.ascontiguousarray(held[:, low * size // 2 : high * size // 2])
-        found = _halves(part, table).reshape(height, high - low, size)
-        found *= scale[:, low:high, None]
-        turned = found.reshape(height, -1)[:, first - low * size : stop - low * size]
-        return np.ascontiguousarray(turned.T)
-
-    def codes(first: int, stop: int) -> Bytes:
-        if held is not None:
-            return _apart(held[:, first // 2 : -(-stop // 2)]).T[: stop - first]
-        stored = read(spec, (start + first) * line, (start + stop) * line)
-        return _apart(stored.reshape(-1, line))
-
-    def spread(each: Floats) -> Rows:
-        if swapped:
-            return lambda first, stop: each[:, np.arange(first, stop) // size].T
-        return lambda first, stop: np.repeat(each[first:stop], size, axis=1)
-
-    return Matrix(rows, codes, spread(scale), None if zero is None else spread(zero))
-
-
-def _apart(stored: Bytes) -> Bytes:
-    """The two codes in each byte of a matrix, the lower half first."""
-    return np.stack([stored & 15, stored >> 4], axis=-1).reshape(len(stored), -1)
-
-
-def _halves(stored: Bytes, table: str) -> Floats:
-    pairs = np.take(nibbles(table), np.ascontiguousarray(stored), mode="wrap")
-    return pairs.view(np.float32).reshape(len(stored), -1)
-
-
-def packed(
-    spec: TensorSpec, parts: Mapping[str, TensorSpec], decoding: Decoding,
-    shape: tuple[int, ...], read: Read, number: int,
-) -> Matrix:  # fmt: skip
-    """Whole numbers of some bits, the lowest bits first, minus half their range, times a scale."""
-    columns, bits = shape[-1], decoding.setting("bits")
-    scale, zero = groups_of(spec, parts, decoding, shape, read, number)
-    groups = scale.shape[1]
-    line = columns * bits // 8
-    if bits == 4:
-        return _grouped_halves(spec, "INT4", scale, (0, line), read, zero=zero)
-
-    def rows(first: int, stop: int) -> Floats:
-        found = read(spec, first * line, stop * line).astype(np.float32)
-        found = found.reshape(stop - first, groups, -1) - 128
-        if zero is not None:
-            found -= zero[first:stop, :, None]
-        found *= scale[first:stop, :, None]
-        return found
-
-    def spread(each: Floats) -> Rows:
-        return lambda first, stop: np.repeat(each[first:stop], columns // groups, axis=1)
-
-    return Matrix(
-        rows,
-        lambda first, stop: read(spec, first * line, stop * line).reshape(-1, line),
-        spread(scale),
-        None if zero is None else spread(zero),
-    )
-
-
-def groups_of(
-    spec: TensorSpec, parts: Mapping[str, TensorSpec], decoding: Decoding,
-    shape: tuple[int, ...], read: Read, number: int,
-) -> tuple[Floats, Floats | None]:  # fmt: skip
-    """The scale of every group of matrix `number`, a row for each row as it is stored, and the
-    zero that is taken from its codes, where there are zeros."""
-    told = parts.get("shape")
-    if told is not None:
-        sizes = read(told, 0, nbytes(told.dtype, (2,)))
-        sizes = sizes.view("<i8" if told.dtype == "I64" else "<i4").tolist()
-        if sizes != [*shape]:
-            raise MoegrowError(
-                f"{told.name} says {sizes}, and {spec.name} holds {[*shape]}",
-                "one of them is damaged or padded; copies need no decoding: --noise 0",
-            )
-    height, groups = parts["scale"].shape[-2:]
-    scale = companion(parts["scale"], read, number, height * groups).reshape(height, groups)
-    # What becomes infinite, or none, is what such a number stands for.
-    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-        if "divisor" in parts:
-            scale = scale / companion(parts["divisor"], read, 0, 1)
-        if "factor" in parts:
-            scale = scale * companion(parts["factor"], read, 0, 1)
-    if "zero" not in parts:
-        return scale, None
-    bits = decoding.setting("bits")
-    codes = unpacked(words_of(parts["zero"], read), bits, axis=0)[:height]
-    return scale, codes.astype(np.float32) - np.float32(1 << (bits - 1))
-
-
-def pairs_of(decoding: Decoding) -> npt.NDArray[np.uint64]:
-    """What each byte of two codes of 4 bits holds: two float32, the lower half's first."""
-    return nibbles("FP4" if decoding.codec == "fp4" else "INT4")
+def _block(length: int, count: int, told: int) -> int:
+    """How many of `length` rows or columns share one of `count` scales, or 0 if nothing tells."""
+    if told and -(-length // told) == count:
+        return told
+    if count == 1:
+        return length
+    if count == length:
+        return 1
+    each, rest = divmod(length, count)
+    # Blocks are a power of two wide, and where these are, the last one cannot be a smaller one.
+    is_even = not told and not rest and each & (each - 1) == 0
+    return each if is_even else 0

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from moegrow.dtypes import FP8, float_of
+
 Floats = npt.NDArray[Any]
 Levels = npt.NDArray[np.uint16]  # draws from 0 to 65535
 Codes = npt.NDArray[Any]  # what is stored for a number, as whole numbers
@@ -27,12 +29,7 @@ class FloatGrid(NamedTuple):
     mantissa: int
     least: int
     top: int
-
-    @property
-    def largest(self) -> float:
-        """The largest number."""
-        exponent, rest = divmod(self.top, 1 << self.mantissa)
-        return float((rest / (1 << self.mantissa) + 1) * 2.0 ** (exponent - 1 + self.least))
+    largest: float
 
     def codes(self, values: Floats, levels: Levels) -> Codes:
         """The codes of float32 or float64 values, each rounded as its draw decides.
@@ -89,13 +86,13 @@ class WholeGrid(NamedTuple):
 
 Grid = FloatGrid | WholeGrid
 
-FLOATS = {
-    "BF16": FloatGrid(15, 7, -126, 0x7F7F),
-    "F16": FloatGrid(15, 10, -14, 0x7BFF),
-    "F8_E4M3": FloatGrid(7, 3, -6, 0x7E),
-    "F8_E5M2": FloatGrid(7, 2, -14, 0x7B),
-    "FP4": FloatGrid(3, 1, 0, 7),
-}
+
+def _grid(dtype: str) -> FloatGrid:
+    made = float_of(dtype)
+    return FloatGrid(made.bits, made.mantissa, made.least, made.top, made.largest)
+
+
+FLOATS = {dtype: _grid(dtype) for dtype in ("BF16", "F16", *FP8, "F4")}
 
 
 def _halved(values: Floats, levels: Levels) -> Codes:

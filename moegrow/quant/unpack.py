@@ -1,4 +1,4 @@
-"""The numbers that stored bytes stand for: tables looked up, and words taken apart."""
+"""Unpack stored bytes into numbers: look codes up in tables, and take words apart."""
 
 import math
 from collections.abc import Callable
@@ -9,29 +9,25 @@ import numpy as np
 import numpy.typing as npt
 
 from moegrow.checkpoint.header import TensorSpec, nbytes
+from moegrow.dtypes import DTYPES, FP8, POWERS, numpy_type
 
 Floats = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
 Words = npt.NDArray[Any]  # of 32 bits, and what is packed in them
+Pairs = npt.NDArray[np.uint64]  # two float32 for each byte
 Read = Callable[[TensorSpec, int, int], Bytes]
-
-AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # the column that each 4 bits of a word are of
-
-# The values of FP4 (e2m1), by their bits.
-FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
 def numbers(stored: Bytes, dtype: str) -> Floats:
     """Stored numbers as float32, or float64 where they are that; bytes are powers of two (E8M0)."""
-    if dtype in _TABLES:
+    if dtype in FP8 or dtype in POWERS:
         if stored.size % 2:
-            return np.take(_single(dtype), stored, mode="wrap")
-        pairs = np.take(_double(dtype), stored.view("<u2"), mode="wrap")
+            return np.take(float_values(dtype), stored, mode="wrap")
+        pairs = np.take(_two_bytes(dtype), stored.view("<u2"), mode="wrap")
         return pairs.view(np.float32)
     if dtype == "BF16":
         return (stored.view("<u2").astype(np.uint32) << 16).view(np.float32)
-    found = stored.view({"F64": "<f8", "F32": "<f4", "F16": "<f2", "I8": "i1"}[dtype])
-    return found.astype(np.float64 if dtype == "F64" else np.float32)
+    return stored.view(numpy_type(dtype)).astype(np.float64 if dtype == "F64" else np.float32)
 
 
 def companion(spec: TensorSpec, read: Read, number: int, count: int) -> Floats:
@@ -55,62 +51,39 @@ def unpacked(words: Words, bits: int, *, axis: int) -> Words:
     return (codes & ((1 << bits) - 1)).reshape(words.shape[0], -1)
 
 
-def in_order(words: Words) -> Floats:
-    """The numbers of AWQ's words, as float32, each in its column."""
-    codes = np.empty((*words.shape, 8), np.float32)
-    for place, column in enumerate(AWQ_ORDER):
-        codes[..., column] = (words >> np.uint32(4 * place)) & 15
-    return codes.reshape(words.shape[0], -1)
-
-
-# Bits of exponent and of mantissa, and whether the largest exponent is for infinity and NaN.
-_TABLES = {"F8_E4M3": (4, 3, False), "F8_E5M2": (5, 2, True), "F8_E8M0": (8, 0, False),
-           "U8": (8, 0, False)}  # fmt: skip
-
-
 @cache
-def _single(dtype: str) -> npt.NDArray[np.float32]:
-    """The values that a byte of a dtype can be, by its bits."""
-    exponent_bits, mantissa_bits, has_infinity = _TABLES[dtype]
-    codes = np.arange(256)
-    if exponent_bits == 8:
-        found = np.ldexp(1.0, codes - 127)
+def float_values(dtype: str) -> npt.NDArray[np.float32]:
+    """The values of a float of 8 bits or fewer, by their codes; POWERS of two have no sign."""
+    made = DTYPES[dtype].float
+    if made is None:
+        found = np.ldexp(1.0, np.arange(256) - 127)
         found[255] = math.nan
     else:
-        mantissa = codes & ((1 << mantissa_bits) - 1)
-        exponent = codes >> mantissa_bits & ((1 << exponent_bits) - 1)
-        bias = (1 << (exponent_bits - 1)) - 1
-        whole = mantissa + ((exponent > 0) << mantissa_bits)
-        found = np.ldexp(whole.astype(float), np.maximum(exponent, 1) - bias - mantissa_bits)
-        top = exponent == (1 << exponent_bits) - 1
-        if has_infinity:
-            found[top] = np.where(mantissa[top] == 0, math.inf, math.nan)
-        else:
-            found[top & (mantissa == (1 << mantissa_bits) - 1)] = math.nan
-        found = np.where(codes >> 7, -found, found)
+        codes = np.arange(1 << made.bits)
+        mantissa, exponent = codes & ((1 << made.mantissa) - 1), codes >> made.mantissa
+        whole = mantissa + ((exponent > 0) << made.mantissa)
+        power = np.maximum(exponent, 1) + made.least - 1 - made.mantissa
+        found = np.ldexp(whole.astype(float), power)
+        if made.special == "ieee":
+            found[made.infinity :] = math.nan
+            found[made.infinity] = math.inf
+        found = np.concatenate([found, -found])
+        found[list(made.nan)] = math.nan
     table = found.astype(np.float32)
     table.setflags(write=False)
     return table
 
 
 @cache
-def _double(dtype: str) -> npt.NDArray[np.uint64]:
+def _two_bytes(dtype: str) -> Pairs:
     """Two values for each two bytes, as they lie in memory: one look-up for both."""
-    single = _single(dtype)
-    pairs = np.empty((256, 256, 2), np.float32)
-    pairs[..., 0], pairs[..., 1] = single[None, :], single[:, None]
+    return paired(float_values(dtype))
+
+
+def paired(values: npt.NDArray[np.float32]) -> Pairs:
+    """Two values for each pair of codes, the first code in the lower bits."""
+    pairs = np.empty((values.size, values.size, 2), np.float32)
+    pairs[..., 0], pairs[..., 1] = values[None, :], values[:, None]
     table = pairs.reshape(-1, 2).view(np.uint64).reshape(-1)
     table.setflags(write=False)
     return table
-
-
-@cache
-def nibbles(table: str) -> npt.NDArray[np.uint64]:
-    """The two values in the halves of a byte, the lower first."""
-    if table == "FP4":
-        one = np.array([*FP4, *(-value for value in FP4)], np.float32)
-    else:
-        one = np.arange(16, dtype=np.float32) - 8
-    pairs = np.empty((16, 16, 2), np.float32)
-    pairs[..., 0], pairs[..., 1] = one[None, :], one[:, None]
-    return pairs.reshape(-1, 2).view(np.uint64).reshape(-1)

@@ -14,8 +14,9 @@ from functools import cached_property
 from typing import NamedTuple
 
 from moegrow.checkpoint.checkpoint import Checkpoint
-from moegrow.checkpoint.header import BITS, write_header
+from moegrow.checkpoint.header import write_header
 from moegrow.checkpoint.shard_index import index_text
+from moegrow.dtypes import BITS
 from moegrow.errors import UsageError
 from moegrow.families.layout import parameters
 from moegrow.files.byte_ranges import BLOCK

@@ -5,7 +5,7 @@ import pytest
 import quantised
 import tiny
 import torch
-from test_dequantize import Stored, plain, same
+from stored import Stored, plain, same
 
 import moegrow
 from moegrow.errors import MoegrowError

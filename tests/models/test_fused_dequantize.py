@@ -5,16 +5,15 @@ import pytest
 import quantised
 import torch
 from quantised import FORMATS
-from test_dequantize import Stored, bytes_of
+from stored import Stored, bytes_of
 
 from moegrow.errors import MoegrowError
 from moegrow.growth import Noise
-from moegrow.kernels import fused_dequantize
 from moegrow.kernels.cast import Conversion
 from moegrow.kernels.noise import Draw
-from moegrow.kernels.perturb import Workspace
-from moegrow.quant.dequantize import decoded
+from moegrow.kernels.perturb import Workspace, code_loops
 from moegrow.quant.detect import find_quantised
+from moegrow.quant.find_codec import find_codec
 
 compiled = pytest.importorskip("moegrow.kernels.numba_weights")
 
@@ -24,12 +23,13 @@ def made(tensors, config=(), rows=None):
     stored = Stored({f"a.{part}": tensor for part, tensor in tensors.items()})
     (weight,) = find_quantised(stored, config).weights.values()
     assert not weight.problem
-    of = stored.tensors[weight.values], weight.decoding, stored.tensors, stored.read
+    codec = find_codec(stored.tensors[weight.values], weight.decoding, stored.tensors)
     rows = rows or (0, weight.shape[0])
     conversion = Conversion("a", "F32", "BF16", Workspace())
-    blocks = [conversion.stored(block.view(np.uint8)) for block in decoded(*of, rows)]
-    loops = fused_dequantize.loops(Workspace(compiled))
-    found = fused_dequantize.weights(loops, *of, rows)
+    blocks = [
+        conversion.stored(block.view(np.uint8)) for block in codec.dequantize(stored.read, rows)
+    ]
+    found = codec.fused(code_loops(Workspace(compiled)), stored.read, rows)
     if found is None:
         return np.concatenate(blocks), None
     return np.concatenate(blocks), np.concatenate([block.copy() for block in found])
@@ -79,7 +79,7 @@ def test_packed_experts_are_turned_on_the_way(rows, scales):
 
 
 def test_a_large_matrix_is_made_in_bands(monkeypatch):
-    monkeypatch.setattr(fused_dequantize, "BAND", 1 << 10)
+    monkeypatch.setattr("moegrow.quant.codec.BAND", 1 << 10)
     for name in ("int4", "fp8 channel"):
         slow, fast = made(FORMATS[name].compress(torch.randn(64, 1024)), [FORMATS[name].config])
         assert np.array_equal(slow, fast)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load
 
-from moegrow.checkpoint.header import BITS, nbytes, read_header, write_header
+from moegrow.checkpoint.header import nbytes, read_header, write_header
+from moegrow.dtypes import BITS
 from moegrow.errors import MoegrowError
 from moegrow.files.byte_ranges import BLOCK
 

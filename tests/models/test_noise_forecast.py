@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_dequantize import Stored
+from stored import Stored
 from test_requantize import FORMS, Making, parts, put_back
 
 from moegrow.checkpoint.header import nbytes

@@ -11,7 +11,7 @@ import torch
 from compressed_tensors.compressors import BaseCompressor
 from compressed_tensors.quantization import QuantizationScheme
 from quantised import FORMATS
-from test_dequantize import plain
+from stored import plain
 from test_quantised import LOADS, config_of, load
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 

@@ -9,7 +9,7 @@ import pytest
 import tiny
 import torch
 from quantised import FORMATS
-from test_dequantize import plain as decoded
+from stored import plain as decoded
 from test_quantised import LOADS, config_of, load
 
 import moegrow

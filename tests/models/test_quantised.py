@@ -152,7 +152,7 @@ def test_keys_that_name_layers_are_repeated_with_what_they_say(made, tmp_path):
 
 def dequantised(source, name, folder):
     """The checkpoint in float32, each weight as the library of its format decodes it."""
-    from test_dequantize import plain
+    from stored import plain
 
     form = FORMATS[name]
     folder = alter.copy(source, folder)

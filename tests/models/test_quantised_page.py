@@ -11,7 +11,7 @@ import tiny
 import torch
 from quantised import FORMATS
 from repository import DOCS
-from test_dequantize import plain
+from stored import plain
 
 import moegrow
 from moegrow.errors import MoegrowError

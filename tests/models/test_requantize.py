@@ -6,10 +6,11 @@ import quantised
 import torch
 from compressed_tensors.compressors import BaseCompressor
 from compressed_tensors.quantization import QuantizationScheme
-from test_dequantize import Stored, plain
+from stored import Stored, plain
 
+from moegrow.quant.codec import REQUANTIZED
 from moegrow.quant.detect import find_quantised
-from moegrow.quant.requantize import BAND, remade
+from moegrow.quant.find_codec import find_codec
 
 DRAWN = np.random.default_rng(0)
 
@@ -46,10 +47,9 @@ def put_back(tensors, config, making, rows=None):
     (weight,) = find_quantised(stored, config).weights.values()
     assert not weight.problem
     spec = stored.tensors[weight.values]
-    blocks = remade(
-        spec, weight.decoding, stored.tensors, stored.read,
-        rows or (0, spec.shape[0] if spec.shape else 1), making,
-    )  # fmt: skip
+    codec = find_codec(spec, weight.decoding, stored.tensors)
+    every = 0, spec.shape[0] if spec.shape else 1
+    blocks = codec.requantize(stored.read, rows or every, making)
     found = np.concatenate([block.copy() for block in blocks])
     old = tensors[weight.values]
     shape = old.shape if rows is None else (rows[1] - rows[0], *old.shape[1:])
@@ -281,7 +281,7 @@ def test_packed_experts_are_put_back_each_on_its_own(shape):
 
 def test_large_weights_are_put_back_in_bands_with_the_same_bytes(monkeypatch):
     tensors, config = parts("fp8 blocks", (512, 256))
-    assert BAND < 512 * 256
+    assert REQUANTIZED < 512 * 256
     noise = np.random.default_rng(1).normal(0, 0.001, 512 * 256).astype(np.float32)
 
     def done():
@@ -289,7 +289,7 @@ def test_large_weights_are_put_back_in_bands_with_the_same_bytes(monkeypatch):
         return put_back(tensors, config, making)["a.weight"].view(torch.uint8)
 
     at_once = done()
-    monkeypatch.setattr("moegrow.quant.requantize.BAND", 1024)
+    monkeypatch.setattr("moegrow.quant.codec.REQUANTIZED", 1024)
     assert torch.equal(done(), at_once)
 
 

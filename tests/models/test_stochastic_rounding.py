@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moegrow.quant.stochastic_rounding import FLOATS, NEAREST, WholeGrid
-from moegrow.quant.unpack import FP4
+from moegrow.quant.unpack import float_values
 
 TORCH = {
     "BF16": torch.bfloat16, "F16": torch.float16, "F8_E4M3": torch.float8_e4m3fn,
@@ -20,8 +20,8 @@ EVERY = np.arange(65536, dtype=np.uint16)
 
 def values_of(name, codes):
     """What codes stand for, by torch, or by the values of FP4 that the library has."""
-    if name == "FP4":
-        return np.array([*FP4, *(-value for value in FP4)])[codes]
+    if name == "F4":
+        return float_values("F4").astype(float)[codes]
     kind = torch.uint8 if name.startswith("F8") else torch.int16
     stored = torch.from_numpy(np.ascontiguousarray(codes).astype(np.int32)).to(kind)
     return stored.view(TORCH[name]).double().numpy()
@@ -46,7 +46,7 @@ def test_what_is_on_the_grid_stays_whatever_is_drawn(name, level, precision):
 @pytest.mark.parametrize("name", FLOATS)
 def test_the_largest_number_is_that_of_the_type_and_nothing_is_beyond_it(name):
     grid = FLOATS[name]
-    largest = 6.0 if name == "FP4" else torch.finfo(TORCH[name]).max
+    largest = 6.0 if name == "F4" else torch.finfo(TORCH[name]).max
     assert grid.largest == largest
     beyond = np.array([largest, largest, 3.4e38, np.inf], np.float32)
     beyond[1] = np.nextafter(beyond[0], np.float32(np.inf))

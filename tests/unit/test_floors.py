@@ -9,27 +9,28 @@ import moegrow
 
 # From the ground up: a line is a package (or files that stand in none), and its floors by "|".
 FLOORS = """
-errors | maps options | display growth | steps
+dtypes errors | maps options | display growth | steps
 files: atomic byte_ranges linear_regex mounts worker_threads | toml_text typed_toml untrusted |
     json_edit | typed_json
 checkpoint: card_metadata | checksums hub_cache hub_errors | store time_limits | header http_ranges
     listing local_store unsupported | fingerprint hub object_store shard_index side_files | locate
     weight_files | checkpoint
-quant: stochastic_rounding | scheme | decoding unpack | formats rescale scaled | packed_columns |
-    dequantize detect | claims requantize
-families: schema | architecture layer_rules registry settings | dense_layers model_facts per_layer |
-    name_variants | tensor_names | quantisation | layout | missing_tensors moe_blocks | read_layout
+quant: decoding scheme stochastic_rounding | formats | unpack | packing rescale | codec | groups
+    plain scaled words | awq fp4 gptq packed | find_codec | detect | claims
+families: schema | architecture layer_rules registry settings | dense_layers model_facts
+    name_variants per_layer | tensor_names | quantisation | layout | missing_tensors moe_blocks |
+    read_layout
 recipes: recipe | cookbook
 planning: op | plan
 model_config: layer_copies | module_patterns | indexers module_names | quantization_config |
     config_json stored_dtype
-planning: noise_stats | depth_modes | noise_forecast | check_pieces header_metadata plan_lines |
-    output_record | header_record | plan_file | addressed_layers left_behind model_size passes
-    serving unfamiliar | check_layers | check | router serving_layers | experts summary
-    width_presets | outputs | build | open_source quantised_noise | grow notices
-kernels: noise | numba_weights | numba_codes | perturb | fused_dequantize measure_noise sum_squares
-    | cast | reader | changes nonfinite | tensor_bytes
-write: direct_io model_card | worker | hub_upload shards | compare_tensors digests schedule |
+planning: noise_stats | depth_modes | plan_lines | header_metadata output_record | header_record |
+    plan_file | check_pieces noise_forecast | addressed_layers left_behind model_size passes serving
+    unfamiliar | check_layers | check | router serving_layers | experts summary width_presets |
+    outputs | build | open_source quantised_noise | grow notices
+kernels: noise | numba_weights | numba_codes | perturb | cast measure_noise sum_squares | reader |
+    changes nonfinite | tensor_bytes
+write: model_card | direct_io | worker | hub_upload | compare_tensors | shards | digests schedule |
     check_digests disk_space shard_files work_dir | check_output engine resume verify_result
     work_dir_lock write_job | publish | run_job | write_checkpoint
 analysis: lineage | model_weights norm_slices | model_image norm_sums | run_layerwise | diff

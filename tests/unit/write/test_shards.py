@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 import moegrow
 from moegrow.checkpoint.checkpoint import Checkpoint
-from moegrow.checkpoint.header import BITS, TensorSpec, read_header
+from moegrow.checkpoint.header import TensorSpec, read_header
+from moegrow.dtypes import BITS
 from moegrow.errors import UsageError
 from moegrow.files.byte_ranges import BLOCK
 from moegrow.growth import Noise
