@@ -21,6 +21,7 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import forks
+import stops
 
 # A shell starts what runs in its background with SIGINT ignored, and children inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -51,12 +52,18 @@ def nursery_with_torch() -> Iterator[forks.Nursery]:
 
 @pytest.fixture
 def begin(nursery: forks.Nursery, tmp_path: Path) -> Begin:
-    """Begin moegrow in an empty folder; gives the process."""
+    """Begin moegrow in an empty folder; gives the process.
+
+    With `stop` it stops at a moment that tests/support/stops.py names.
+    """
 
     def begin(
-        *arguments: object, stdin: str | IO[bytes] = "", cwd: Path | None = None
+        *arguments: object, stdin: str | IO[bytes] = "", cwd: Path | None = None, stop: str = ""
     ) -> forks.Begun:
-        return nursery.begin(*arguments, stdin=stdin, folder=cwd or tmp_path)
+        with pytest.MonkeyPatch.context() as patch:
+            if stop:
+                patch.setenv(stops.STOP, stop)
+            return nursery.begin(*arguments, stdin=stdin, folder=cwd or tmp_path)
 
     return begin
 

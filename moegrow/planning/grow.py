@@ -9,6 +9,7 @@ from typing import Annotated, ParamSpec, TypeVar, assert_never, get_type_hints
 
 from moegrow import maps
 from moegrow.checkpoint.store import Reading
+from moegrow.dtypes import OPTIONS
 from moegrow.errors import Parameter, UsageError
 from moegrow.growth import Noise
 from moegrow.options import Option, described, part, said

@@ -73,6 +73,29 @@ class Begun:
             time.sleep(0.001)
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.number, how)
+            # One that has stopped at a named moment goes on, and meets the signal.
+            os.kill(self.number, signal.SIGCONT)
+
+    def await_stop(self, timeout: float = 300) -> bool:
+        """Wait until it has stopped at the moment that it was begun with, or has ended.
+
+        Says whether it has stopped.
+        """
+        until = time.monotonic() + timeout
+        while (state := self.state()) not in "TZX":
+            assert time.monotonic() < until, f"moegrow {self._arguments} neither stops nor ends"
+            time.sleep(0.001)
+        return state == "T"
+
+    def state(self) -> str:
+        """Its state as the system names it: T stopped, Z or X ended, others at work."""
+        try:
+            status = Path(f"/proc/{self.number}/status").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return "X"
+        found = re.search(r"^State:\s*(\S)", status, re.M)
+        assert found
+        return found[1]
 
     def _listens_or_has_ended(self) -> bool:
         try:

@@ -22,6 +22,8 @@ import threading
 import traceback
 from typing import Any, NoReturn
 
+import stops
+
 Request = dict[str, Any]
 
 # What Python reads when it starts, or a library when it is imported: no child can read it again.
@@ -184,6 +186,8 @@ def become(request: Request, streams: list[int]) -> None:
         setattr(sys, f"__{name}__", stream)
     sys.path.insert(0, request["folder"])
     sys.argv[1:] = request["arguments"]
+    if wish := os.environ.get(stops.STOP):
+        stops.install(wish)
 
 
 def run_to_the_end() -> NoReturn:

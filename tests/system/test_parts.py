@@ -54,6 +54,12 @@ def test_parts_begun_at_the_same_moment_are_published_by_the_last(expected, begi
         shutil.rmtree(tmp_path / "grown")
 
 
+def moment(chance):
+    """One of the moments at which a part can be killed, early and late ones."""
+    ones = ("begun", "publishing", *(f"noted:{n}" for n in range(1, 9)), "writing", "writing:30")
+    return chance.choice(ones)
+
+
 def test_parts_in_any_order_killed_at_any_moment_and_run_again_make_the_same_bytes(
     expected, begin, run, tmp_path
 ):
@@ -65,10 +71,19 @@ def test_parts_in_any_order_killed_at_any_moment_and_run_again_make_the_same_byt
             # Some parts twice, and not always all of them.
             wishes = [f"{k}/{many}" for k in range(1, many + 1)] + [f"1/{many}"]
             chance.shuffle(wishes)
-            begun = [begin(*task(wish)) for wish in wishes]
-            for process in chance.sample(begun, chance.randint(0, many)):
-                time.sleep(chance.uniform(0, 0.1))
-                process.kill()
+            doomed = set(chance.sample(range(len(wishes)), chance.randint(0, many)))
+            begun = [
+                begin(*task(wish), stop=moment(chance) if number in doomed else "")
+                for number, wish in enumerate(wishes)
+            ]
+            # One that has stopped may hold the folder, for which others wait.
+            waiting = [begun[number] for number in doomed]
+            while waiting:
+                for process in [*waiting]:
+                    if process.state() in "TZX":
+                        process.kill()
+                        waiting.remove(process)
+                time.sleep(0.001)
             for process in begun:
                 ended = process.end()
                 assert ended.returncode in (0, -signal.SIGKILL), ended
@@ -143,11 +158,11 @@ def test_finish_publishes_what_is_whole_and_otherwise_names_the_parts(
         run(*task(wish))
     assert "hint: write them with --shards 5/5\n" in run(*finish, code=1).stderr
     # The last part is killed when all its shards are there, before it publishes them.
-    process = begin(*task("5/5"))
-    while kept_of(tmp_path / "grown") < count(expected) and partial_of(tmp_path / "grown").exists():
-        time.sleep(0.001)
+    process = begin(*task("5/5"), stop="publishing")
+    assert process.await_stop()
+    assert kept_of(tmp_path / "grown") == count(expected)
     process.kill()
-    process.end()
+    assert process.end().returncode == -signal.SIGKILL
     assert run(*finish).stdout == "grown\n"
     assert alter.contents(tmp_path / "grown") == expected
 
@@ -161,11 +176,11 @@ def test_one_process_goes_on_with_what_parts_began_and_they_with_what_it_began(
     run("apply", "plan.jsonl", "-o", "grown", *SIZE, "--resume")
     assert alter.contents(tmp_path / "grown") == expected
     shutil.rmtree(tmp_path / "grown")
-    process = begin("apply", "plan.jsonl", "-o", "grown", *SIZE)
-    while not kept_of(tmp_path / "grown"):
-        time.sleep(0.001)
+    process = begin("apply", "plan.jsonl", "-o", "grown", *SIZE, stop="noted:4")
+    assert process.await_stop()
+    assert kept_of(tmp_path / "grown")
     process.kill()
-    assert process.end().returncode
+    assert process.end().returncode == -signal.SIGKILL
     ended = run("apply", "plan.jsonl", "-o", "grown", *SIZE, "--finish", code=1)
     assert "--resume writes them" in ended.stderr
     for wish in ("1/2", "2/2"):
@@ -178,17 +193,12 @@ def test_a_part_that_is_stopped_says_so_and_leaves_the_others_alone(
     expected, begin, run, tmp_path, number
 ):
     run(*task("1/2"))
-    for _ in range(40):
-        kept = kept_of(tmp_path / "grown")
-        process = begin(*task("2/2", "--threads", 1))
-        while not [*tmp_path.rglob("*.tmp")] and not (tmp_path / "grown").exists():
-            time.sleep(0.001)
-        process.kill(number)
-        ended = process.end()
-        if ended.returncode:
-            break
-        shutil.rmtree(tmp_path / "grown")
-        run(*task("1/2"))
+    kept = kept_of(tmp_path / "grown")
+    process = begin(*task("2/2", "--threads", 1), stop="writing")
+    assert process.await_stop()
+    assert [*tmp_path.rglob("*.tmp")]
+    process.kill(number)
+    ended = process.end()
     assert ended.returncode == 130
     assert "error: interrupted; nothing was published\nhint: " in ended.stderr
     assert "finished shards kept; run the command again" in ended.stderr

@@ -51,15 +51,6 @@ def kept_so_far(grown):
     return 0
 
 
-def await_shard(tmp_path, *, before=0):
-    """Wait until a run has finished more shards than before, or has ended."""
-    for _ in range(10_000):
-        if (tmp_path / "grown").exists() or work_dir.kept_of(tmp_path / "grown") > before:
-            return
-        time.sleep(0.001)
-    raise AssertionError("no shard")
-
-
 def check_what_a_dead_run_left(folder, expected):
     """Every file that has its name is complete, whatever moment it was killed at."""
     for path in (folder / work_dir.RESULT).glob("*"):
@@ -115,22 +106,13 @@ def test_a_run_that_is_stopped_keeps_what_is_finished_and_says_how_to_go_on(
 ):
     expected, _ = uninterrupted(run, tmp_path, *grow(big))
     working, told = tmp_path / "grown.partial", []
-    for attempt in range(40):
-        before = work_dir.kept_of(tmp_path / "grown")
-        process = begin(*grow(big, "--resume"))
-        await_(working / work_dir.RESULT)
-        if attempt % 2:
-            await_shard(tmp_path, before=before)
-        else:
-            time.sleep(attempt / 200)
+    for moment in ("begun", "writing", "noted:4", "publishing"):
+        shutil.rmtree(working, ignore_errors=True)
+        process = begin(*grow(big, "--resume"), stop=moment)
+        assert process.await_stop(), moment
         process.kill(number)
         ended = process.end()
-        if not ended.returncode:
-            break
         assert ended.returncode == 130
-        if (tmp_path / "grown").exists():
-            assert ended.stderr.startswith("error: interrupted, and grown is complete\nhint: ")
-            break
         assert ended.stderr.startswith("error: interrupted; nothing was published\nhint: ")
         assert len(ended.stderr.splitlines()) == 2
         assert not (tmp_path / "grown").exists()
@@ -346,16 +328,10 @@ def test_a_piped_plan_is_gone_on_with_by_the_same_pipe_or_by_what_the_hint_names
     expected = alter.contents(tmp_path / "grown")
     for way in ("pipe", "hint"):
         shutil.rmtree(tmp_path / "grown")
-        ended = None
-        for _ in range(40):
-            process = begin(*wider, stdin=plan)
-            await_(tmp_path / "grown.partial" / work_dir.RESULT)
-            await_shard(tmp_path)
-            process.kill(signal.SIGINT)
-            ended = process.end()
-            if work_dir.kept_of(tmp_path / "grown"):
-                break
-            shutil.rmtree(tmp_path / "grown", ignore_errors=True)
+        process = begin(*wider, stdin=plan, stop="noted:4")
+        assert process.await_stop()
+        process.kill(signal.SIGINT)
+        ended = process.end()
         hint = ended.stderr.splitlines()[-1]
         assert "; go on with: moegrow apply grown.partial/result/moegrow-plan.jsonl" in hint
         if way == "pipe":
