@@ -55,7 +55,7 @@ CASES = [
     ("gpt_oss", {}, ["--to", "6"], gpt_oss, "--to 6 --group 2", "llama.cpp"),
     (
         "gpt_oss", {}, ["--mode", "expand", "--every", "2"], gpt_oss,
-        "--new-layers identity --to 6 --group 2", "TensorRT-LLM",
+        "--to 6 --group 2 --new-layers identity", "TensorRT-LLM",
     ),
     ("llama4_text", MAVERICK, [], llama4, "--group 4", "SGLang"),
     ("llama4_text", SCOUT, ["--group", "2"], llama4, "--group 4", "mlx-lm"),
