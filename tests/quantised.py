@@ -91,14 +91,14 @@ def ct(family: str, format_name: str, **weights: Any) -> Format:
     return Format(family, compressed(format_name, **weights), ct_config(format_name, **weights))
 
 
-def blocks_of_fp8(weight: torch.Tensor) -> Tensors:
-    """What transformers makes of a weight when it saves blocks of fp8."""
-    config = SimpleNamespace(weight_block_size=[8, 8], scale_fmt="float")
+def blocks_of_fp8(weight: torch.Tensor, size: int = 8) -> Tensors:
+    """What transformers makes of a weight when it saves blocks of fp8; the last may be cut off."""
+    config = SimpleNamespace(weight_block_size=[size, size], scale_fmt="float")
     quantise = Fp8Quantize(SimpleNamespace(quantization_config=config))
-    return {
-        name.removeprefix("m."): tensor
-        for name, tensor in quantise.convert({"m.weight": weight}).items()
-    }
+    rows, columns = weight.shape
+    whole = torch.nn.functional.pad(weight, (0, -columns % size, 0, -rows % size))
+    found = quantise.convert({"weight": whole})
+    return found | {"weight": found["weight"][:rows, :columns]}
 
 
 def modelopt_fp8(weight: torch.Tensor) -> Tensors:
