@@ -92,13 +92,10 @@ def ct(family: str, format_name: str, **weights: Any) -> Format:
 
 
 def blocks_of_fp8(weight: torch.Tensor, size: int = 8) -> Tensors:
-    """What transformers makes of a weight when it saves blocks of fp8; the last may be cut off."""
+    """What transformers makes of a weight when it saves blocks of fp8."""
     config = SimpleNamespace(weight_block_size=[size, size], scale_fmt="float")
     quantise = Fp8Quantize(SimpleNamespace(quantization_config=config))
-    rows, columns = weight.shape
-    whole = torch.nn.functional.pad(weight, (0, -columns % size, 0, -rows % size))
-    found = quantise.convert({"weight": whole})
-    return found | {"weight": found["weight"][:rows, :columns]}
+    return quantise.convert({"weight": weight})
 
 
 def modelopt_fp8(weight: torch.Tensor) -> Tensors:

@@ -5,7 +5,7 @@
     ENV/bin/pip download --no-deps --no-binary :all: llama-cpp-python==0.3.36
     tar xzf llama_cpp_python-0.3.36.tar.gz
     export LLAMA_CPP=llama_cpp_python-0.3.36/vendor/llama.cpp
-    ENV/bin/python tests/engines/with_llama_cpp.py WORK > llama_cpp.jsonl
+    ENV/bin/python tests/engines/with_llama_cpp.py WORK --save
 
 LLAMA_CPP names a folder with the converter, of the version that is compiled by the second line.
 """

@@ -2,7 +2,7 @@
 
     python -m venv ENV
     ENV/bin/pip install torch==2.13.0 transformers==5.23.0 accelerate
-    ENV/bin/python tests/engines/with_transformers.py WORK > transformers.jsonl
+    ENV/bin/python tests/engines/with_transformers.py WORK
 
 It shows whether another version of transformers computes the same as the one of prepare.py.
 """
