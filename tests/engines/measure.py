@@ -120,13 +120,22 @@ def runs(path: Path) -> list[list[dict[str, Any]]]:
 
 
 def keep(run: list[dict[str, Any]], path: Path) -> None:
-    """Put a run into a file of results, in the place of what earlier runs had of its models."""
-    models = {row["model"] for row in run[1:]}
-    earlier = [
-        [head, *(row for row in rest if row["model"] not in models)]
-        for head, *rest in runs(path)
-    ]  # fmt: skip
-    lines = [line for one in [*earlier, run] if len(one) > 1 for line in one]
+    """Put a run into a file of results, in the place of what earlier runs had of its models.
+
+    It joins an earlier run of the same day and versions.
+    """
+    head, *rows = run
+    models = {row["model"] for row in rows}
+    kept = [
+        [earlier, *(row for row in rest if row["model"] not in models)]
+        for earlier, *rest in runs(path)
+    ]
+    same = next((one for one in kept if one[0] == head), None)
+    if same is None:
+        kept.append(run)
+    else:
+        same += rows
+    lines = [line for one in kept if len(one) > 1 for line in one]
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
 
 
