@@ -74,6 +74,7 @@ def prepare(name: str, work: Path) -> None:
     """Everything of one model."""
     folder = work / name
     folder.mkdir(parents=True)
+    (work / MADE).write_text(json.dumps({"moegrow": version("moegrow")} | versions()))
     build(name, folder / "source")
     told: dict[str, Any] = commands(name)
     for operation, (command, _) in told.items():
@@ -97,9 +98,6 @@ if __name__ == "__main__":
     parser.add_argument("work", type=Path, help="a folder for them")
     parser.add_argument("--models", help="only these, as in cases.toml, separated by ;")
     given = parser.parse_args()
-    given.work.mkdir(parents=True, exist_ok=True)
-    made = {"moegrow": version("moegrow")} | versions()
-    (given.work / MADE).write_text(json.dumps(made))
     for name in given.models.split(";") if given.models else CASES["models"]:
         print(name, file=sys.stderr)
         prepare(name, given.work)
