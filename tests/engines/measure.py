@@ -21,6 +21,7 @@ import numpy as np
 EQUAL = 1e-5  # nats: what float32 leaves of the same sum, taken in another order
 CONTINUED = 8  # tokens
 ENDED = "the process ended"
+MADE = "made_with.json"  # beside the models: the versions that prepare.py ran with
 
 
 class Answers(NamedTuple):
@@ -86,6 +87,7 @@ def main(
     parser.add_argument("work", type=Path, help="the folder that prepare.py has filled")
     parser.add_argument("--models", help="only these, as in cases.toml, separated by ;")
     parser.add_argument("--answer", action="store_true", help=argparse.SUPPRESS)  # the child
+    parser.add_argument("--save", action="store_true", help="put the lines into results/ as well")
     given = parser.parse_args()
     names = [case.parent.name for case in sorted(given.work.glob("*/case.json"))]
     folders = [given.work / name for name in (given.models.split(";") if given.models else names)]
@@ -93,9 +95,48 @@ def main(
         _answer(engine, answer, folders, survives_errors=survives_errors)
         return
     _ask(engine, folders)
-    head = {"engine": engine, "date": time.strftime("%Y-%m-%d"), "versions": dict(versions())}
-    for row in [head, *(row for folder in folders for row in rows(engine, folder))]:
-        print(json.dumps(row))
+    head = {
+        "engine": engine,
+        "date": time.strftime("%Y-%m-%d"),
+        "versions": dict(versions()),
+        "made with": json.loads((given.work / MADE).read_text()),
+    }
+    found = [head, *(row for folder in folders for row in rows(engine, folder))]
+    for line in found:
+        print(json.dumps(line))
+    if given.save:
+        script = Path(sys.argv[0]).stem.removeprefix("with_")
+        keep(found, Path(__file__).parent / "results" / f"{script}.jsonl")
+
+
+def runs(path: Path) -> list[list[dict[str, Any]]]:
+    """The runs in a file of results: the line of each, and one for each of its checkpoints."""
+    found: list[list[dict[str, Any]]] = []
+    for line in map(json.loads, path.read_text().splitlines() if path.exists() else ()):
+        if "engine" in line:
+            found.append([])
+        found[-1].append(line)
+    return found
+
+
+def keep(run: list[dict[str, Any]], path: Path) -> None:
+    """Put a run into a file of results, in the place of what earlier runs had of its models.
+
+    It joins an earlier run of the same day and versions.
+    """
+    head, *rows = run
+    models = {row["model"] for row in rows}
+    kept = [
+        [earlier, *(row for row in rest if row["model"] not in models)]
+        for earlier, *rest in runs(path)
+    ]
+    same = next((one for one in kept if one[0] == head), None)
+    if same is None:
+        kept.append(run)
+    else:
+        same += rows
+    lines = [line for one in kept if len(one) > 1 for line in one]
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
 
 
 def _answer(engine: str, answer: Answer, folders: list[Path], *, survives_errors: bool) -> None:

@@ -12,29 +12,33 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+import stored_formats
 import tiny
-from measure import prompts, save
+from measure import MADE, prompts, save
 from transformers import AutoConfig
-from with_transformers import answer
+from with_transformers import answer, versions
 
 CASES = tomllib.loads((Path(__file__).parent / "cases.toml").read_text())
 
 
 def build(name: str, folder: Path) -> None:
-    """Save the model of that name in cases.toml to `folder`, in float32."""
+    """Save the model of that name in cases.toml to `folder`, in float32 or in its format."""
     model = CASES["models"][name]
     config = json.loads((tiny.CONFIGS / f"{model.get('type', name)}.json").read_text())
-    config |= {key: value for key, value in CASES["sizes"].items() if key in config}
+    config |= {key: value for key, value in CASES["sizes"].items() if config.get(key) is not None}
     config |= model.get("config", {})
     tiny.save(config, folder, shard_size="20MB")
     path = folder / "config.json"
     saved = published(json.loads(path.read_text()), config) | model.get("saved", {})
     saved = {key: value for key, value in saved.items() if value != ""}
     path.write_text(json.dumps(saved, indent=2))
+    if "format" in model:
+        stored_formats.FORMATS[model["format"]](folder)
 
 
 def published(saved: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
@@ -70,6 +74,7 @@ def prepare(name: str, work: Path) -> None:
     """Everything of one model."""
     folder = work / name
     folder.mkdir(parents=True)
+    (work / MADE).write_text(json.dumps({"moegrow": version("moegrow")} | versions()))
     build(name, folder / "source")
     told: dict[str, Any] = commands(name)
     for operation, (command, _) in told.items():

@@ -5,14 +5,13 @@
 A test holds that the page has them.
 """
 
-import json
 import sys
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from measure import EQUAL
+from measure import EQUAL, runs
 
 AGREES = 1e-3  # nats between two programs that compute the same in float32
 CASES = tomllib.loads((Path(__file__).parent / "cases.toml").read_text())
@@ -23,30 +22,32 @@ OPERATIONS = {
 Rows = dict[tuple[str, str, str], dict[str, Any]]  # by engine, operation and model
 
 
-def read(results: Path) -> tuple[list[dict[str, Any]], Rows]:
-    """The first lines of all files, and all others by what they speak of."""
-    heads, rows = [], {}
-    for path in sorted(results.glob("*.jsonl")):
-        head, *lines = map(json.loads, path.read_text().splitlines())
-        heads.append(head)
-        rows |= {(head["engine"], line["operation"], line["model"]): line for line in lines}
-    return heads, rows
+def read(results: Path) -> tuple[list[list[dict[str, Any]]], Rows]:
+    """All runs, and their lines by what they speak of."""
+    found = [run for path in sorted(results.glob("*.jsonl")) for run in runs(path)]
+    rows = {
+        (head["engine"], line["operation"], line["model"]): line
+        for head, *lines in found
+        for line in lines
+    }
+    return found, rows
 
 
 def markdown(results: Path) -> str:
     """All tables, and the messages of what was refused."""
-    heads, rows = read(results)
-    engines = [head["engine"] for head in heads]
+    found, rows = read(results)
+    engines = list(dict.fromkeys(head["engine"] for head, *_ in found))
     parts = [
         table(
-            ("engine", "run on", "versions"),
+            ("engine", "run on", "versions", "models"),
             [
                 (
                     head["engine"],
                     head["date"],
-                    ", ".join(f"{name} {number}" for name, number in head["versions"].items()),
+                    _versions(head["versions"]) + _made(head),
+                    ", ".join(f"`{name}`" for name in dict.fromkeys(row["model"] for row in lines)),
                 )
-                for head in heads
+                for head, *lines in found
             ],
         )
     ]
@@ -106,6 +107,15 @@ def messages(rows: Rows) -> Iterator[str]:
     for (engine, message), where in found.items():
         quoted = message.replace("`", "'")
         yield f"- {engine}, {', '.join(where)}: `{quoted}`"
+
+
+def _versions(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in versions.items())
+
+
+def _made(head: dict[str, Any]) -> str:
+    """The versions that the models were made with, where the run has kept them."""
+    return f"; made with {_versions(head['made with'])}" if "made with" in head else ""
 
 
 def _periods(model: str) -> str:

@@ -5,7 +5,7 @@
     ENV/bin/pip download --no-deps --no-binary :all: llama-cpp-python==0.3.36
     tar xzf llama_cpp_python-0.3.36.tar.gz
     export LLAMA_CPP=llama_cpp_python-0.3.36/vendor/llama.cpp
-    ENV/bin/python tests/engines/with_llama_cpp.py WORK > llama_cpp.jsonl
+    ENV/bin/python tests/engines/with_llama_cpp.py WORK --save
 
 LLAMA_CPP names a folder with the converter, of the version that is compiled by the second line.
 """
@@ -29,7 +29,7 @@ def answer(folder: Path, prompts: list[list[int]]) -> Answers:
         convert(folder, converted)
         try:
             model = llama_cpp.Llama(
-                str(converted), n_ctx=256, logits_all=True, seed=0,
+                str(converted), n_ctx=256, logits_all=True, seed=0, n_threads=1, n_threads_batch=1,
                 type_k=llama_cpp.GGML_TYPE_F32, type_v=llama_cpp.GGML_TYPE_F32,
                 yarn_attn_factor=-1.0, yarn_beta_fast=-1.0, yarn_beta_slow=-1.0,  # the model's own
             )  # fmt: skip
@@ -79,7 +79,7 @@ def convert(folder: Path, converted: Path) -> None:
 
 
 def versions() -> dict[str, str]:
-    return {name: version(name) for name in ("llama-cpp-python", "transformers")}
+    return {name: version(name) for name in ("llama-cpp-python", "transformers", "torch")}
 
 
 if __name__ == "__main__":

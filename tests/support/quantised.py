@@ -91,14 +91,11 @@ def ct(family: str, format_name: str, **weights: Any) -> Format:
     return Format(family, compressed(format_name, **weights), ct_config(format_name, **weights))
 
 
-def blocks_of_fp8(weight: torch.Tensor) -> Tensors:
+def blocks_of_fp8(weight: torch.Tensor, size: int = 8) -> Tensors:
     """What transformers makes of a weight when it saves blocks of fp8."""
-    config = SimpleNamespace(weight_block_size=[8, 8], scale_fmt="float")
+    config = SimpleNamespace(weight_block_size=[size, size], scale_fmt="float")
     quantise = Fp8Quantize(SimpleNamespace(quantization_config=config))
-    return {
-        name.removeprefix("m."): tensor
-        for name, tensor in quantise.convert({"m.weight": weight}).items()
-    }
+    return quantise.convert({"weight": weight})
 
 
 def modelopt_fp8(weight: torch.Tensor) -> Tensors:

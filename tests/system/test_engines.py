@@ -11,8 +11,12 @@ import measure
 import numpy as np
 import prepare
 import pytest
+import stored_formats
 import table
+import tiny
+import torch
 from repository import DOCS
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 FOLDER = Path(measure.__file__).parent
 PAGE = DOCS / "serving.md"
@@ -107,6 +111,66 @@ def test_faults_of_the_source_are_not_those_of_the_result(source, result, cells)
     rows = {("E", "source", "m"): source, ("E", "keep", "m"): result}
     assert table.cell(rows, "E", "source", "m") == cells[0]
     assert table.cell(rows, "E", "keep", "m") == cells[1]
+
+
+HEAD = {"engine": "E", "date": "2026-01-02", "versions": {"e": "1"}}
+
+
+def lines_of(path):
+    return [line for run in measure.runs(path) for line in run]
+
+
+def test_a_run_takes_the_place_of_what_earlier_runs_had_of_its_models(tmp_path):
+    path = tmp_path / "e.jsonl"
+    old, new = HEAD, HEAD | {"versions": {"e": "2"}, "made with": {"moegrow": "3"}}
+    one, other, again = (
+        {"model": model, "operation": "source", "command": "", "outcome": outcome}
+        for model, outcome in (("one", "ran"), ("other", "ran"), ("one", "refused"))
+    )
+    measure.keep([old, one, other], path)
+    assert lines_of(path) == [old, one, other]
+    measure.keep([new, again], path)
+    assert lines_of(path) == [old, other, new, again]
+    shown, rows = table.read(tmp_path)
+    assert len(shown) == 2
+    assert rows["E", "source", "one"] == again
+    measure.keep([new, other], path)
+    assert lines_of(path) == [new, again, other]
+
+
+def test_every_result_is_of_a_model_and_a_command_of_cases_toml():
+    for (_, operation, model), row in table.read(FOLDER / "results")[1].items():
+        assert row["command"] == prepare.commands(model)[operation][0]
+
+
+def test_experts_stored_in_mxfp4_are_read_by_transformers_as_they_were(checkpoint, tmp_path):
+    folder = alter.copy(checkpoint("gpt_oss", intermediate_size=32), tmp_path)
+    old = tiny.tensors(folder)
+    stored_formats.in_mxfp4(folder)
+    new = tiny.tensors(folder)
+    experts = [name for name in old if name.endswith(("gate_up_proj", "down_proj"))]
+    assert experts
+    for name in experts:
+        packed = (new[f"{name}_blocks"], new[f"{name}_scales"])
+        found = convert_moe_packed_tensors(*packed, dtype=torch.float32)
+        assert (found - old[name]).norm() < 0.2 * old[name].norm()
+
+
+def test_matrices_stored_in_fp8_are_as_they_were_within_three_bits(
+    checkpoint, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(stored, "BLOCK", 8)
+    folder = alter.copy(checkpoint("qwen3_moe"), tmp_path)
+    old = tiny.tensors(folder)
+    stored_formats.in_fp8_blocks(folder)
+    new = tiny.tensors(folder)
+    scaled = [name for name in new if name.endswith("_scale_inv")]
+    assert scaled
+    for scales in scaled:
+        name = scales.removesuffix("_scale_inv")
+        factors = new[scales].repeat_interleave(8, 0).repeat_interleave(8, 1)
+        found = new[name].float() * factors
+        assert ((found - old[name]).abs() <= old[name].abs() / 16 + factors / 512).all()
 
 
 def test_the_page_has_the_tables_of_the_results():
