@@ -159,7 +159,7 @@ def test_experts_stored_in_mxfp4_are_read_by_transformers_as_they_were(checkpoin
 def test_matrices_stored_in_fp8_are_as_they_were_within_three_bits(
     checkpoint, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(stored, "BLOCK", 8)
+    monkeypatch.setattr(stored_formats, "BLOCK", 8)
     folder = alter.copy(checkpoint("qwen3_moe"), tmp_path)
     old = tiny.tensors(folder)
     stored_formats.in_fp8_blocks(folder)
