@@ -12,8 +12,8 @@ FLOORS = """
 errors | maps | display
 files: atomic byte_ranges linear_regex mounts worker_threads | toml_text untrusted | json_edit
 checkpoint: card_metadata | checksums hub_cache hub_errors | store time_limits | header http_ranges
-    listing local_store unsupported | fingerprint hub object_store shard_index side_files | locate
-    weight_files | checkpoint
+    listing local_store store_limits unsupported | fingerprint hub object_store shard_index
+    side_files | locate weight_files | checkpoint
 quant: stochastic_rounding | scheme | decoding unpack | formats rescale scaled | packed_columns |
     dequantize detect | claims requantize
 families: schema | architecture layer_rules registry settings | dense_layers per_layer |
