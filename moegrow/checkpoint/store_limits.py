@@ -101,9 +101,9 @@ class _Names(Generic[T]):
         """Raise LateError where the list takes too long."""
         now = monotonic()
         if now - self._last > QUIET:
-            raise LateError(f"after {self._count} names no further one came in {QUIET:.0f} s")
+            raise LateError(f"{self._count} names came, and no further one in {QUIET:.0f} s")
         if now - self._begin > LONGEST:
-            raise LateError(f"{self._count} names came in {LONGEST:.0f} s, and that is not all")
+            raise LateError(f"{self._count} names came in {LONGEST:.0f} s, and more are to come")
 
     def _too_many(self, most: str) -> MoegrowError:
         return MoegrowError(
