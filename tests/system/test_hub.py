@@ -594,6 +594,7 @@ def test_a_thread_that_waits_as_long_as_a_server_asks_ends_when_it_is_interrupte
             stderr=subprocess.PIPE,
         )  # fmt: skip
         while not any(fault.times < 999 for fault in hub.faults):
+            assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=60)
