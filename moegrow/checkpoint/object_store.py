@@ -7,6 +7,7 @@ from typing import Any
 
 from moegrow.checkpoint.listing import Entry, Listed, entry, safe
 from moegrow.checkpoint.store import Access, names_weights, scheme, short_name
+from moegrow.checkpoint.store_limits import LateError, listed, read_part
 from moegrow.errors import MoegrowError, UsageError
 from moegrow.files.worker_threads import wait
 
@@ -54,10 +55,8 @@ class ObjectStore(Listed):
         while position < stop:
             with explained(self.location):
                 try:
-                    part = self._filesystem.cat_file(
-                        f"{self._root}/{name}", start=position, end=stop
-                    )
-                except (FileNotFoundError, PermissionError):
+                    part = read_part(self._filesystem, f"{self._root}/{name}", position, stop)
+                except (FileNotFoundError, PermissionError, InterruptedError):
                     raise
                 except Exception:
                     # Drivers raise what their libraries do; some of it mends itself.
@@ -118,18 +117,14 @@ def _listed(location: str, root: str, filesystem: Any) -> dict[str, Entry]:
     """The files below an address as they are now."""
     with explained(location):
         filesystem.invalidate_cache()
-        found = filesystem.find(root, detail=True)
-    return {
-        safe(name): entry(name, told.get("size"), version=_version(told))
-        for path, told in found.items()
-        if told.get("type") == "file" and path.startswith(f"{root}/") and not path.endswith("/")
-        for name in [path.removeprefix(f"{root}/")]
-    }
+        return listed(filesystem, root, location, _entry)
 
 
-def _version(entry: Mapping[str, Any]) -> str:
-    """What a store says of a file that is another when the file is: drivers name it variously."""
-    return next((str(entry[key]) for key in _VERSIONS if entry.get(key)), "")
+def _entry(name: str, info: Mapping[str, Any]) -> Entry:
+    """What a driver says of a file; its version is another when the file is."""
+    # Drivers name the version variously.
+    version = next((str(info[key]) for key in _VERSIONS if info.get(key)), "")
+    return entry(safe(name), info.get("size"), version=version)
 
 
 @contextmanager
@@ -139,8 +134,14 @@ def explained(location: str) -> Iterator[None]:
     driver = DRIVERS[kind][0]
     try:
         yield
-    except (ImportError, MoegrowError):
+    except (ImportError, InterruptedError, MoegrowError):
         raise
+    except LateError as error:
+        raise MoegrowError(
+            f"{location} is read too slowly: {error}",
+            f"check the network and the settings of {driver}, which reads {kind}://, and that the"
+            " address is the folder of one checkpoint",
+        ) from None
     except FileNotFoundError:
         raise MoegrowError(
             f"{location} does not exist, or not all of it any more", "check the address"

@@ -109,7 +109,7 @@ def test_what_is_verified_is_uploaded_and_its_recipe_saved(run, signed_in, sourc
 
 DAMAGE = """
 import moegrow, sys
-from moegrow import cli
+from moegrow.cli.main import main
 real = moegrow.apply
 def apply(*arguments, **options):
     written = real(*arguments, **options)
@@ -119,7 +119,7 @@ def apply(*arguments, **options):
     file.write_bytes(content)
     return written
 moegrow.apply = apply
-cli.main()
+main()
 """
 
 

@@ -10,6 +10,7 @@ import pytest
 import tiny
 
 import moegrow
+from moegrow.checkpoint import store_limits
 from moegrow.errors import MoegrowError
 
 BUCKET = "s3://models/qwen/tiny-moe"
@@ -114,20 +115,41 @@ def test_a_file_that_is_overwritten_while_it_is_read_ends_the_run(store, source,
 def test_reading_goes_on_after_a_bad_moment(store, source, tmp_path):
     script = (
         "import s3fs, moegrow\n"
-        "real, failed = s3fs.S3FileSystem.cat_file, []\n"
-        "def cat_file(self, path, start=None, end=None):\n"
-        "    data = real(self, path, start=start, end=end)\n"
+        "real, failed = s3fs.S3FileSystem._cat_file, []\n"
+        "async def cat_file(self, path, start=None, end=None):\n"
+        "    data = await real(self, path, start=start, end=end)\n"
         "    if path.endswith('.safetensors') and len(failed) < 9:\n"
         "        failed.append(path)\n"
         "        if len(failed) % 3 == 1: raise OSError('lost')\n"
         "        return data[: len(data) // 2]\n"
         "    return data\n"
-        "s3fs.S3FileSystem.cat_file = cat_file\n"
+        "s3fs.S3FileSystem._cat_file = cat_file\n"
         f"moegrow.apply(moegrow.depth({BUCKET!r}), 'grown', threads=2)\n"
         "assert len(failed) == 9\n"
     )
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, env=os.environ)
     assert moegrow.diff(tmp_path / "grown", moegrow.depth(source)).is_empty
+
+
+def test_a_bucket_with_more_names_than_a_checkpoint_has_is_given_up_page_by_page(
+    store, monkeypatch
+):
+    for number in range(1100):
+        store.pipe_file(f"{BUCKET}/more/{number}", b"")
+    pages, real = [], type(store)._call_s3
+
+    async def counted(self, method, *arguments, **options):
+        pages.append(method)
+        return await real(self, method, *arguments, **options)
+
+    monkeypatch.setattr(type(store), "_call_s3", counted)
+    monkeypatch.setattr(store_limits, "MOST_ENTRIES", 900)
+    with pytest.raises(MoegrowError, match="lists more than 900 names, which no checkpoint has"):
+        moegrow.depth(BUCKET)
+    assert pages == ["list_objects_v2"]
+    monkeypatch.setattr(store_limits, "MOST_ENTRIES", 2000)
+    moegrow.depth(BUCKET)
+    assert pages.count("list_objects_v2") == 3
 
 
 def test_what_is_not_there_or_not_readable_is_said(run, store, monkeypatch):

@@ -13,8 +13,8 @@ dtypes errors | maps options | display growth | steps
 files: atomic byte_ranges linear_regex mounts worker_threads | toml_text typed_toml untrusted |
     json_edit | typed_json
 checkpoint: card_metadata | checksums hub_cache hub_errors | store time_limits | header http_ranges
-    listing local_store unsupported | fingerprint hub object_store shard_index side_files | locate
-    weight_files | checkpoint
+    listing local_store store_limits unsupported | fingerprint hub object_store shard_index
+    side_files | locate weight_files | checkpoint
 quant: decoding scheme stochastic_rounding | formats | unpack | packing rescale | codec | groups
     plain scaled words | awq fp4 gptq packed | find_codec | detect | claims
 families: schema | architecture layer_rules registry settings | dense_layers model_facts
