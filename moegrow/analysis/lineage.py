@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from moegrow import maps
+from moegrow.growth import Noise
 from moegrow.maps import NULL, Map
-from moegrow.planning.plan import Noise, Plan
+from moegrow.planning.plan import Plan
 
 LONGEST_GROUP, MOST_TIMES = 16, 8  # of what is repeated in place, as far as it is looked for
 LONGEST = 600  # numbers of which the fewest stretches are looked for

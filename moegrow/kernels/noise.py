@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moegrow.errors import MoegrowError
-from moegrow.planning.plan import Noise
+from moegrow.growth import Noise
 
 Floats = npt.NDArray[Any]
 

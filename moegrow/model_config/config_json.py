@@ -14,9 +14,9 @@ from moegrow.families.layout import Layout
 from moegrow.families.schema import Config, Setting, lookup, number
 from moegrow.families.settings import present, promised_predictions
 from moegrow.files import json_edit
+from moegrow.growth import Growth
 from moegrow.model_config.indexers import indexer_types
 from moegrow.model_config.quantization_config import QuantConfig
-from moegrow.planning.plan import Growth
 
 
 def grown_config(

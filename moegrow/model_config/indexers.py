@@ -8,7 +8,7 @@ from moegrow.families import layer_rules
 from moegrow.families.layout import Layout
 from moegrow.families.schema import lookup
 from moegrow.families.settings import present
-from moegrow.planning.plan import Growth
+from moegrow.growth import Growth
 
 FULL, SHARED = "full", "shared"
 

@@ -9,9 +9,9 @@ from moegrow.errors import MoegrowError
 from moegrow.families.layout import Layout
 from moegrow.families.settings import promised_predictions
 from moegrow.files.json_edit import MOST_SHALLOW
+from moegrow.growth import Growth
 from moegrow.model_config.layer_copies import Copy, Numbers
 from moegrow.model_config.module_patterns import Expressions, Inside
-from moegrow.planning.plan import Growth
 
 # In one config, once they are spelled out for every copy.
 MOST_NAMES, MOST_CHARACTERS = 1_000_000, LARGEST_CONFIG

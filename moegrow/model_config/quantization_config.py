@@ -9,8 +9,8 @@ from moegrow.checkpoint.store import read_whole
 from moegrow.errors import raise_all
 from moegrow.families.layout import Layout
 from moegrow.files import json_edit
+from moegrow.growth import Growth
 from moegrow.model_config.module_names import ModuleNames
-from moegrow.planning.plan import Growth
 from moegrow.quant import claims
 from moegrow.quant.detect import find_quantised
 from moegrow.quant.formats import Quantised

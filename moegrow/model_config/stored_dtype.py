@@ -7,8 +7,9 @@ from moegrow.checkpoint.checkpoint import QUANT_FILES
 from moegrow.errors import MoegrowError
 from moegrow.families.layout import Layout
 from moegrow.files import json_edit
+from moegrow.growth import Growth
 from moegrow.model_config.quantization_config import KEYS, QuantConfig
-from moegrow.planning.plan import Growth, Storage
+from moegrow.planning.plan import Storage
 
 NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 _DTYPE_KEYS = ("torch_dtype", "dtype")

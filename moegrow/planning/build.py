@@ -7,6 +7,7 @@ from moegrow.errors import MoegrowError
 from moegrow.families.layer_rules import Old, entries
 from moegrow.families.layout import Layout
 from moegrow.families.schema import lookup
+from moegrow.growth import Growth, Noise
 from moegrow.maps import Map, repeats
 from moegrow.model_config.config_json import grown_config
 from moegrow.model_config.quantization_config import QuantConfig
@@ -15,7 +16,7 @@ from moegrow.planning import header_metadata, passes
 from moegrow.planning.addressed_layers import check_identity
 from moegrow.planning.outputs import check_count, outputs
 from moegrow.planning.passes import Restored, regridded
-from moegrow.planning.plan import AS_STORED, Growth, Noise, Plan, Source, Storage
+from moegrow.planning.plan import AS_STORED, Plan, Source, Storage
 from moegrow.planning.router import Compensation, compensate
 from moegrow.planning.summary import describe, noted
 from moegrow.planning.unfamiliar import check_class

@@ -9,8 +9,9 @@ from moegrow.checkpoint.header import TensorSpec
 from moegrow.errors import MoegrowError
 from moegrow.families.layout import Layout, is_of_all
 from moegrow.families.tensor_names import TensorRole
+from moegrow.growth import Growth, Noise
 from moegrow.maps import NULL, Map
-from moegrow.planning.plan import ONE, ZERO, Growth, Noise, Output, Piece
+from moegrow.planning.plan import ONE, ZERO, Output, Piece
 from moegrow.planning.router import Compensation
 
 

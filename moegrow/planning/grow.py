@@ -8,9 +8,10 @@ from typing import Any
 from moegrow import maps
 from moegrow.checkpoint.store import Access
 from moegrow.errors import UsageError, choose
+from moegrow.growth import ROUNDINGS, Noise
 from moegrow.planning import build, depth_modes, width_presets
 from moegrow.planning.open_source import AnySource, Opened, begin, check_kept, check_unedited
-from moegrow.planning.plan import ROUNDINGS, Noise, Plan, Storage
+from moegrow.planning.plan import Plan, Storage
 from moegrow.planning.quantised_noise import check_ways
 from moegrow.recipes import cookbook
 from moegrow.recipes.recipe import Recipe, Step

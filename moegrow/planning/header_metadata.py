@@ -14,7 +14,8 @@ from typing import Any
 from moegrow.checkpoint.checkpoint import Checkpoint
 from moegrow.errors import MoegrowError, raise_all
 from moegrow.files import json_edit
-from moegrow.planning.plan import Growth, Output
+from moegrow.growth import Growth
+from moegrow.planning.plan import Output
 
 LARGEST = 16 << 20  # characters: they are written into every file
 NAMES = "tensor_names"  # torchao's list of tensors

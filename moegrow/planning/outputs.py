@@ -16,9 +16,10 @@ from moegrow.errors import MoegrowError
 from moegrow.families.layout import Layout, Tensor
 from moegrow.families.schema import lookup
 from moegrow.families.tensor_names import NUMBER, TensorRole
+from moegrow.growth import Growth
 from moegrow.model_config.indexers import sharing_copies
 from moegrow.planning.experts import Experts, whole
-from moegrow.planning.plan import ONE, ZERO, Growth, Output, Piece
+from moegrow.planning.plan import ONE, ZERO, Output, Piece
 from moegrow.planning.router import Compensation
 
 _NUMBER = re.compile(NUMBER)

@@ -9,8 +9,9 @@ from typing import Any
 from moegrow.checkpoint.header import BITS, TensorSpec
 from moegrow.errors import MoegrowError, raise_all
 from moegrow.families.layout import Layout
+from moegrow.growth import Growth
 from moegrow.model_config.quantization_config import quantised_in
-from moegrow.planning.plan import ONE, Growth, Output, Piece, Storage
+from moegrow.planning.plan import ONE, Output, Piece, Storage
 from moegrow.quant.decoding import AS_IT_IS, EXACT, is_power_of_two
 from moegrow.quant.formats import PLAIN, Weight
 

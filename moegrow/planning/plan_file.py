@@ -20,18 +20,9 @@ from moegrow.checkpoint.store import CONFIG, MOST_FILES, names_weights, scheme
 from moegrow.errors import MoegrowError
 from moegrow.files import json_edit, untrusted
 from moegrow.files.untrusted import opened
+from moegrow.growth import ROUNDINGS, Growth, Noise
 from moegrow.maps import NULL, check_size
-from moegrow.planning.plan import (
-    ROUNDINGS,
-    STORED,
-    Growth,
-    Noise,
-    Output,
-    Piece,
-    Plan,
-    Source,
-    Storage,
-)
+from moegrow.planning.plan import STORED, Output, Piece, Plan, Source, Storage
 from moegrow.planning.plan_lines import output_line
 from moegrow.quant.decoding import CODECS, SETTINGS, Decoding
 from moegrow.recipes.recipe import MOST_STEPS, Step, read_step

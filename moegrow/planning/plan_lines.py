@@ -7,7 +7,8 @@ from itertools import groupby
 from typing import Any
 
 from moegrow.files import json_edit
-from moegrow.planning.plan import AS_STORED, ONE, ZERO, Growth, Noise, Output, Piece, Plan
+from moegrow.growth import Growth, Noise
+from moegrow.planning.plan import AS_STORED, ONE, ZERO, Output, Piece, Plan
 from moegrow.quant.decoding import Decoding
 
 

@@ -10,12 +10,13 @@ from moegrow.checkpoint.header import TensorSpec
 from moegrow.display import size
 from moegrow.errors import MoegrowError
 from moegrow.families.layout import Layout
+from moegrow.growth import Noise
 from moegrow.model_config.quantization_config import quantised_in
 from moegrow.planning.build import render
 from moegrow.planning.check import FLOATS, check_noise
 from moegrow.planning.noise_forecast import Forecast, on_floats, on_weight
 from moegrow.planning.noise_stats import SWALLOWED
-from moegrow.planning.plan import STORED, Noise, Output, Plan, Storage
+from moegrow.planning.plan import STORED, Output, Plan, Storage
 from moegrow.quant.formats import Quantised, Weight
 
 TOO_MUCH = 1.1  # times the noise asked for from which on it is worth a warning

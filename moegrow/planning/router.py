@@ -10,9 +10,10 @@ from typing import Any
 from moegrow.errors import MoegrowError
 from moegrow.families.layout import Layout
 from moegrow.families.schema import Config, Groups, Router, Setting, lookup, number
+from moegrow.growth import Growth
 from moegrow.maps import NULL, Map
 from moegrow.model_config.config_json import scaled
-from moegrow.planning.plan import ONE, ZERO, Growth
+from moegrow.planning.plan import ONE, ZERO
 
 
 @dataclass(frozen=True)

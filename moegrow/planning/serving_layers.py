@@ -14,10 +14,11 @@ from moegrow.families import layer_rules
 from moegrow.families.layout import Layout
 from moegrow.families.schema import Config, Names, Setting, lookup
 from moegrow.files import json_edit
+from moegrow.growth import Growth
 from moegrow.maps import Map
 from moegrow.model_config.config_json import grown_config
 from moegrow.planning import depth_modes
-from moegrow.planning.plan import Growth, Plan
+from moegrow.planning.plan import Plan
 from moegrow.planning.serving import Kinds, facts, language_model
 from moegrow.recipes.recipe import Step
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from moegrow import maps
 from moegrow.families.layout import Layout
+from moegrow.growth import Growth, Noise
 from moegrow.maps import Map
 from moegrow.model_config.indexers import sharing_copies
-from moegrow.planning.plan import Growth, Noise
 from moegrow.planning.router import Compensation
 
 

@@ -7,8 +7,8 @@ from typing import Any
 from moegrow import maps
 from moegrow.errors import UsageError, choose
 from moegrow.families.layout import Layout
+from moegrow.growth import Noise
 from moegrow.maps import Map
-from moegrow.planning.plan import Noise
 from moegrow.planning.router import group_size
 
 PRESETS: dict[str, dict[str, Any]] = {

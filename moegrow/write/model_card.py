@@ -10,7 +10,8 @@ from moegrow.checkpoint.card_metadata import MOST, Carried, front_matter, read_m
 from moegrow.checkpoint.hub import is_name
 from moegrow.checkpoint.store import CARD, Store, read_range, scheme
 from moegrow.errors import one_line
-from moegrow.planning.plan import Noise, Plan
+from moegrow.growth import Noise
+from moegrow.planning.plan import Plan
 from moegrow.recipes.recipe import Recipe, to_toml
 
 LONGEST = 20_000  # characters of a line that others have written

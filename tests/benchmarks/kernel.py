@@ -23,9 +23,10 @@ import numpy as np
 import peers
 
 from moegrow.files.byte_ranges import cores
+from moegrow.growth import Noise
 from moegrow.kernels.changes import change, sigma
 from moegrow.kernels.perturb import Bytes, Workspace, compiled_loops
-from moegrow.planning.plan import Noise, Output, Piece
+from moegrow.planning.plan import Output, Piece
 
 SHAPE = (768, 2048)
 PIECE = Piece("old", 0, SHAPE[0], Noise("normal", peers.ALPHA, 0))

@@ -8,11 +8,12 @@ from test_dequantize import bytes_of
 
 from moegrow.checkpoint.checkpoint import open_checkpoint
 from moegrow.errors import MoegrowError
+from moegrow.growth import Noise
 from moegrow.kernels.cast import is_known, looked_up
 from moegrow.kernels.perturb import Workspace
 from moegrow.kernels.reader import Source
 from moegrow.kernels.tensor_bytes import blocks, is_rounded
-from moegrow.planning.plan import Noise, Output, Piece
+from moegrow.planning.plan import Output, Piece
 from moegrow.quant.decoding import AS_IT_IS, Decoding
 
 DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16}

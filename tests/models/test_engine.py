@@ -22,10 +22,11 @@ import moegrow
 from moegrow.checkpoint.checkpoint import open_checkpoint
 from moegrow.errors import MoegrowError
 from moegrow.files.byte_ranges import BLOCK
+from moegrow.growth import Noise
 from moegrow.kernels import tensor_bytes
 from moegrow.kernels.perturb import Workspace
 from moegrow.kernels.reader import Source
-from moegrow.planning.plan import Noise, Output, Piece
+from moegrow.planning.plan import Output, Piece
 from moegrow.write import direct_io, engine, schedule, shard_files, shards
 from moegrow.write.engine import Moved, fill
 

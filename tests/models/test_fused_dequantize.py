@@ -8,11 +8,11 @@ from quantised import FORMATS
 from test_dequantize import Stored, bytes_of
 
 from moegrow.errors import MoegrowError
+from moegrow.growth import Noise
 from moegrow.kernels import fused_dequantize
 from moegrow.kernels.cast import Conversion
 from moegrow.kernels.noise import Draw
 from moegrow.kernels.perturb import Workspace
-from moegrow.planning.plan import Noise
 from moegrow.quant.dequantize import decoded
 from moegrow.quant.detect import find_quantised
 

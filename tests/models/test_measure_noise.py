@@ -14,13 +14,14 @@ from conftest import MOEGROW
 import moegrow
 from moegrow.checkpoint.checkpoint import open_checkpoint
 from moegrow.families.read_layout import read_layout
+from moegrow.growth import Noise
 from moegrow.kernels.measure_noise import SAMPLE, measure, note
 from moegrow.kernels.noise import CHUNK, Draw
 from moegrow.kernels.perturb import Change, Workspace
 from moegrow.planning import quantised_noise
 from moegrow.planning.noise_forecast import on_floats
 from moegrow.planning.noise_stats import NoiseStats, kind_of
-from moegrow.planning.plan import Noise, Piece
+from moegrow.planning.plan import Piece
 
 EXPERT = "model.layers.*.mlp.experts.*.up_proj.weight"
 

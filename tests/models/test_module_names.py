@@ -13,8 +13,8 @@ import torch
 from moegrow.checkpoint.checkpoint import open_checkpoint
 from moegrow.errors import MoegrowError
 from moegrow.families.read_layout import read_layout
+from moegrow.growth import Growth
 from moegrow.model_config.module_names import ModuleNames
-from moegrow.planning.plan import Growth
 
 LAYERS, EXPERTS = (0, 0, 1, 1, 2, 2, 3, 3), (0, 1, 2, 3, 0, 1, 2, 3)
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from moegrow.growth import Noise
 from moegrow.kernels.noise import CHUNK, LANES, Draw, deviation, evens, quantiles
-from moegrow.planning.plan import Noise
 
 UP = "model.layers.0.mlp.experts.4.up_proj.weight"
 FUSED = "model.layers.0.mlp.experts.gate_up_proj"

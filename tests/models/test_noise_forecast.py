@@ -7,11 +7,12 @@ from test_dequantize import Stored
 from test_requantize import FORMS, Making, parts, put_back
 
 from moegrow.checkpoint.header import nbytes
+from moegrow.growth import Noise
 from moegrow.kernels.measure_noise import SAMPLE, measure
 from moegrow.kernels.noise import Draw, quantiles
 from moegrow.kernels.perturb import Change, Workspace, exact
 from moegrow.planning.noise_forecast import on_floats, on_weight
-from moegrow.planning.plan import Noise, Piece
+from moegrow.planning.plan import Piece
 from moegrow.quant.detect import find_quantised
 
 

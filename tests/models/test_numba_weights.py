@@ -12,10 +12,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import moegrow
+from moegrow.growth import Noise
 from moegrow.kernels import perturb
 from moegrow.kernels.noise import CHUNK, DRAWS_PER_BLOCK, LANES, Draw
 from moegrow.kernels.perturb import Change, Workspace, compiled_loops, deviation
-from moegrow.planning.plan import Noise, Piece
+from moegrow.planning.plan import Piece
 
 compiled = pytest.importorskip("moegrow.kernels.numba_weights", reason="numba is not installed")
 

@@ -13,8 +13,8 @@ from test_dequantize import plain as decoded
 from test_quantised import LOADS, config_of, load
 
 import moegrow
+from moegrow.growth import Noise
 from moegrow.kernels.noise import Draw
-from moegrow.planning.plan import Noise
 
 AMOUNT = 0.1
 BY_DRAW = ["--rounding", "stochastic", "--noise", AMOUNT]

@@ -8,9 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moegrow.growth import Noise
 from moegrow.kernels.noise import CHUNK, Draw
 from moegrow.kernels.perturb import Change, Workspace, exact, numbers
-from moegrow.planning.plan import Noise, Piece
+from moegrow.planning.plan import Piece
 
 TORCH = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,

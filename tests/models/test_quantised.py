@@ -232,8 +232,8 @@ def test_growth_and_conversion_are_one_pass_in_any_order(made, run, tmp_path):
     assert torch.equal(original.to(torch.bfloat16), wide[matrix.format(3)])
     realised = (copy - original).std() / original.std()
     assert 0.04 < realised < 0.06
+    from moegrow.growth import Noise
     from moegrow.kernels.noise import Draw
-    from moegrow.planning.plan import Noise
 
     drawn = Draw(Noise("normal", 0.05, 0), matrix.format(11), 0).values(0, original.numel())
     drawn = torch.from_numpy(drawn).reshape(original.shape)

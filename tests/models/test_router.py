@@ -14,7 +14,7 @@ from moegrow.checkpoint.checkpoint import open_checkpoint
 from moegrow.checkpoint.store import CONFIG
 from moegrow.errors import MoegrowError
 from moegrow.families.read_layout import read_layout
-from moegrow.planning.plan import Growth
+from moegrow.growth import Growth
 from moegrow.planning.router import compensate
 
 

@@ -173,8 +173,8 @@ def test_modules_are_those_that_hold_the_matrices_whatever_they_are_called(check
     """Experts in one tensor are a module of their own, or stand in one that is called so."""
     from moegrow.checkpoint.checkpoint import open_checkpoint
     from moegrow.families.read_layout import read_layout
+    from moegrow.growth import Growth
     from moegrow.model_config.stored_dtype import expert_modules
-    from moegrow.planning.plan import Growth
 
     for family, expected in (
         ("granitemoe", ["block_sparse_moe.input_linear", "block_sparse_moe.output_linear"]),

@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from moegrow.checkpoint.checkpoint import open_checkpoint
 from moegrow.errors import MoegrowError
+from moegrow.growth import Noise
 from moegrow.kernels import tensor_bytes
 from moegrow.kernels.noise import Draw, deviation
 from moegrow.kernels.perturb import Workspace
 from moegrow.kernels.reader import Source, rechunked
 from moegrow.kernels.tensor_bytes import blocks
-from moegrow.planning.plan import Noise, Output, Piece
+from moegrow.planning.plan import Output, Piece
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,

@@ -4,7 +4,7 @@ import pytest
 
 import moegrow
 from moegrow.errors import MoegrowError
-from moegrow.planning.plan import Noise
+from moegrow.growth import Noise
 from moegrow.recipes import cookbook
 from moegrow.recipes.recipe import to_toml
 

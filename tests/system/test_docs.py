@@ -526,11 +526,12 @@ def test_the_code_gives_the_vectors_of_the_noise_page(tmp_path):
     from safetensors.torch import save_file
 
     from moegrow.checkpoint.checkpoint import open_checkpoint
+    from moegrow.growth import Noise
     from moegrow.kernels.noise import CHUNK, TABLE_DIGEST, Draw, deviation, quantiles
     from moegrow.kernels.perturb import Workspace
     from moegrow.kernels.reader import Source
     from moegrow.kernels.tensor_bytes import blocks as bytes_of
-    from moegrow.planning.plan import Noise, Output, Piece
+    from moegrow.planning.plan import Output, Piece
     from moegrow.quant.decoding import Decoding
 
     vectors, tensors = map(json.loads, blocks(NOISE_PAGE, "json"))

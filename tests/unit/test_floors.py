@@ -9,7 +9,7 @@ import moegrow
 
 # From the ground up: a line is a package (or files that stand in none), and its floors by "|".
 FLOORS = """
-errors | maps | display
+errors | maps | growth display
 files: atomic byte_ranges linear_regex mounts worker_threads | toml_text untrusted | json_edit
 checkpoint: card_metadata | checksums hub_cache hub_errors | store time_limits | header http_ranges
     listing local_store unsupported | fingerprint hub object_store shard_index side_files | locate

@@ -15,8 +15,9 @@ from moegrow import maps
 from moegrow.checkpoint.checkpoint import open_checkpoint
 from moegrow.families.read_layout import read_layout
 from moegrow.families.tensor_names import locator
+from moegrow.growth import Growth, Noise
 from moegrow.planning import build
-from moegrow.planning.plan import Growth, Noise, Piece
+from moegrow.planning.plan import Piece
 from moegrow.planning.plan_file import from_lines
 from moegrow.planning.plan_lines import to_lines
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 import moegrow
 from moegrow.checkpoint.checkpoint import open_checkpoint
-from moegrow.planning.plan import Noise, Output, Piece
+from moegrow.growth import Noise
+from moegrow.planning.plan import Output, Piece
 from moegrow.write import schedule, shards
 from moegrow.write.schedule import Change, Copy, Job, jobs, moves
 

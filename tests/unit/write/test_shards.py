@@ -14,8 +14,9 @@ from moegrow.checkpoint.checkpoint import Checkpoint
 from moegrow.checkpoint.header import BITS, TensorSpec, read_header
 from moegrow.errors import UsageError
 from moegrow.files.byte_ranges import BLOCK
+from moegrow.growth import Noise
 from moegrow.kernels.reader import piece_range
-from moegrow.planning.plan import Noise, Output, Piece
+from moegrow.planning.plan import Output, Piece
 from moegrow.write import shards
 
 MIB = 1 << 20
