@@ -11,6 +11,7 @@ class MoegrowError(Exception):
 
     `message` names the file, tensor or flag and the values that disagree;
     `hint` is the next thing to type, or "" where there is none to give.
+    `headline` is the message without the list that may stand below it.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
@@ -19,6 +20,15 @@ class MoegrowError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.headline = message
+
+
+class ListedError(MoegrowError):
+    """An error with a list below its headline, which the text `leads` into."""
+
+    def __init__(self, headline: str, lines: Iterable[str], hint: str = "", leads: str = ":"):
+        super().__init__("\n".join([headline + leads, *lines]), hint)
+        self.headline = headline[:LONGEST]
 
 
 class UsageError(MoegrowError):
@@ -90,7 +100,7 @@ def raise_all(what: str, problems: Sequence[str], hint: str = "") -> None:
         return
     if len(problems) == 1:
         raise MoegrowError(f"{what}: {problems[0]}", hint)
-    lines = [f"{what}:", *(f"  {problem}" for problem in problems[:SHOWN])]
+    lines = [f"  {problem}" for problem in problems[:SHOWN]]
     if len(problems) > SHOWN:
         lines.append(f"  and {len(problems) - SHOWN} more")
-    raise MoegrowError("\n".join(lines), hint)
+    raise ListedError(what, lines, hint)

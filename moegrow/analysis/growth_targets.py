@@ -79,12 +79,13 @@ def on_tokens(sunk: int | None, numbers: Numbers) -> int | None:
 
 def _deepened(opened: Opened, *, stack: bool) -> _Made:
     ways = deep_options(opened.layout)
-    options, plan, problem = first_taken(opened, chain(*(reversed(ways) if stack else ways)))
+    options, plan, refused = first_taken(opened, chain(*(reversed(ways) if stack else ways)))
+    problem = refused.headline if refused else ""
     if plan and (found := serving_layers.suiting(plan, opened.layout)):
         problem = next(serving_layers.warnings(plan, opened.layout))
         options = {key: value for key, value in found[0].items() if key not in ("grow", "times")}
         plan = grow.depth(opened, **options)
-    return _Made(f"moegrow depth {spelled(options)}", plan, _brief(problem))
+    return _Made(f"moegrow depth {spelled(options)}", plan, problem)
 
 
 def _served(plan: Plan, layout: Layout) -> tuple[str, ...]:
@@ -98,13 +99,8 @@ def _widened(opened: Opened, options: Options, ways: tuple[Options, ...] = _DECO
         try:
             plan = grow.width(opened, **options, **decoded)
         except MoegrowError as error:
-            problem = problem or _brief(error.message)
+            problem = problem or error.headline
         else:
             command = f"moegrow width {spelled(options | decoded)}"
             return _Made(command, plan, problem, (decoded,))
     return _Made(f"moegrow width {spelled(options)}", None, problem)
-
-
-def _brief(message: str) -> str:
-    """The first line of a message, without what announces those behind it."""
-    return message.partition("\n")[0].removesuffix("; instead:").rstrip(":")

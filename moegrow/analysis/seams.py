@@ -108,28 +108,29 @@ def ways(opened: Opened, profile: Profile) -> list[Way]:
         options, plan, refused = first_taken(opened, alike)
         text = spelled(options)
         if plan is None:
-            found.append(Way(text, (), 0, {}, refused))
+            found.append(Way(text, (), 0, {}, refused.message if refused else ""))
         else:
             found.append(way(profile, plan.growth.layers, text))
     return found
 
 
 Options = dict[str, Any]
+Taken = tuple[Options, Plan | None, MoegrowError | None]
 
 
-def first_taken(opened: Opened, alike: Iterable[Options]) -> tuple[Options, Plan | None, str]:
+def first_taken(opened: Opened, alike: Iterable[Options]) -> Taken:
     """The first of some options of depth that the model takes, with its plan.
 
     Where it takes none, the first options and no plan. Last, why the first are refused, if so.
     """
-    first: tuple[Options, str] | None = None
+    first: tuple[Options, MoegrowError] | None = None
     for options in alike:
         try:
             plan = grow.depth(opened, **options)
         except MoegrowError as error:
-            first = first or (options, error.message)
+            first = first or (options, error)
         else:
-            return options, plan, first[1] if first else ""
+            return options, plan, first[1] if first else None
     if first is None:
         raise ValueError("no options were given")
     return first[0], None, first[1]
