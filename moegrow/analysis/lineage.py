@@ -181,7 +181,7 @@ def _noise(noise: Noise | None) -> dict[str, Any] | None:
 
 def _before(plan: Plan, key: str, now: int) -> int:
     """How many the source has: by the first step that changed it."""
-    return next((int(step[key][0]) for step in plan.steps if key in step), now)
+    return next((step.numbers[key][0] for step in plan.steps if key in step.numbers), now)
 
 
 def _marks(a_map: Map, starts: Iterator[tuple[Start, str]]) -> tuple[Mark, ...]:

@@ -20,7 +20,6 @@ from moegrow.families.read_layout import read_layout
 from moegrow.files.untrusted import exists_inside
 from moegrow.maps import NULL
 from moegrow.planning.check import check_source
-from moegrow.planning.open_source import EDITED
 from moegrow.planning.plan import Output, Plan
 from moegrow.planning.plan_file import read_plan
 from moegrow.planning.router import compensate
@@ -184,7 +183,7 @@ def compare(
 def why_another(plan: Plan, layout: Layout) -> tuple[str, ...]:
     """Why the result of a plan need not compute what its source computes; nothing if it must."""
     growth, reasons = plan.growth, []
-    if EDITED in plan.steps:
+    if plan.is_edited:
         reasons.append("the plan was edited")
     heard = tuple(
         old for old, silent in zip(growth.layers, growth.silent, strict=True) if not silent
@@ -196,7 +195,7 @@ def why_another(plan: Plan, layout: Layout) -> tuple[str, ...]:
         reasons.append("copies of experts have noise")
     if any(_is_rounded(output) for output in plan.outputs):
         reasons.append("weights are rounded to another dtype")
-    return (*reasons, *compensate(layout, growth).losses)
+    return (*reasons, *map(str, compensate(layout, growth).losses))
 
 
 def _is_rounded(output: Output) -> bool:

@@ -40,7 +40,7 @@ def growth(
         "family": layout.family.name,
         "before": before.table(),
         "after": after.table(),
-        "steps": list(plan.steps),
+        "steps": [step.table() for step in plan.steps],
         "warnings": [notice.text for notice in told if notice.is_warning],
         "notes": [notice.text for notice in told if not notice.is_warning],
         "part": str(written.part) if written and written.part else None,

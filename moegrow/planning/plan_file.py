@@ -22,6 +22,7 @@ from moegrow.files import json_edit, untrusted
 from moegrow.files.untrusted import opened
 from moegrow.growth import ROUNDINGS, Growth, Noise
 from moegrow.maps import NULL, check_size
+from moegrow.planning.notes import read_summary
 from moegrow.planning.plan import STORED, Output, Piece, Plan, Source, Storage
 from moegrow.planning.plan_lines import output_line
 from moegrow.quant.decoding import CODECS, SETTINGS, Decoding
@@ -123,7 +124,7 @@ def take_lines(lines: Iterable[str]) -> Lines:
             source=_source(header["source"]),
             family=_text(header["family"]),
             growth=_growth(header["growth"]),
-            steps=tuple(map(_step, header["steps"])),
+            steps=tuple(read_summary(_step(step)) for step in header["steps"]),
             config=_text(header["config"]),
             outputs=(),
             commands=tuple(map(_text, header["commands"])),

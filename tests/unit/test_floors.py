@@ -19,7 +19,7 @@ quant: stochastic_rounding | scheme | decoding unpack | formats rescale scaled |
 families: schema | architecture layer_rules registry settings | dense_layers per_layer |
     name_variants | tensor_names | layout | missing_tensors moe_blocks | read_layout
 recipes: recipe | cookbook
-planning: plan
+planning: noted_command router_notes | notes | plan
 model_config: layer_copies | module_patterns | indexers module_names | quantization_config |
     config_json stored_dtype
 planning: noise_stats | depth_modes | noise_forecast | plan_lines | header_metadata plan_file |
