@@ -135,7 +135,7 @@ def compared(found: Compared, seconds: float) -> Document:
     """What `verify --logits` found."""
     return {
         "ok": found.ok,
-        "reasons": list(found.reasons),
+        "reasons": list(map(str, found.reasons)),
         "tolerance": TOLERANCE,
         "tokens": found.tokens,
         "has_head": found.has_head,

@@ -137,13 +137,12 @@ def test_a_top_k_that_does_not_grow_is_told(compensated):
     ],
 )
 def test_one_expert_of_equal_copies_is_as_good_as_another(
-    run, checkpoint, tmp_path, model_type, settings, experts, is_exact
+    checkpoint, tmp_path, model_type, settings, experts, is_exact
 ):
     source = checkpoint(model_type, **settings)
-    done = run(
-        "width", "--experts", experts, "--noise", "0", "--top-k", "keep", source, "-o", "wide"
-    )
-    assert ("width: the function is preserved" in done.stderr) == is_exact
+    plan = moegrow.width(source, experts=experts, noise=0, top_k="keep")
+    assert plan.steps[-1].preserves_function == is_exact
+    moegrow.apply(plan, tmp_path / "wide")
     distance = tiny.distance(tiny.logits(source), tiny.logits(tmp_path / "wide"))
     assert (distance < 1e-4) == is_exact
 
