@@ -56,7 +56,10 @@ def targets(opened: Opened, now: Numbers, sunk: int | None, *, stack: bool) -> I
     both = deep
     if deep.plan:
         both = _widened(opened._replace(plan=deep.plan), _WIDE, wide.decoded)
-    both = both._replace(command=f"{deep.command} --plan | {wide.command}")
+    both = both._replace(
+        command=f"{deep.command} --plan | {wide.command}",
+        problem="" if both.plan else both.problem,
+    )
     yield Target("as it is", "", now, on_tokens(sunk, now))
     for name, made in (
         ("depth 2x", deep), ("width 2x", wide), ("both 2x", both),
@@ -68,7 +71,7 @@ def targets(opened: Opened, now: Numbers, sunk: int | None, *, stack: bool) -> I
         after = model_size.grown_numbers(made.plan, opened.layout)
         yield Target(
             name, made.command, after, on_tokens(sunk, after), _served(made.plan, opened.layout),
-            instead="" if name == "both 2x" else made.problem,
+            instead=made.problem,
         )  # fmt: skip
 
 
