@@ -35,7 +35,7 @@ class Kind(Enum):
     OTHER_CLASS = "other class"
     OTHER_KEYS = "other keys"
     ADDRESSED_LAYERS = "addressed layers"
-    NOISE_LOST = "noise lost"
+    NOISE_ROUNDING = "noise rounding"
 
 
 class Notice(NamedTuple):
@@ -68,7 +68,7 @@ def notices(plan: Plan, layout: Layout) -> tuple[Notice, ...]:
         ("source", Kind.OTHER_CLASS, True, unfamiliar.class_warnings(plan, layout)),
         ("depth", Kind.OTHER_KEYS, True, unfamiliar.key_warnings(plan, layout)),
         ("depth", Kind.ADDRESSED_LAYERS, True, addressed_layers.warnings(plan, layout)),
-        ("width", Kind.NOISE_LOST, True, quantised_noise.warnings(plan, layout)),
+        ("width", Kind.NOISE_ROUNDING, True, quantised_noise.warnings(plan, layout)),
     )
     return tuple(
         Notice(about, kind, is_warning, text)
