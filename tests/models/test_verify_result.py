@@ -112,6 +112,14 @@ def test_a_weight_file_that_the_index_does_not_name_is_found(grown):
     assert not moegrow.verify(grown).ok
 
 
+def test_a_file_is_told_though_a_tensor_has_its_name(grown):
+    add(grown, "tokenizer.json", "extra.safetensors")
+    alter.flip(grown / "tokenizer.json", 3)
+    assert moegrow.verify(grown).problems == (
+        "tokenizer.json is not in the plan", "tokenizer.json is not as it was written",
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("key", ["total_size", "total_parameters"])
 def test_wrong_totals_are_found(grown, key):
     with alter.table(grown / INDEX) as index:
