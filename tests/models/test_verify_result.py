@@ -113,11 +113,10 @@ def test_a_weight_file_that_the_index_does_not_name_is_found(grown):
 
 
 def test_a_file_is_told_though_a_tensor_has_its_name(grown):
-    add(grown, "tokenizer.json", "extra.safetensors")
-    alter.flip(grown / "tokenizer.json", 3)
-    assert moegrow.verify(grown).problems == (
-        "tokenizer.json is not in the plan", "tokenizer.json is not as it was written",
-    )  # fmt: skip
+    add(grown, "README.md", "extra.safetensors")
+    alter.flip(grown / "README.md", 3)
+    problems = moegrow.verify(grown).problems
+    assert {"README.md is not in the plan", "README.md is not as it was written"} < {*problems}
 
 
 @pytest.mark.parametrize("key", ["total_size", "total_parameters"])
