@@ -64,12 +64,25 @@ class MoegrowError(Exception):
 
     `message` names the file, tensor or parameter and the values that disagree; `hint` is the next
     thing to type, or "" where there is none to give. `said` and `advice` are the same as values.
+    `headline` is the message without the list that may stand below it.
     """
 
     def __init__(self, message: Text, hint: Text = "") -> None:
         super().__init__(spell(message))
         self.said, self.advice = message, hint
         self.message, self.hint = spell(message), spell(hint)
+        self.headline = self.message
+
+
+class ListedError(MoegrowError):
+    """An error with a list below its headline, which the text `leads` into."""
+
+    def __init__(self, headline: Text, lines: Iterable[Text], hint: Text = "", leads: str = ":"):
+        message = headline + leads
+        for line in lines:
+            message = message + "\n" + line
+        super().__init__(message, hint)
+        self.headline = spell(headline)
 
 
 class UsageError(MoegrowError):
@@ -141,7 +154,7 @@ def raise_all(what: str, problems: Sequence[str], hint: str = "") -> None:
         return
     if len(problems) == 1:
         raise MoegrowError(f"{what}: {problems[0]}", hint)
-    lines = [f"{what}:", *(f"  {problem}" for problem in problems[:SHOWN])]
+    lines = [f"  {problem}" for problem in problems[:SHOWN]]
     if len(problems) > SHOWN:
         lines.append(f"  and {len(problems) - SHOWN} more")
-    raise MoegrowError("\n".join(lines), hint)
+    raise ListedError(what, lines, hint)

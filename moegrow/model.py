@@ -96,7 +96,7 @@ class Model:
 
     def _sentences(self) -> list[str]:
         steps = self.opened.plan.steps
-        return [f"{step['axis']}: {sentence}" for step in steps for sentence in step["says"]]
+        return [f"{step.axis}: {note}" for step in steps for note in step.notes]
 
 
 def open_model(
