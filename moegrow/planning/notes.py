@@ -163,11 +163,12 @@ StorageNote = Stored | ScalesLeftOut
 Note = DepthNote | WidthNote | StorageNote | LinesEdited | Quoted
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AxisSummary:
     """Numbers before and after along one axis, and notes on what was done.
 
-    `as_read` is the table that it was read from in the header of a plan, or None.
+    `as_read` is the table that it was read from in the header of a plan, or None. Summaries are
+    equal where a header has the same of them, whether they were read or made.
     """
 
     axis: str
@@ -177,6 +178,12 @@ class AxisSummary:
     top_k: tuple[int, int] | None = None
     preserves_function: bool | None = None
     as_read: Mapping[str, Any] | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AxisSummary) and self.table() == other.table()
+
+    def __hash__(self) -> int:
+        return hash((self.axis, self.layers, self.experts, self.top_k))
 
     @property
     def numbers(self) -> Mapping[str, tuple[int, int]]:
@@ -222,7 +229,7 @@ def recognised(
     read: tuple[AxisSummary, ...], made: tuple[AxisSummary, ...]
 ) -> tuple[AxisSummary, ...]:
     """Summaries that were read, each as the one made anew that has the same text, if any has."""
-    return tuple(next((own for own in made if own.table() == one.table()), one) for one in read)
+    return tuple(next((own for own in made if own == one), one) for one in read)
 
 
 def _noise(noise: Noise) -> str:
