@@ -1,4 +1,4 @@
-"""The one kind of error that a person sees: a message, and a hint with the next thing to type."""
+"""Errors that users see: a message, and a hint with the next thing to type."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A checkpoint as Python works with it: opened once, grown step by step, written."""
+"""The `Model` of the Python interface: a checkpoint that is opened once, grown and written."""
 
 import os
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""What the published evidence says for a checkpoint: where it stands, and what to grow it to."""
+"""Apply published evidence on growth to a checkpoint."""
 
 import re
 from collections.abc import Iterator, Mapping

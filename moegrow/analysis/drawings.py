@@ -1,4 +1,4 @@
-"""Draw maps, growths and profiles as SVG, for pages that load nothing from elsewhere."""
+"""Draw maps, growths and profiles as SVG."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape

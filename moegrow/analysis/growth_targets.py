@@ -1,4 +1,4 @@
-"""Sizes to grow a checkpoint to, by the commands that make them."""
+"""List sizes that a checkpoint can grow to, with the commands for them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

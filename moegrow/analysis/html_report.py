@@ -1,4 +1,4 @@
-"""The page that tells what was done to a checkpoint: one file of HTML that loads nothing."""
+"""Write the HTML report about a grown checkpoint, as one self-contained file."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files

@@ -1,4 +1,4 @@
-"""Which old layer and expert each new one came from, as stretches that people can read."""
+"""Trace each new layer and expert to its old one, as ranges."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""How far the logits of a grown checkpoint are from its source's, and from which layer on."""
+"""Compare the logits of a result and its source, and find the first layer that differs."""
 
 import os
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""Where layers meet that were no neighbours: how far their norms jump, for each way to deepen."""
+"""Measure how far norms jump where layers meet that were not neighbours before."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

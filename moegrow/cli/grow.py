@@ -1,4 +1,4 @@
-"""The commands that grow a checkpoint, and the one that writes what they planned."""
+"""The commands `depth`, `width`, `convert` and `apply`."""
 
 import shlex
 from dataclasses import replace

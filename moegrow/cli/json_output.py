@@ -1,4 +1,4 @@
-"""The JSON documents that commands print with --json, as Structs; docs/json.md describes them."""
+"""The JSON documents that commands print with --json (docs/json.md)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

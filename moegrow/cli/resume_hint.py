@@ -1,4 +1,4 @@
-"""What to type to go on with a run that was stopped, or that failed."""
+"""The command that continues a run that was stopped or failed."""
 
 import shlex
 import sys

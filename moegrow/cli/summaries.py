@@ -1,4 +1,4 @@
-"""What a person sees on standard error: summaries before and after."""
+"""Summaries on standard error, before and after a command."""
 
 import resource
 import shutil

@@ -1,4 +1,4 @@
-"""Deepen and widen: pure functions from plan to plan."""
+"""Deepen, widen and convert: pure functions from plan to plan."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The header line of a plan, read strictly: as records, and as the plan they are of."""
+"""Parse the header line of a plan, strictly."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal

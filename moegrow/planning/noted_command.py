@@ -1,4 +1,4 @@
-"""Read a command that a plan notes: typed in a shell, behind a pipe, or called in Python."""
+"""Parse a command that a plan notes: from a shell, behind a pipe, or from Python."""
 
 import shlex
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Notes on each axis of a growth as typed values, and their text for people."""
+"""Notes on each axis of a growth as typed values, and their text."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

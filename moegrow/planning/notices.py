@@ -1,4 +1,4 @@
-"""What a person should know of a plan before its result is trained or served, in one list.
+"""Collect the warnings and notes about a plan, in the order in which they are shown.
 
 The terminal's summary, the JSON documents and the report show the same notices.
 """

@@ -1,4 +1,4 @@
-"""A source opened for growing: a checkpoint, or a plan that grew one, with the layout it has."""
+"""Open the source of a growth: a checkpoint, or a plan to grow further."""
 
 import os
 from collections.abc import Sequence

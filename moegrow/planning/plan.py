@@ -1,4 +1,4 @@
-"""The plan: everything the new checkpoint will hold, as frozen values."""
+"""The plan: everything that the result will hold, as frozen values."""
 
 from collections import Counter
 from collections.abc import Mapping

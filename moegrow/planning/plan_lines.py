@@ -1,4 +1,4 @@
-"""A plan as JSON lines: a header line, then one line per output tensor."""
+"""Write a plan as JSON lines: a header, then one line for each output."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Noise that quantised weights would lose: refused, with the ways out and what each would do."""
+"""Refuse noise that quantised weights would lose, and show each alternative."""
 
 import math
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What a wider router needs so that the grown model computes what the source computes."""
+"""Adjust the router of a wider model so that it computes what the source computes."""
 
 from collections import Counter
 from collections.abc import Mapping

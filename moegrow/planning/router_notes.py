@@ -1,4 +1,4 @@
-"""Notes on a wider router as typed values: what keeps the function, and why it is lost."""
+"""Notes on a wider router as typed values: compensations and losses."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The summary of each axis that has grown, from the growth and what compensates for it."""
+"""Describe what was done along each axis."""
 
 from collections.abc import Iterator
 from dataclasses import replace

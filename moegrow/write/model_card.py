@@ -1,4 +1,4 @@
-"""The model card of a grown checkpoint: what it was grown from, how, and by which command."""
+"""Write the model card of a result: its source, what was done, and the command."""
 
 import re
 from collections.abc import Iterable, Iterator

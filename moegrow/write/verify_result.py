@@ -1,4 +1,4 @@
-"""Hold a written checkpoint against its plan and its source, byte for byte."""
+"""Verify a written checkpoint byte for byte against its plan and its source."""
 
 import hashlib
 import os

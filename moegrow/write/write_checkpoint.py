@@ -1,4 +1,4 @@
-"""Write a plan as a checkpoint that appears under its name only when it is complete."""
+"""The Python function `apply`: write a plan as a checkpoint."""
 
 import os
 from collections.abc import Sequence
