@@ -20,6 +20,7 @@ from statistics import NormalDist
 
 import forks
 import heron
+import msgspec
 import numpy as np
 import pytest
 import shapes
@@ -307,14 +308,10 @@ def test_every_key_of_the_family_files_is_explained():
         for title, text in texts.items()
     }
     keys = {
-        title: {
-            entry.metadata.get("toml", entry.name)
-            for cls in classes
-            for entry in cls.__dataclass_fields__.values()
-        }
+        title: {entry.encode_name for cls in classes for entry in msgspec.structs.fields(cls)}
         for title, classes in tables.items()
     }
-    top = schema.Family.__dataclass_fields__.keys() - {"name"}
+    top = {entry.encode_name for entry in msgspec.structs.fields(schema.Family)} - {"name"}
     keys[""] |= {"model_types", "types", "like", *top}
     keys["config.per_layer"] |= per_layer._FORMS.keys()
     assert explained == keys
