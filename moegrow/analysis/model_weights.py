@@ -210,8 +210,9 @@ def check_weights(layout: Layout) -> Quantised:
         if weight.problem:
             odd[name] = f"{name}: {weight.problem}"
     raise_all(
-        f"{checkpoint.name} is quantised in a way that moegrow does not decode, and --logits runs"
-        " decoded weights",
+        f"{checkpoint.name} is quantised in a way that moegrow does not decode, and "
+        + Parameter("compare_logits")
+        + " runs decoded weights",
         [odd[name] for name in sorted(odd)],
         hint,
     )

@@ -76,7 +76,9 @@ def check_free(target: Path, *, force: bool) -> None:
         )
     if name := _first_addition(target):
         raise MoegrowError(
-            f"{target} holds {name}, which moegrow did not write and --force would delete",
+            f"{target} holds {name}, which moegrow did not write and "
+            + Parameter("force")
+            + " would delete",
             "move it elsewhere if you need it, or else remove it; or give another "
             + Parameter("output"),
         )

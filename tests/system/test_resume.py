@@ -252,8 +252,8 @@ def touched(source):
 @pytest.mark.parametrize(
     ("other", "says"),
     [
-        ({"max_shard_size": "30KB"}, "begun with --max-shard-size 20000, not 30000"),
-        ({"digests": True}, "begun with --digests False, not True"),
+        ({"max_shard_size": "30KB"}, "begun with max_shard_size 20000, not 30000"),
+        ({"digests": True}, "begun with digests False, not True"),
         ({"seed": 1}, "begun with another plan"),
         ({"version": "0.0.1"}, "begun with moegrow 0.1.0, not 0.0.1"),
         ({"change": touched}, "was written to after .* was begun"),
