@@ -397,7 +397,7 @@ def test_a_layer_that_shares_an_indexer_cannot_be_first_and_the_hint_works(check
     source = checkpoint("hy_v4")
     with pytest.raises(MoegrowError, match="puts it first") as refused:
         moegrow.depth(source, layers="2,3,0")
-    layers = refused.value.hint.split()[-1]
+    layers = refused.value.hint.split("layers=")[-1].strip("'")
     kinds = json.loads(moegrow.depth(source, layers=layers).config)["indexer_types"]
     assert kinds == ["full", "shared", "full", "full"]
 
@@ -423,7 +423,7 @@ def test_a_layer_stands_behind_its_owner_with_no_other_between(
     for _ in mended:
         with pytest.raises(MoegrowError, match="uses the keys and values of layer") as refused:
             moegrow.depth(source, layers=layers)
-        hints.append(layers := refused.value.hint.split()[-1])
+        hints.append(layers := refused.value.hint.split("layers=")[-1].strip("'"))
     assert hints == mended
     moegrow.apply(moegrow.depth(source, layers=layers), tmp_path / "grown")
     tiny.load(tmp_path / "grown")

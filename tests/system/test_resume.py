@@ -235,8 +235,8 @@ def test_without_resume_finished_shards_are_not_lost_but_by_force(cut_off, plan,
     before = alter.contents(tmp_path)
     with pytest.raises(MoegrowError, match=r"holds .* finished shards") as refused:
         moegrow.apply(plan, tmp_path / "grown", max_shard_size="20KB")
-    assert "--resume" in refused.value.hint
-    assert "--force" in refused.value.hint
+    assert "resume=True" in refused.value.hint
+    assert "force=True" in refused.value.hint
     assert alter.contents(tmp_path) == before
     said = []
     moegrow.apply(plan, tmp_path / "grown", force=True, max_shard_size="20KB", say=said.append)
