@@ -1,4 +1,4 @@
-"""Counts, sizes, tables and tensor names as short text, for a terminal and for a notebook."""
+"""Format counts, sizes, tables and tensor names as short text for a terminal or a notebook."""
 
 import re
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""The dtypes of safetensors: their sizes, their names elsewhere, and how their floats are made."""
+"""Facts of the safetensors dtypes: sizes, names elsewhere, and the bits of their floats."""
 
 import math
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The one kind of error that a person sees: a message, and a hint with the next thing to type."""
+"""Errors that users see: a message, and a hint with the next thing to type."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -66,12 +66,25 @@ class MoegrowError(Exception):
 
     `message` names the file, tensor or parameter and the values that disagree; `hint` is the next
     thing to type, or "" where there is none to give. `said` and `advice` are the same as values.
+    `headline` is the message without the list that may stand below it.
     """
 
     def __init__(self, message: Text, hint: Text = "") -> None:
         super().__init__(spell(message))
         self.said, self.advice = message, hint
         self.message, self.hint = spell(message), spell(hint)
+        self.headline = self.message
+
+
+class ListedError(MoegrowError):
+    """An error with a list below its headline, which the text `leads` into."""
+
+    def __init__(self, headline: Text, lines: Iterable[Text], hint: Text = "", leads: str = ":"):
+        message = headline + leads
+        for line in lines:
+            message = message + "\n" + line
+        super().__init__(message, hint)
+        self.headline = spell(headline)
 
 
 class UsageError(MoegrowError):
@@ -143,9 +156,7 @@ def raise_all(what: Text, problems: Sequence[Text], hint: Text = "") -> None:
         return
     if len(problems) == 1:
         raise MoegrowError(what + ": " + problems[0], hint)
-    told: Text = what + ":"
-    for problem in problems[:SHOWN]:
-        told = told + "\n  " + problem
+    lines: list[Text] = ["  " + problem for problem in problems[:SHOWN]]
     if len(problems) > SHOWN:
-        told = told + f"\n  and {len(problems) - SHOWN} more"
-    raise MoegrowError(told, hint)
+        lines.append(f"  and {len(problems) - SHOWN} more")
+    raise ListedError(what, lines, hint)

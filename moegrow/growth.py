@@ -1,4 +1,4 @@
-"""A growth: which source layer and which source expert everything new is made from."""
+"""A growth: the maps of both axes, identity layers, noise and top-k."""
 
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple

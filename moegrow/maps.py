@@ -1,4 +1,4 @@
-"""Layer maps and expert maps: which old number each new number is made from, integers only.
+"""Layer maps and expert maps: the old number that each new number is made from.
 
 A map is a tuple `m` in which new layer (or expert) `i` is made from old `m[i]`.
 """

@@ -1,4 +1,4 @@
-"""A checkpoint as Python works with it: opened once, grown step by step, written."""
+"""The `Model` of the Python interface: a checkpoint that is opened once, grown and written."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -96,7 +96,7 @@ class Model:
 
     def _sentences(self) -> list[str]:
         steps = self.opened.plan.steps
-        return [f"{step['axis']}: {sentence}" for step in steps for sentence in step["says"]]
+        return [f"{step.axis}: {note}" for step in steps for note in step.notes]
 
 
 def open_model(

@@ -1,4 +1,4 @@
-"""Options, described once: as Python takes them, as they are typed, and as recipes hold them."""
+"""Describe an option once: for Python, for the command line and for recipes."""
 
 import os
 import types

@@ -1,4 +1,4 @@
-"""The steps of a growth with their options: the one definition of each."""
+"""The steps `Depth`, `Width` and `Convert`: every option, defined once."""
 
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal

@@ -1,1 +1,1 @@
-"""Looking at weights, maps and logits, before and after; what has been published about growing."""
+"""Analyse weights, maps and logits before and after a growth."""

@@ -1,4 +1,4 @@
-"""What the published evidence says for a checkpoint: where it stands, and what to grow it to."""
+"""Apply published evidence on growth to a checkpoint."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -80,13 +80,13 @@ class Advice:
     def lines(self, width: int | None = None) -> Iterator[str]:
         """What is said, line by line, sentences broken where a terminal has so many columns."""
         for text, indent in self._texts():
-            if "\n" in text:
+            if indent is None:
                 yield from text.split("\n")
             else:
                 yield from display.wrapped(text, width, indent)
 
-    def _texts(self) -> Iterator[tuple[str, str]]:
-        """Sentences and tables, each with what its further lines begin with."""
+    def _texts(self) -> Iterator[tuple[str, str | None]]:
+        """Sentences, each with what its further lines begin with, and tables with None."""
         now = self.numbers
         yield one_line(
             f"{self.family}: {now.layers} layers, {now.experts} experts, top-{now.top_k};"
@@ -94,13 +94,13 @@ class Advice:
             " active"
         ), "  "  # fmt: skip
         yield "", ""
-        yield display.text([*self._rows()]), ""
+        yield display.text([*self._rows()]), None
         for target in self.targets:
             if target.refused:
                 yield one_line(f"{target.name} is refused: {target.refused}"), "  "
             for warning in target.warnings:
                 yield f"{target.name}: {warning}", "  "
-        yield "\nmade by", ""
+        yield from (("", ""), ("made by", ""))
         for target in self.targets:
             if target.numbers and target.command:
                 yield f"- {target.name}: {target.command}", "    "
@@ -109,7 +109,7 @@ class Advice:
         for topic in TOPICS:
             found = [sentence for sentence in self.sentences if sentence.topic == topic]
             if found:
-                yield f"\n{topic}", ""
+                yield from (("", ""), (topic, ""))
             for sentence in found:
                 yield one_line(f"- {sentence.says}"), "  "
                 yield one_line(f"  [{sentence.source}]"), "   "

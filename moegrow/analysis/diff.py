@@ -1,4 +1,4 @@
-"""What differs between two checkpoints or plans, in groups that a person can read."""
+"""Compare two checkpoints or plans, and group the differences."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,10 +1,10 @@
-"""Draw maps, growths and profiles as SVG, for pages that load nothing from elsewhere."""
+"""Draw maps, growths and profiles as SVG."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from itertools import pairwise
 
-from moegrow.analysis.lineage import Axis, Stretch, runs
+from moegrow.analysis.lineage import Axis, Start, Stretch, runs
 from moegrow.analysis.norm_profile import Norms
 from moegrow.errors import one_line, printable
 from moegrow.maps import NULL, Map, repeats
@@ -203,13 +203,16 @@ def _panel(axis: Axis, top: float) -> Iterator[str]:
     yield from _ticks(len(axis.map), new_left, unit, lower + _BAR + 18)
 
 
+_KINDS = {
+    Start.AS_OLD: "copy", Start.NOISY: "noise", Start.IDENTITY: "identity", Start.EMPTY: "none",
+}  # fmt: skip
+
+
 def _kind(part: Stretch) -> str:
     (mark,) = part.marks
-    if "nothing" in mark.note:
-        return "none"
-    if not mark.is_copy:
+    if not mark.is_copy and mark.start is not Start.EMPTY:
         return "first"
-    return "identity" if "identity" in mark.note else "noise" if mark.note else "copy"
+    return _KINDS[mark.start]
 
 
 def _ribbon(x: float, y: float, to_x: float, to_y: float, width: float, kind: str) -> str:

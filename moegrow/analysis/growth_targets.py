@@ -1,4 +1,4 @@
-"""Sizes to grow a checkpoint to, by the commands that make them."""
+"""List sizes that a checkpoint can grow to, with the commands for them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -57,7 +57,10 @@ def targets(opened: Opened, now: Numbers, sunk: int | None, *, stack: bool) -> I
     both = deep
     if deep.plan:
         both = _widened(opened._replace(plan=deep.plan), _WIDE, wide.decoded)
-    both = both._replace(command=f"{deep.command} --plan | {wide.command}")
+    both = both._replace(
+        command=f"{deep.command} --plan | {wide.command}",
+        problem="" if both.plan else both.problem,
+    )
     yield Target("as it is", "", now, on_tokens(sunk, now))
     for name, made in (
         ("depth 2x", deep), ("width 2x", wide), ("both 2x", both),
@@ -69,7 +72,7 @@ def targets(opened: Opened, now: Numbers, sunk: int | None, *, stack: bool) -> I
         after = model_size.grown_numbers(made.plan, opened.layout)
         yield Target(
             name, made.command, after, on_tokens(sunk, after), _served(made.plan, opened.layout),
-            instead="" if name == "both 2x" else made.problem,
+            instead=made.problem,
         )  # fmt: skip
 
 
@@ -80,12 +83,13 @@ def on_tokens(sunk: int | None, numbers: Numbers) -> int | None:
 
 def _deepened(opened: Opened, *, stack: bool) -> _Made:
     ways = deep_options(opened.layout)
-    step, plan, problem = first_taken(opened, chain(*(reversed(ways) if stack else ways)))
+    step, plan, refused = first_taken(opened, chain(*(reversed(ways) if stack else ways)))
+    problem = refused.headline if refused else ""
     if plan and (found := serving_layers.suiting(plan, opened.layout)):
         problem = next(serving_layers.warnings(plan, opened.layout))
         step = replace(found[0], times=None)
         plan = grow.grown(opened, step.spelled_out()).plan
-    return _Made(f"moegrow depth {typed(step)}", plan, _brief(problem))
+    return _Made(f"moegrow depth {typed(step)}", plan, problem)
 
 
 def _served(plan: Plan, layout: Layout) -> tuple[str, ...]:
@@ -99,13 +103,8 @@ def _widened(opened: Opened, step: Width, ways: tuple[Convert, ...] = _DECODED) 
         try:
             plan = grow.stored(opened, decoded, step).plan
         except MoegrowError as error:
-            problem = problem or _brief(error.message)
+            problem = problem or error.headline
         else:
             command = f"moegrow width {typed(step, decoded)}"
             return _Made(command, plan, problem, (decoded,))
     return _Made(f"moegrow width {typed(step)}", None, problem)
-
-
-def _brief(message: str) -> str:
-    """The first line of a message, without what announces those behind it."""
-    return message.partition("\n")[0].removesuffix("; instead:").rstrip(":")

@@ -1,4 +1,4 @@
-"""The page that tells what was done to a checkpoint: one file of HTML that loads nothing."""
+"""Write the HTML report about a grown checkpoint, as one self-contained file."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
@@ -49,9 +49,7 @@ def _top(story: Story) -> Iterator[str]:
         f"Grown from {story.plan.source.name} ({story.plan.family}) with moegrow {__version__},"
         " and not trained by it since.",
     )
-    yield from _list(
-        f"{step['axis']}: {says}" for step in story.plan.steps for says in step["says"]
-    )
+    yield from _list(f"{step.axis}: {note}" for step in story.plan.steps for note in step.notes)
     if not story.plan.steps:
         yield tag("p", "Nothing was changed: the result is a copy.")
     found = story.verified

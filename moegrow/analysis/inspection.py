@@ -1,4 +1,4 @@
-"""The verbs that look at a checkpoint, as functions: what it is, and the norms of its weights."""
+"""The Python functions `inspect` and `norms`."""
 
 import os
 from collections.abc import Sequence

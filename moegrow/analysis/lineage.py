@@ -1,7 +1,8 @@
-"""Which old layer and expert each new one came from, as stretches that people can read."""
+"""Trace each new layer and expert to its old one, as ranges."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, NamedTuple
 
 from moegrow import maps
@@ -13,10 +14,23 @@ LONGEST_GROUP, MOST_TIMES = 16, 8  # of what is repeated in place, as far as it 
 LONGEST = 600  # numbers of which the fewest stretches are looked for
 
 
+class Start(Enum):
+    """How a new layer or expert starts: as the old one is, or otherwise."""
+
+    AS_OLD = "as old"
+    NOISY = "noisy"
+    IDENTITY = "identity"
+    EMPTY = "empty"
+
+
 class Mark(NamedTuple):
-    """What is said of one new layer or expert beside its number: is it a copy, and what else."""
+    """One new layer or expert beside its number: whether it is a copy, and how it starts.
+
+    `note` is the text for people.
+    """
 
     is_copy: bool = False
+    start: Start = Start.AS_OLD
     note: str = ""
 
 
@@ -61,7 +75,10 @@ class Axis:
 def axes(plan: Plan) -> tuple[Axis, Axis]:
     """The layers and the experts of a plan, with what is new about them."""
     growth = plan.growth
-    silent = ("begins as the identity" if it else "" for it in growth.silent)
+    silent = (
+        (Start.IDENTITY, "begins as the identity") if it else (Start.AS_OLD, "")
+        for it in growth.silent
+    )
     noises = zip(growth.weight_noise, growth.router_noise, strict=True)
     return (
         Axis(
@@ -70,7 +87,7 @@ def axes(plan: Plan) -> tuple[Axis, Axis]:
         ),
         Axis(
             "experts", _before(plan, "experts", len(growth.experts)), growth.experts,
-            _marks(growth.experts, (_told(*both) for both in noises)),
+            _marks(growth.experts, (_noisy(*both) for both in noises)),
         ),
     )  # fmt: skip
 
@@ -164,27 +181,27 @@ def _noise(noise: Noise | None) -> dict[str, Any] | None:
 
 def _before(plan: Plan, key: str, now: int) -> int:
     """How many the source has: by the first step that changed it."""
-    return next((int(step[key][0]) for step in plan.steps if key in step), now)
+    return next((step.numbers[key][0] for step in plan.steps if key in step.numbers), now)
 
 
-def _marks(a_map: Map, notes: Iterator[str]) -> tuple[Mark, ...]:
+def _marks(a_map: Map, starts: Iterator[tuple[Start, str]]) -> tuple[Mark, ...]:
     repeated = maps.repeats(a_map)
     return tuple(
-        Mark(is_copy, "does nothing" if old == NULL else note)
-        for old, is_copy, note in zip(a_map, repeated, notes, strict=True)
+        Mark(is_copy, *((Start.EMPTY, "does nothing") if old == NULL else start))
+        for old, is_copy, start in zip(a_map, repeated, starts, strict=True)
     )
 
 
-def _told(weights: Noise | None, router: Noise | None) -> str:
-    """The noise of one expert in words."""
+def _noisy(weights: Noise | None, router: Noise | None) -> tuple[Start, str]:
+    """How an expert with this noise starts, and that in words."""
     if weights and weights == router:
-        return f"noise of {weights.amount:g} σ, seed {weights.seed}"
+        return Start.NOISY, f"noise of {weights.amount:g} σ, seed {weights.seed}"
     parts = []
     for what, noise in (("", weights), ("on the router ", router)):
         if noise:
             amount = f"±{noise.amount:g}" if noise.kind == "uniform" else f"{noise.amount:g} σ"
             parts.append(f"noise {what}of {amount}, seed {noise.seed}")
-    return ", ".join(parts)
+    return (Start.NOISY if parts else Start.AS_OLD), ", ".join(parts)
 
 
 def _from(axis: Axis, new: int) -> Iterator[Stretch]:
@@ -233,18 +250,21 @@ def _runs(axis: Axis) -> list[Stretch]:
 def rows(parts: Sequence[Stretch]) -> list[tuple[str, str, str]]:
     """New numbers, old numbers and what is said of them, with single ones put together."""
     found: list[tuple[int, int, list[int], str]] = []
+    single: Mark | None = None  # the mark of the last row, where its numbers stand once each
     for part in parts:
         said = _said(part)
         olds = [
             part.old if part.old == NULL else part.old + number for number in range(part.old_length)
         ]
         last = part.new + part.length - 1
-        if part.times == 1 and found and found[-1][3] == said and not said.startswith("each"):
+        mark = part.marks[-1] if part.times == 1 else None
+        if mark is not None and mark == single:
             first, _, before, _ = found[-1]
             before += olds
             found[-1] = (first, last, before, said)
         else:
             found.append((part.new, last, olds, said))
+        single = mark
     return [
         (f"{a}-{b}" if b > a else str(a), "-" if NULL in olds else maps.spell(olds), said)
         for a, b, olds, said in found

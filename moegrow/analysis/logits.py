@@ -1,9 +1,10 @@
-"""How far the logits of a grown checkpoint are from its source's, and from which layer on."""
+"""Compare the logits of a result and its source, and find the first layer that differs."""
 
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from moegrow.analysis import run_layerwise
@@ -21,7 +22,6 @@ from moegrow.files.untrusted import exists_inside
 from moegrow.maps import NULL
 from moegrow.planning.check import check_source
 from moegrow.planning.op import decoding_of
-from moegrow.planning.open_source import EDITED
 from moegrow.planning.plan import Output, Plan
 from moegrow.planning.plan_file import read_plan
 from moegrow.planning.router import compensate
@@ -33,6 +33,15 @@ if TYPE_CHECKING:
 # In units of the deviation of the source's logits. Sums over more terms are rounded otherwise; the
 # families that amplify that most stay below 3e-4 in the tests.
 TOLERANCE = 1e-3
+
+
+class Cause(StrEnum):
+    """A cause for other logits beside those that a wider router has."""
+
+    EDITED = "the plan was edited"
+    LAYERS = "repeated layers are copies that compute, or layers are left out"
+    NOISE = "copies of experts have noise"
+    ROUNDED = "weights are rounded to another dtype"
 
 
 @dataclass(frozen=True)
@@ -186,19 +195,19 @@ def compare(
 def why_another(plan: Plan, layout: Layout) -> tuple[str, ...]:
     """Why the result of a plan need not compute what its source computes; nothing if it must."""
     growth, reasons = plan.growth, []
-    if EDITED in plan.steps:
-        reasons.append("the plan was edited")
+    if plan.is_edited:
+        reasons.append(Cause.EDITED)
     heard = tuple(
         old for old, silent in zip(growth.layers, growth.silent, strict=True) if not silent
     )
     if heard != tuple(range(layout.layers)):
-        reasons.append("repeated layers are copies that compute, or layers are left out")
+        reasons.append(Cause.LAYERS)
     noises = {noise for noise in (*growth.weight_noise, *growth.router_noise) if noise}
     if any(noise.amount for noise in noises):
-        reasons.append("copies of experts have noise")
+        reasons.append(Cause.NOISE)
     if any(_is_rounded(output) for output in plan.outputs):
-        reasons.append("weights are rounded to another dtype")
-    return (*reasons, *compensate(layout, growth).losses)
+        reasons.append(Cause.ROUNDED)
+    return (*reasons, *map(str, compensate(layout, growth).losses))
 
 
 def _is_rounded(output: Output) -> bool:

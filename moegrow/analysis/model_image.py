@@ -1,4 +1,4 @@
-"""An image that is drawn for a model that takes images, and the tokens that stand for it."""
+"""Draw a test image for a model that takes images, and the tokens for it."""
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What profiles are called where several are shown, in pictures and in rows."""
+"""Label norm profiles where several are shown together."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The layer-wise profile of norms: what there is, and what a plan will make of it."""
+"""Profile weight norms layer by layer, measured or predicted from a plan."""
 
 import math
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""Which stretches of a tensor belong to which matrix, so that norms come out the same anyhow."""
+"""Cut tensors into matrices, so that norms do not depend on how experts are stored."""
 
 import math
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Sums of the squares of a checkpoint's weights, read once and on all cores."""
+"""Sum squares over all weights of a checkpoint, read once on all cores."""
 
 import math
 import threading

@@ -1,4 +1,4 @@
-"""Profiles of norms as a picture, drawn by matplotlib."""
+"""Plot norm profiles with matplotlib."""
 
 import io
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Profiles of norms as text: a table with bars, one curve a group, and lines of CSV."""
+"""Print norm profiles as a table with bars, or as CSV."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""What there is to tell of a grown checkpoint: its plan, its source, itself, and their norms."""
+"""Collect the contents of a report: plan, source, result and norms."""
 
 import os
 from collections.abc import Sequence

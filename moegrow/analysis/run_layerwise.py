@@ -1,4 +1,4 @@
-"""Run a checkpoint through transformers with the weights of one layer in memory at a time."""
+"""Run a model with transformers, with one layer's weights in memory at a time."""
 
 import warnings
 from collections import Counter, defaultdict

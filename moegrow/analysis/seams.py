@@ -1,4 +1,4 @@
-"""Where layers meet that were no neighbours: how far their norms jump, for each way to deepen."""
+"""Measure how far norms jump where layers meet that were not neighbours before."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -110,25 +110,28 @@ def ways(opened: Opened, profile: Profile) -> list[Way]:
         options, plan, refused = first_taken(opened, alike)
         text = typed(options)
         if plan is None:
-            found.append(Way(text, (), 0, {}, refused))
+            found.append(Way(text, (), 0, {}, refused.message if refused else ""))
         else:
             found.append(way(profile, plan.growth.layers, text))
     return found
 
 
-def first_taken(opened: Opened, alike: Iterable[Depth]) -> tuple[Depth, Plan | None, str]:
+Taken = tuple[Depth, Plan | None, MoegrowError | None]
+
+
+def first_taken(opened: Opened, alike: Iterable[Depth]) -> Taken:
     """The first of some options of depth that the model takes, with its plan.
 
     Where it takes none, the first options and no plan. Last, why the first are refused, if so.
     """
-    first: tuple[Depth, str] | None = None
+    first: tuple[Depth, MoegrowError] | None = None
     for options in alike:
         try:
             plan = grow.grown(opened, options.spelled_out()).plan
         except MoegrowError as error:
-            first = first or (options, error.message)
+            first = first or (options, error)
         else:
-            return options, plan, first[1] if first else ""
+            return options, plan, first[1] if first else None
     if first is None:
         raise ValueError("no options were given")
     return first[0], None, first[1]

@@ -1,1 +1,1 @@
-"""Where a checkpoint is and what its headers say: a folder, the Hub, an object store."""
+"""Open a checkpoint from a local folder, the Hub or an object store, by its headers alone."""

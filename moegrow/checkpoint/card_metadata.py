@@ -1,4 +1,4 @@
-"""What a stranger's model card says of licence, language and data, read with distrust."""
+"""Read licence, languages and datasets from an untrusted model card."""
 
 import re
 from collections.abc import Mapping

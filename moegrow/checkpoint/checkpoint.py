@@ -1,4 +1,4 @@
-"""A checkpoint, known from its config and headers alone; no weight is read to open it."""
+"""Open a checkpoint: read its config and the headers of its shards, but no weights."""
 
 import hashlib
 import os

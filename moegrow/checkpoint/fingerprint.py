@@ -1,4 +1,4 @@
-"""What a weight file is known by, so that a plan is held to the bytes it was made of."""
+"""Fingerprint weight files, to tell later whether a source is still the same."""
 
 import hashlib
 from dataclasses import dataclass

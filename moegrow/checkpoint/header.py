@@ -1,4 +1,4 @@
-"""The header of a safetensors file: read it from strangers, write it for everyone."""
+"""Parse untrusted safetensors headers, and write new ones."""
 
 import hashlib
 import json

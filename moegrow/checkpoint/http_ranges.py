@@ -1,4 +1,4 @@
-"""Ranges of files behind URLs, fetched until all of them is there."""
+"""Fetch byte ranges of files behind URLs, and retry until a range is complete."""
 
 import threading
 import time

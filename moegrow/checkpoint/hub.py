@@ -1,4 +1,4 @@
-"""A repository of the Hugging Face Hub as a source: listed once, then read by ranges."""
+"""A Hugging Face Hub repository as a store: listed once, then read by byte ranges."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Files put into the Hub's cache, in the layout that the Hub's own library documents for it."""
+"""Put files into the Hub's local cache, in the documented layout of huggingface_hub."""
 
 import os
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""What can go wrong between here and the Hub, as messages with something to do."""
+"""Turn errors of the Hub and of the network into messages with hints."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""The names of files far away, as a repository or a store lists them."""
+"""Names, sizes and checksums of remote files, as a repository or an object store lists them."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping

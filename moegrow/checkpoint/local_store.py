@@ -1,4 +1,4 @@
-"""A folder on this machine as a source."""
+"""A local folder as a store."""
 
 import os
 from collections.abc import Callable, Iterator

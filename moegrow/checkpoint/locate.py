@@ -1,4 +1,4 @@
-"""Where a source is: a folder on this machine, a repository of the Hub or an object store."""
+"""Find the store that a user's text names: a folder, a Hub repository, an object store."""
 
 import os
 from pathlib import Path

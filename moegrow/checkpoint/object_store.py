@@ -1,4 +1,4 @@
-"""Object stores as sources, through the drivers of fsspec."""
+"""Object stores as stores of checkpoints, through fsspec drivers."""
 
 import re
 from collections.abc import Iterator, Mapping

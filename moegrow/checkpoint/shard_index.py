@@ -1,4 +1,4 @@
-"""The index of a sharded checkpoint: read from strangers, held against the files, and written."""
+"""Read an untrusted shard index, check it against the shards, and write a new one."""
 
 import json
 import re

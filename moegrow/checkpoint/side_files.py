@@ -1,4 +1,4 @@
-"""Which files beside the weights travel with them unchanged, and which stay behind and why."""
+"""Sort the files beside the weights into those to copy and those to leave behind."""
 
 import re
 from collections.abc import Collection, Mapping

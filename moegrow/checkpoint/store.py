@@ -1,4 +1,4 @@
-"""Where the files of a source are, and how their bytes are had: a folder here, or far away."""
+"""Stores: where the files of a checkpoint are, and how byte ranges of them are read."""
 
 import os
 import re

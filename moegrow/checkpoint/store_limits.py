@@ -1,4 +1,4 @@
-"""Lists and reads of object stores that take too long, and lists without end, are given up."""
+"""Give up on listings and reads of object stores that are too slow, or that never end."""
 
 import asyncio
 import threading

@@ -1,4 +1,4 @@
-"""Answers of the Hub that come too slowly to end, or have no end, are given up."""
+"""Give up on remote answers that are too slow, or that never end."""
 
 import threading
 import time

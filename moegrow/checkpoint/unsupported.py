@@ -1,4 +1,4 @@
-"""What a folder or its tensors are where moegrow does not read them, and what to do instead."""
+"""Recognise formats that moegrow does not read, and name the next step for each."""
 
 import re
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Which weight files of a checkpoint are its weights: those that loaders would take."""
+"""Choose the weight files of a checkpoint that transformers would load."""
 
 import re
 from collections import Counter, defaultdict

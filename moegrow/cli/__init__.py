@@ -1,1 +1,1 @@
-"""The commands, and what a person at a terminal sees of them."""
+"""The command line: commands, options and what they print."""

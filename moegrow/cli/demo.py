@@ -1,4 +1,4 @@
-"""A small but complete MoE checkpoint, made on the spot, grown and verified before your eyes."""
+"""The command `demo`: make a small MoE checkpoint, grow it and verify it."""
 
 import json
 import shlex

@@ -1,4 +1,4 @@
-"""What is done and why, in sentences: what --verbose tells."""
+"""Sentences for --verbose: what is done, and why."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Finish a command: print its plan, show it, or write and publish its result, alone or in parts."""
+"""The end of a growing command: print the plan, or write the result."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""The commands that grow a checkpoint, and the one that writes what they planned."""
+"""The commands `depth`, `width`, `convert` and `apply`."""
 
 import shlex
 from dataclasses import replace
@@ -109,8 +109,10 @@ def begin(read: Any, reading: Reading) -> "Opened":
 
 def _kept(old: "Opened", read: object) -> "Opened":
     """The plan as opened, noting in which file it lay: its last command printed it there."""
+    from moegrow.planning.noted_command import read_command
+
     commands = old.plan.commands
-    if not isinstance(read, str) or not commands or " --plan" not in commands[-1]:
+    if not isinstance(read, str) or not commands or not read_command(commands[-1]).prints_plan:
         return old
     last = f"{commands[-1]} > {shlex.quote(read)}"
     return old._replace(plan=replace(old.plan, commands=(*commands[:-1], last)))

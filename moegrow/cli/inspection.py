@@ -1,4 +1,4 @@
-"""Commands that read a checkpoint and write none: inspect, advise, verify and diff."""
+"""The commands `inspect`, `advise`, `verify` and `diff`."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""The JSON documents that commands print with --json, as Structs; docs/json.md describes them."""
+"""The JSON documents that commands print with --json (docs/json.md)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -192,7 +192,7 @@ def growth(
         family=layout.family.name,
         before=model_size.numbers(layout),
         after=model_size.grown_numbers(plan, layout),
-        steps=list(plan.steps),
+        steps=[step.table() for step in plan.steps],
         warnings=[notice.text for notice in said if notice.is_warning],
         notes=[notice.text for notice in said if not notice.is_warning],
         part=str(written.part) if written and written.part else None,
@@ -216,7 +216,7 @@ def verification(found: Verified, folder: Path, seconds: float) -> Verification:
     return Verification(
         path=str(folder.absolute()),
         ok=found.ok,
-        problems=found.problems,
+        problems=list(map(str, found.problems)),
         tensors=found.tensors,
         copied=found.copied,
         drawn=found.drawn,
@@ -233,7 +233,7 @@ def compared(found: Compared, seconds: float) -> Comparison:
         together = [ChosenTogether(layer.layer, layer.share) for layer in found.together]
     return Comparison(
         ok=found.ok,
-        reasons=found.reasons,
+        reasons=list(map(str, found.reasons)),
         tolerance=TOLERANCE,
         tokens=found.tokens,
         has_head=found.has_head,

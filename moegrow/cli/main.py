@@ -1,4 +1,4 @@
-"""The command line: every command, and how each of them ends."""
+"""The entry point: all commands, and the exit code of each error."""
 
 import gc
 import io

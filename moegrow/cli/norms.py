@@ -1,4 +1,4 @@
-"""The commands that show what is in the weights, and where each layer and expert came from."""
+"""The commands `norms` and `map`."""
 
 import sys
 from typing import TYPE_CHECKING, Annotated, Any

@@ -1,4 +1,4 @@
-"""The command that draws up a page about a grown checkpoint."""
+"""The command `report`."""
 
 from pathlib import Path
 from typing import Annotated

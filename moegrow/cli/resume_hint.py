@@ -1,4 +1,4 @@
-"""What to type to go on with a run that was stopped, or that failed."""
+"""The command that continues a run that was stopped or failed."""
 
 import shlex
 import sys
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from moegrow.checkpoint.side_files import PLAN
 from moegrow.errors import InterruptedRun, MoegrowError, UnfinishedError
+from moegrow.planning.noted_command import Form, read_command
 from moegrow.write.work_dir import RESULT, kept_of, partial_of
 
 # Options that go along from a command behind a pipe; a token is never shown.
@@ -46,7 +47,7 @@ def resume_command(target: Path, command: str) -> str:
 
     What was piped in is gone: the plan that it was lies in the working folder.
     """
-    if not command.startswith("| "):
+    if read_command(command).form is not Form.PIPED:
         return f"{command} --resume"
     words = ["moegrow", "apply", str(partial_of(target) / RESULT / PLAN), "-o", str(target)]
     words += [word for word in sys.argv[1:] if word in _KEPT]

@@ -1,4 +1,4 @@
-"""The commands of recipes: run one, and show those that ship."""
+"""The commands `run` and `recipes`."""
 
 from dataclasses import asdict, replace
 from typing import Annotated

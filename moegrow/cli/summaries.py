@@ -1,4 +1,4 @@
-"""What a person sees on standard error: summaries before and after."""
+"""Summaries on standard error, before and after a command."""
 
 import resource
 import shutil
@@ -18,6 +18,7 @@ from moegrow.families.layout import Layout
 from moegrow.options import as_flag
 from moegrow.planning import model_size
 from moegrow.planning.noise_stats import NoiseStats
+from moegrow.planning.notes import FunctionLost
 from moegrow.planning.notices import notices
 from moegrow.planning.plan import Plan
 from moegrow.write.shards import Shard
@@ -45,10 +46,9 @@ def summary(plan: Plan, layout: Layout, target: Path) -> None:
         table.add_row(*row)
     person.print(table)
     for step in plan.steps:
-        for sentence in step["says"]:
-            style = "yellow" if "not preserved" in sentence else ""
-            told = one_line(f"{step['axis']}: {sentence}")
-            person.print(told, style=style, markup=False)
+        for note in step.notes:
+            style = "yellow" if isinstance(note, FunctionLost) else ""
+            person.print(one_line(f"{step.axis}: {note}"), style=style, markup=False)
     for notice in notices(plan, layout):
         style = "yellow" if notice.is_warning else ""
         person.print(one_line(str(notice)), style=style, markup=False)

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from moegrow.errors import MoegrowError, UsageError, choose, printable
+from moegrow.planning.noted_command import noted
 
 
 def is_watched(*, quiet: bool) -> bool:
@@ -112,8 +112,7 @@ def command_line(source: str | None, read: Any) -> str:
     typed = [word for word in _lasting(sys.argv[1:]) if word not in ("--resume", "--finish")]
     if source in (None, "-") and isinstance(read, str):
         typed = [word for word in typed if word != "-"] + [read]
-    piped = "" if isinstance(read, str) else "| "
-    return piped + shlex.join(["moegrow", *typed])
+    return noted(["moegrow", *typed], is_piped=not isinstance(read, str))
 
 
 def _lasting(typed: Iterable[str]) -> Iterator[str]:

@@ -1,1 +1,1 @@
-"""How model types name and store things: one TOML file each, and what reads a checkpoint by it."""
+"""Model families: a TOML file for each, and the code that reads a checkpoint by it."""

@@ -1,4 +1,4 @@
-"""Signs that a checkpoint is of another architecture than the family of its type describes."""
+"""Recognise checkpoints of another architecture than their family describes."""
 
 import re
 from collections.abc import Collection, Iterator, Mapping

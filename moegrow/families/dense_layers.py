@@ -1,4 +1,4 @@
-"""Which layers the config says have no experts, held against those that have none."""
+"""Find the layers without experts, and check them against the config."""
 
 from collections.abc import Iterator, Mapping
 

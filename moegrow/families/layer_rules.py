@@ -1,4 +1,4 @@
-"""What the keys and rules of a config say of a model's layers one by one."""
+"""Evaluate the config keys and rules that set properties of single layers."""
 
 import math
 import re

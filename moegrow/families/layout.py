@@ -1,4 +1,4 @@
-"""A checkpoint as its family sees it, as a value: which layer, expert and role each tensor has."""
+"""The layout of a checkpoint: the role of each tensor, and the facts of its config."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""What a config.json says of a model of one family, read once as typed facts."""
+"""Facts of a model, read once from its config.json: router, groups, layers, vocabulary."""
 
 import math
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""The MoE blocks of a checkpoint: every tensor there has a role, and as many rows as experts."""
+"""Check the MoE blocks: every tensor has a role, and as many rows as there are experts."""
 
 import math
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""What becomes of config keys that speak of layers one by one under a layer map, form by form."""
+"""Map config values that are given layer by layer, for each form that they can have."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any

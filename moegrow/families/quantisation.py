@@ -1,4 +1,4 @@
-"""What a checkpoint's config, and the files beside it, say of how its weights are quantised."""
+"""Read the quantisation configs of a checkpoint, in config.json and in files beside it."""
 
 import math
 from collections.abc import Iterator, Mapping

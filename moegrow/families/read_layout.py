@@ -1,4 +1,4 @@
-"""A checkpoint as its family sees it: which layer, expert and role each tensor belongs to."""
+"""Read the layout of a checkpoint by the names of its family."""
 
 from collections.abc import Iterable, Iterator
 

@@ -1,4 +1,4 @@
-"""The families that moegrow knows: found by model type, read from TOML files, checked strictly."""
+"""The registry of families: TOML files, parsed strictly and found by model type."""
 
 import re
 import tomllib

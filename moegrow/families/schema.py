@@ -1,4 +1,4 @@
-"""The schema of a model family: how it names its layers, experts, routers and config keys."""
+"""The schema of a family file: tensor names, config keys, router."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal

@@ -1,4 +1,4 @@
-"""What a config says of the language model: its part of the config, and the numbers in it."""
+"""Read settings of the language model from a config, which may have them in a sub-config."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Where a tensor stands in its model, read off its name by the patterns of a family."""
+"""Parse a tensor's name into its role: stack, layer, expert and part."""
 
 import re
 from collections.abc import Callable

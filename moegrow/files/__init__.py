@@ -1,1 +1,1 @@
-"""What stands under all else and knows no checkpoint: files, byte ranges, JSON text, tables."""
+"""Files, byte ranges, JSON and TOML text, without any knowledge of checkpoints."""

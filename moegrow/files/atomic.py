@@ -1,4 +1,4 @@
-"""Files that are complete and on the disk under their names, or not there."""
+"""Write files atomically: complete and synced under their names, or absent."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Ranges of bytes from file to file: shared where the filesystem can, else copied."""
+"""Copy byte ranges between files: shared blocks where the filesystem can, else copies."""
 
 import ctypes
 import errno

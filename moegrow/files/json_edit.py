@@ -1,4 +1,4 @@
-"""Change single values in a JSON text and leave every other character as it was."""
+"""Change single values in a JSON text and leave every other character unchanged."""
 
 import json
 import re

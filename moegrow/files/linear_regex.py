@@ -1,4 +1,4 @@
-"""Regular expressions that anyone may have written, matched in linear time or refused.
+"""Match untrusted regular expressions in linear time, or refuse them.
 
 Python's own engine takes exponential time for some of them, so google-re2 matches them. What that
 cannot express is looked at here as far as published configs have it: lookaheads at the start.

@@ -1,4 +1,4 @@
-"""Which folders cannot be renamed: mount points, and those that a filesystem does not move."""
+"""Find folders that cannot be renamed: mount points and layers of overlay filesystems."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Read TOML that anyone may have written, in time and memory that grow with its length alone."""
+"""Parse untrusted TOML in time and memory that are linear in its length."""
 
 import re
 import tomllib

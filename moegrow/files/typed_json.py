@@ -1,4 +1,4 @@
-"""Read and write JSON as values of msgspec Structs: strictly, with the place of what is wrong."""
+"""Read and write JSON strictly as msgspec Structs, and name the place of an error."""
 
 from contextlib import suppress
 from typing import Any, TypeVar

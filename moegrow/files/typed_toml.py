@@ -1,4 +1,4 @@
-"""Read tables of TOML strictly, as values of msgspec Structs, and say where one does not fit."""
+"""Read TOML strictly as msgspec Structs, and name the place of an error."""
 
 from collections.abc import Iterator
 from importlib.resources import files

@@ -1,4 +1,4 @@
-"""Open a stranger's files: plain ones within their own folder, and no more of one than is sensible.
+"""Open untrusted files: regular files inside their own folder, up to a size limit.
 
 What a name stands for is looked at and opened component by component, and no link is followed on
 the way, so that a file cannot be exchanged for a link between the check and the opening.

@@ -1,4 +1,4 @@
-"""Threads whose waits end when nobody wants their work any more."""
+"""Worker threads that stop waiting as soon as their work is cancelled."""
 
 import threading
 import time

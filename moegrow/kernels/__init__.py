@@ -1,1 +1,1 @@
-"""What happens to the values of weights: noise, scales, rounding, block after block."""
+"""Compute on the values of weights, chunk by chunk: noise, scales, rounding, norms."""

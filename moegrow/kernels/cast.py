@@ -1,4 +1,4 @@
-"""Round values of one dtype to another, once: to nearest even, or as a draw decides."""
+"""Cast values to another dtype with one rounding: to nearest even, or stochastic."""
 
 from functools import cache
 from typing import Any

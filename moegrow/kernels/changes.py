@@ -1,4 +1,4 @@
-"""What a plan does to a piece, made ready: its noise, σ, factor and constant."""
+"""Prepare the change of a piece: its noise, standard deviation, factor and constant."""
 
 import math
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""How much of the noise is left after rounding to the storage type, measured.
+"""Measure how much of the noise survives rounding to the stored dtype.
 
 A value moves only where noise exceeds half of its last place. What does not reach that is lost, and
 what does is rounded up to it, so noise that is small beside the storage type turns into another,

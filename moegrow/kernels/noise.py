@@ -1,4 +1,4 @@
-"""The keyed draw: noise that depends on seed, tensor name and row alone (docs/noise.md)."""
+"""Draw keyed noise from seed, tensor name and row (docs/noise.md)."""
 
 import hashlib
 import math

@@ -1,4 +1,4 @@
-"""Which values of a checkpoint are no finite numbers, and which tensors hold one value alone."""
+"""Find NaN, infinity and constant tensors in a checkpoint."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The loops that take codes to bf16 weights, compiled: the same bytes as numpy's, sooner.
+"""Compiled loops that dequantize codes to bf16, bit for bit as numpy does.
 
 They need numba, like `numba_weights`, and hold no lock of Python's while they run. The codecs call
 them, in `fused`.

@@ -1,4 +1,4 @@
-"""Loops over weights, compiled: noise on bf16 ones, and sums of squares, the same as by numpy.
+"""Compiled loops for noise on bf16 and sums of squares, bit for bit as numpy does.
 
 Only this file needs numba, which is an extra: `arithmetic` takes it where it is installed. The
 functions hold no lock of Python's while they run, so every thread has a core of its own.

@@ -1,4 +1,4 @@
-"""The files of a source: opened as they are needed, read in portions, decoded where asked."""
+"""Read the files of a source in chunks, opened on first use, dequantized on request."""
 
 import os
 import threading

@@ -1,4 +1,4 @@
-"""Squares of stored values, added in float64 and always in the same order."""
+"""Sum squares of stored values in float64, always in the same order."""
 
 import numpy as np
 import numpy.typing as npt

@@ -1,4 +1,4 @@
-"""The bytes of an output tensor, in order, from those of its source."""
+"""Compute the bytes of an output tensor in order."""
 
 import math
 from collections.abc import Iterator

@@ -1,1 +1,1 @@
-"""What a config.json says of layers, experts and quantised modules, as a model grows."""
+"""Rewrite config.json and quantisation configs for a grown model."""

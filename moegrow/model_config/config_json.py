@@ -1,4 +1,4 @@
-"""The new config.json: the old text with only the keys changed that the maps change."""
+"""Write the new config.json: only the values that the maps change are replaced."""
 
 from collections.abc import Mapping
 from dataclasses import replace

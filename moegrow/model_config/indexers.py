@@ -1,4 +1,4 @@
-"""Layers that share the key selection of a full layer before them, under a layer map."""
+"""Map layers that share the selected keys of an earlier layer's indexer."""
 
 from typing import Any
 

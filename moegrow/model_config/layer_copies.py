@@ -1,4 +1,4 @@
-"""The numbers of layers or of experts in a growth: what the copies of each old one are called."""
+"""The new numbers of each old layer or expert in a growth."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence

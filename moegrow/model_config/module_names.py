@@ -1,4 +1,4 @@
-"""Names and patterns of modules, as quantisation configs have them, when a model grows."""
+"""Rename the modules in a quantisation config for the copies of layers and experts."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Regular expressions for modules, with the numbers of copies in place of those they name."""
+"""Rewrite regular expressions over module names for the copies of layers and experts."""
 
 import re
 from functools import partial

@@ -1,4 +1,4 @@
-"""The quantisation configs of a grown checkpoint, in config.json and in files beside it."""
+"""Read the quantisation configs of a checkpoint, in config.json and in side files."""
 
 from typing import Any
 

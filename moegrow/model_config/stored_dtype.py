@@ -1,4 +1,4 @@
-"""The config of a model whose weights are stored in another dtype than before."""
+"""Rewrite the config of a model whose weights change their stored dtype."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any

@@ -1,1 +1,1 @@
-"""All before a weight is read: from arguments to maps, from maps to a plan, and its problems."""
+"""Plan a growth without reading weights: steps to maps, maps to outputs, checks."""

@@ -1,4 +1,4 @@
-"""Layers that another part of the model addresses by number, as a model grows in depth."""
+"""Check layers that another part of the model addresses by number."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Deepen and widen: pure functions from plan to plan."""
+"""Deepen, widen and convert: pure functions from plan to plan."""
 
 from dataclasses import replace
 
@@ -16,7 +16,8 @@ from moegrow.planning.outputs import check_count, outputs
 from moegrow.planning.passes import Restored, regridded
 from moegrow.planning.plan import AS_STORED, Plan, Source, Storage
 from moegrow.planning.router import Compensation, compensate
-from moegrow.planning.summary import describe, noted
+from moegrow.planning.router_notes import FactorInScales
+from moegrow.planning.summary import describe, with_factor
 
 
 def outline(layout: Layout, family_text: str = "") -> Plan:
@@ -127,8 +128,8 @@ def _factored(plan: Plan, layout: Layout) -> Plan:
     new = replace(plan, outputs=tuple(made.outputs(plan.outputs)))
     if not made.taken:
         return new
-    told = f"weights in {' and '.join(sorted(made.taken))} take that in their scales, exactly"
-    return replace(new, steps=noted(plan.steps, told))
+    factor = FactorInScales(tuple(sorted(made.taken)))
+    return replace(new, steps=with_factor(plan.steps, factor))
 
 
 def store(plan: Plan, layout: Layout, storage: Storage) -> Plan:

@@ -1,4 +1,4 @@
-"""Every problem of a plan, found before a byte is written."""
+"""Check a plan against its source, and report every problem before a byte is written."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Refuse layer maps that repeat layers of a source which cannot be repeated so."""
+"""Refuse layer maps that repeat layers which cannot be repeated."""
 
 from moegrow import maps
 from moegrow.errors import MoegrowError, Parameter

@@ -1,4 +1,4 @@
-"""Every problem of a piece: rows that are not there, and what cannot be done to them."""
+"""Find the problems of a piece: rows that do not exist, and operations that do not fit."""
 
 from collections.abc import Iterator
 from fractions import Fraction

@@ -1,4 +1,4 @@
-"""The modes of depth: from the options of one to a layer map."""
+"""Compute the layer map of a depth step."""
 
 from typing import assert_never
 

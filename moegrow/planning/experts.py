@@ -1,4 +1,4 @@
-"""The tensors of a MoE block with the experts mapped: matrices, router rows, biases, tables."""
+"""Plan the tensors of a MoE block under an expert map."""
 
 import math
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""The verbs that grow, as functions: arguments to steps, and steps to plans."""
+"""The Python functions `depth`, `width`, `convert` and `run`."""
 
 import inspect
 import os

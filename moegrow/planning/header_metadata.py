@@ -1,4 +1,4 @@
-"""What headers of weight files say beside their tensors, as the model grows.
+"""Renumber metadata that shard headers hold about single tensors.
 
 torchao keeps there what its quantised tensors are: for each a JSON text under its name, and the
 list of these names. It is carried along by the names of the tensors of the result. Other texts are

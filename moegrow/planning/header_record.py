@@ -1,4 +1,4 @@
-"""The header line of a plan, read strictly: as records, and as the plan they are of."""
+"""Parse the header line of a plan, strictly."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +13,7 @@ from moegrow.checkpoint.store import MOST_FILES, names_weights, scheme
 from moegrow.errors import MoegrowError
 from moegrow.growth import Growth, Noise, Rounding
 from moegrow.maps import NULL, check_size
+from moegrow.planning.notes import read_summary
 from moegrow.planning.output_record import (
     WRONG_KINDS,
     Amount,
@@ -103,7 +104,7 @@ def header_of(table: dict[str, Any]) -> tuple[Plan, Any]:
             source=_source(record.source),
             family=record.family,
             growth=_growth(record.growth),
-            steps=tuple(map(_step, record.steps)),
+            steps=tuple(read_summary(_step(step)) for step in record.steps),
             config=record.config,
             outputs=(),
             commands=record.commands,

@@ -1,4 +1,4 @@
-"""Files and tensors of a source that a growth leaves behind, as sentences."""
+"""Describe the files and tensors of a source that a growth leaves behind."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Plain numbers of a checkpoint, before and after."""
+"""Count layers, experts, parameters and bytes, before and after a growth."""
 
 import math
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What will become of noise on stored weights, foretold from how they are stored alone.
+"""Predict the effect of noise on stored weights from their format alone.
 
 No weight is read. Weights are taken for normal, and scales for those that fit the largest weight
 of each group to the end of the grid, as the libraries choose them. Everything is in units of σ.

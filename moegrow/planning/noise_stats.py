@@ -1,4 +1,4 @@
-"""Noise that was found in what is stored, beside what was asked for."""
+"""Statistics of the noise that a result holds, beside the noise that was asked for."""
 
 import math
 import re

@@ -1,10 +1,10 @@
-"""What a person should know of a plan before its result is trained or served, in one list.
+"""Collect the warnings and notes about a plan, in the order in which they are shown.
 
 The terminal's summary, the JSON documents and the report show the same notices.
 """
 
 from collections.abc import Iterator
-from itertools import chain
+from enum import Enum
 from typing import Literal, NamedTuple
 
 from moegrow.families.layout import Layout
@@ -22,16 +22,32 @@ from moegrow.planning.plan import Plan
 About = Literal["source", "depth", "width", "serving"]
 
 
+class Kind(Enum):
+    """The check or the look at a source that a notice comes from."""
+
+    LEFT_BEHIND = "left behind"
+    PREDICTIONS = "predictions"
+    HEADER_METADATA = "header metadata"
+    QUANTISATION = "quantisation"
+    ENGINE_LIMIT = "engine limit"
+    ENGINE_LAYERS = "engine layers"
+    OTHER_CLASS = "other class"
+    OTHER_KEYS = "other keys"
+    ADDRESSED_LAYERS = "addressed layers"
+    NOISE_ROUNDING = "noise rounding"
+
+
 class Notice(NamedTuple):
-    """One sentence about a plan, and what it is about.
+    """One sentence about a plan, its kind, and the part of the growth that it is about.
 
     A warning may be ignored only by someone who knows why; any other notice is a fact of which
     nothing follows.
     """
 
     about: About
+    kind: Kind
+    is_warning: bool
     text: str
-    is_warning: bool = True
 
     def __str__(self) -> str:
         return f"{self.about}: {self.text}"
@@ -40,22 +56,21 @@ class Notice(NamedTuple):
 def notices(plan: Plan, layout: Layout) -> tuple[Notice, ...]:
     """All notices of a plan, in the order in which they are shown."""
     checkpoint = layout.checkpoint
-    warnings: tuple[tuple[About, Iterator[str]], ...] = (
-        ("source", layout.quantisation.facts()),
-        ("serving", serving.warnings(plan, layout)),
-        ("serving", serving_layers.warnings(plan, layout)),
-        ("source", unfamiliar.class_warnings(plan, layout)),
-        ("depth", unfamiliar.key_warnings(plan, layout)),
-        ("depth", addressed_layers.warnings(plan, layout)),
-        ("width", quantised_noise.warnings(plan, layout)),
+    found: tuple[tuple[About, Kind, bool, Iterator[str]], ...] = (
+        ("source", Kind.LEFT_BEHIND, True, left_behind.warnings(checkpoint)),
+        ("source", Kind.LEFT_BEHIND, False, left_behind.facts(checkpoint)),
+        ("source", Kind.PREDICTIONS, False, left_behind.prediction_facts(layout)),
+        ("source", Kind.HEADER_METADATA, False, header_metadata.facts(checkpoint)),
+        ("source", Kind.QUANTISATION, True, layout.quantisation.facts()),
+        ("serving", Kind.ENGINE_LIMIT, True, serving.warnings(plan, layout)),
+        ("serving", Kind.ENGINE_LAYERS, True, serving_layers.warnings(plan, layout)),
+        ("source", Kind.OTHER_CLASS, True, unfamiliar.class_warnings(plan, layout)),
+        ("depth", Kind.OTHER_KEYS, True, unfamiliar.key_warnings(plan, layout)),
+        ("depth", Kind.ADDRESSED_LAYERS, True, addressed_layers.warnings(plan, layout)),
+        ("width", Kind.NOISE_ROUNDING, True, quantised_noise.warnings(plan, layout)),
     )
-    facts = chain(
-        left_behind.facts(checkpoint),
-        left_behind.prediction_facts(layout),
-        header_metadata.facts(checkpoint),
-    )
-    return (
-        *(Notice("source", text) for text in left_behind.warnings(checkpoint)),
-        *(Notice("source", text, is_warning=False) for text in facts),
-        *(Notice(about, text) for about, texts in warnings for text in texts),
+    return tuple(
+        Notice(about, kind, is_warning, text)
+        for about, kind, is_warning, texts in found
+        for text in texts
     )

@@ -1,4 +1,4 @@
-"""What happens to the rows of a piece: one of a closed set of operations."""
+"""The closed set of operations on the rows of a piece."""
 
 from fractions import Fraction
 from typing import assert_never

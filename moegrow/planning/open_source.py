@@ -1,4 +1,4 @@
-"""A source opened for growing: a checkpoint, or a plan that grew one, with the layout it has."""
+"""Open the source of a growth: a checkpoint, or a plan to grow further."""
 
 import os
 from collections.abc import Sequence
@@ -20,6 +20,7 @@ from moegrow.model_config.quantization_config import check_claims
 from moegrow.planning import build, plan_file
 from moegrow.planning.check import check_growth, check_plan, check_result, check_source
 from moegrow.planning.check_layers import check_layers
+from moegrow.planning.notes import AxisSummary, LinesEdited, recognised
 from moegrow.planning.plan import Plan
 from moegrow.planning.plan_file import Lines
 
@@ -34,7 +35,7 @@ class Opened(NamedTuple):
 # A checkpoint's folder or file, a plan's file, its lines, a plan, or one whose source is open.
 AnySource = str | os.PathLike[str] | Lines | Plan | Opened
 
-EDITED = {"axis": "hand", "says": ["the plan was edited: its lines alone say what is written"]}
+EDITED = AxisSummary("hand", (LinesEdited(),))
 
 
 def plan(
@@ -105,7 +106,8 @@ def begin(
         plan = source.plan()
         check_plan(plan, checkpoint)
         check_result(plan, checkpoint)
-    if rendered != plan and EDITED not in plan.steps:
+    plan = replace(plan, steps=recognised(plan.steps, rendered.steps))
+    if rendered != plan and not plan.is_edited:
         plan = replace(plan, steps=(*plan.steps, EDITED))
     return Opened(plan, layout)
 
@@ -127,7 +129,7 @@ def check_kept(plan: Plan, layout: Layout) -> None:
 
 def check_unedited(old: Plan) -> None:
     """Growing renders a plan anew from its header, so its lines must be what the header says."""
-    if EDITED in old.steps:
+    if old.is_edited:
         raise MoegrowError(
             "the plan's lines are not what its header says: it was edited",
             "grow first and edit the result; moegrow apply writes an edited plan as it stands",

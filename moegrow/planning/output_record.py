@@ -1,4 +1,4 @@
-"""The line of one tensor in a plan, read strictly: as records, and as the output they are of."""
+"""Parse the line of one output in a plan, strictly."""
 
 import re
 from fractions import Fraction

@@ -1,4 +1,4 @@
-"""Every tensor of the new model, as pieces of the source's."""
+"""Plan every tensor of the result as pieces of source tensors."""
 
 import math
 import re

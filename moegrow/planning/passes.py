@@ -1,16 +1,17 @@
 """Rewrite outputs that are quantised or change dtype: factors, casts, requantizing."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from moegrow.checkpoint.header import TensorSpec
 from moegrow.dtypes import BITS, PLAIN
 from moegrow.errors import MoegrowError, Parameter, raise_all
 from moegrow.families.layout import Layout
 from moegrow.growth import Growth
+from moegrow.planning.notes import AxisSummary, ScalesLeftOut, StorageNote, Stored
 from moegrow.planning.op import (
     COPY,
     ONE,
@@ -256,12 +257,12 @@ class Restored:
             + Parameter("experts_dtype"),
         )
 
-    def step(self) -> Mapping[str, Any] | None:
-        """What is said of it, or None where everything stays as it is."""
-        says = list(self._sentences())
-        return {"axis": "storage", "says": says} if says else None
+    def step(self) -> AxisSummary | None:
+        """The summary of it, or None where everything stays as it is."""
+        notes = tuple(self._notes())
+        return AxisSummary("storage", notes) if notes else None
 
-    def _sentences(self) -> Iterator[str]:
+    def _notes(self) -> Iterator[StorageNote]:
         decoded: Counter[tuple[str, str]] = Counter()
         rounded: Counter[tuple[str, str]] = Counter()
         kept: Counter[str] = Counter()
@@ -276,13 +277,13 @@ class Restored:
             elif spec.dtype in PLAIN and spec.dtype != dtype:
                 kept[spec.dtype] += 1
         for (form, dtype), count in sorted(decoded.items()):
-            yield f"{count} weights in {form} are decoded and written as {dtype}"
+            yield Stored("decoded", count, form, dtype)
         for (old, dtype), count in sorted(rounded.items()):
-            yield f"{count} tensors of {old} are written as {dtype}"
+            yield Stored("rounded", count, old, dtype)
         for old, count in sorted(kept.items()):
-            yield f"{count} tensors stay {old}: they are finer than the others for a reason"
+            yield Stored("kept", count, old, old)
         if self.left_out:
-            yield f"{len(self.left_out)} scales of activations are left out: no weight has any more"
+            yield ScalesLeftOut(len(self.left_out))
 
 
 def regridded(outputs: Iterable[Output], layout: Layout) -> Iterator[Output]:

@@ -1,16 +1,17 @@
-"""The plan: everything the new checkpoint will hold, as frozen values."""
+"""The plan: everything that the result will hold, as frozen values."""
 
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from moegrow.checkpoint.fingerprint import SourceFile
 from moegrow.checkpoint.header import nbytes
 from moegrow.checkpoint.store import INDEX, scheme, short_name
 from moegrow.growth import Growth
+from moegrow.planning.notes import AxisSummary
 from moegrow.planning.op import COPY, Copy, Op
 from moegrow.steps import Step
 
@@ -106,16 +107,16 @@ class Plan:
     that a user gave for it, or "". `config` is the text of its config.json, `files` are names and
     texts of files beside it that are not as in the source, None for one that is left out. `storage`
     says in which dtypes weights are written, `metadata` are keys and texts for the headers of the
-    weight files. `steps`
-    say what was done along each axis and what was compensated. `commands` are how the plan came
-    about, and `recipe` the steps that do so again (None where that is not known); two plans that
-    reach the same result by other commands are equal.
+    weight files. `steps` are summaries of what was done along each axis and what was
+    compensated. `commands` are how the plan came about, and `recipe` the steps that do so again
+    (None where that is not known); two plans that reach the same result by other commands are
+    equal.
     """
 
     source: Source
     family: str
     growth: Growth
-    steps: tuple[Mapping[str, Any], ...]
+    steps: tuple[AxisSummary, ...]
     config: str
     outputs: tuple[Output, ...]
     commands: tuple[str, ...] = field(default=(), compare=False)
@@ -134,12 +135,15 @@ class Plan:
         numbers = [
             f"{key} {before} -> {after}"
             for step in self.steps
-            for key in ("layers", "experts", "top_k")
-            if key in step
-            for before, after in [step[key]]
+            for key, (before, after) in step.numbers.items()
         ]
         what = ", ".join([*numbers, f"{len(self.outputs)} tensors"])
         return f"<plan of {self.family} from {str(self.source.path)!r}: {what}>"
+
+    @property
+    def is_edited(self) -> bool:
+        """Whether its lines are not what its header makes."""
+        return any(step.axis == "hand" for step in self.steps)
 
     @cached_property
     def shapes(self) -> Mapping[tuple[str, tuple[int, ...]], int]:

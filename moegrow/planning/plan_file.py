@@ -1,4 +1,4 @@
-"""A plan from its JSON lines, which may be a stranger's: read strictly."""
+"""Parse an untrusted plan from JSON lines, strictly."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""A plan as JSON lines: a header line, then one line per output tensor."""
+"""Write a plan as JSON lines: a header, then one line for each output."""
 
 import json
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ def to_lines(plan: Plan) -> Iterator[str]:
             "family": plan.family,
             **({"family_text": plan.family_text} if plan.family_text else {}),
             "growth": _growth_table(plan.growth),
-            "steps": plan.steps,
+            "steps": [step.table() for step in plan.steps],
             "commands": plan.commands,
             **({} if plan.recipe is None else {"recipe": list(map(to_table, plan.recipe))}),
             **({"files": dict(plan.files)} if plan.files else {}),
@@ -60,7 +60,7 @@ def _version(plan: Plan) -> int:
     if plan.metadata:
         return 4
     noises = {*plan.growth.weight_noise, *plan.growth.router_noise}
-    if any(step["axis"] == "hand" for step in plan.steps):
+    if plan.is_edited:
         # An edited line can have what the header does not speak of.
         noises |= {noise_of(piece.op) for output in plan.outputs for piece in output.pieces}
     if any(noise and noise.is_rounded_by_draw for noise in noises):

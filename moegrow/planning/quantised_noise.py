@@ -1,4 +1,4 @@
-"""Noise that quantised weights would lose: refused, with the ways out and what each would do."""
+"""Refuse noise that quantised weights would lose, and show each alternative."""
 
 import math
 from collections import Counter
@@ -9,7 +9,7 @@ from typing import NamedTuple
 from moegrow.checkpoint.header import TensorSpec
 from moegrow.display import size
 from moegrow.dtypes import PLAIN, WRITTEN
-from moegrow.errors import MoegrowError
+from moegrow.errors import ListedError, MoegrowError
 from moegrow.families.layout import Layout
 from moegrow.growth import Noise
 from moegrow.planning.build import render
@@ -33,11 +33,12 @@ class Asked(NamedTuple):
 
 class Way(NamedTuple):
     """A way out: the option, bytes of the result, or None where it leads nowhere, and what it
-    does, or why it does not."""
+    does, or why it does not. The best of several `is_best` where it leads somewhere."""
 
     option: str
     nbytes: int | None
     effect: str
+    is_best: bool = False
 
 
 def check_ways(plan: Plan, layout: Layout) -> None:
@@ -57,18 +58,18 @@ def check_ways(plan: Plan, layout: Layout) -> None:
         lost = foretold(replace(plan, outputs=tuple(refused)), layout)
         asked, found = max(lost.items(), key=lambda item: item[0].amount)
         ways = [*_decoded(plan, layout, asked), _drawn(plan, layout, asked), _equal(plan)]
-        raise MoegrowError("\n".join(_told(asked, found, ways)), _hint(ways))
+        raise ListedError(_headline(asked, found), _lines(ways), _hint(ways), "; instead:")
     for output in noised:
         _check_decoded(output, quantised)
     check_noise(plan)
 
 
 def _hint(ways: list[Way]) -> str:
-    options = [way.option for way in ways if way.nbytes is not None]
-    best = "--rounding stochastic" if "--rounding stochastic" in options else options[0]
+    open_ways = [way for way in ways if way.nbytes is not None]
+    best = next((way for way in open_ways if way.is_best), open_ways[0])
     return (
-        f"add {'one of these, such as ' if options[1:] else ''}{best}; the figures are foretold for"
-        " normal weights, from the format and its scales, and no weight was read"
+        f"add {'one of these, such as ' if open_ways[1:] else ''}{best.option}; the figures are"
+        " foretold for normal weights, from the format and its scales, and no weight was read"
     )
 
 
@@ -103,12 +104,15 @@ def _check_decoded(output: Output, quantised: Quantised) -> None:
         )
 
 
-def _told(asked: Asked, found: Forecast, ways: list[Way]) -> Iterator[str]:
+def _headline(asked: Asked, found: Forecast) -> str:
     how = "mostly lost" if found.share_unchanged > SWALLOWED else "partly lost"
-    yield (
+    return (
         f"noise of {asked.amount:g} sigma on experts in {asked.stored} is {how} in rounding to"
-        f" nearest: {_effect(found)}; instead:"
+        f" nearest: {_effect(found)}"
     )
+
+
+def _lines(ways: list[Way]) -> Iterator[str]:
     sizes = ["" if way.nbytes is None else size(way.nbytes) for way in ways]
     width, most = max(len(way.option) for way in ways), max(map(len, sizes))
     for way, told in zip(ways, sizes, strict=True):
@@ -134,7 +138,7 @@ def _decoded(plan: Plan, layout: Layout, asked: Asked) -> Iterator[Way]:
             other = render(replace(plan, storage=storage), layout, plan.growth)
             check_noise(other)
         except MoegrowError as error:
-            problem = problem or error.message.splitlines()[0]
+            problem = problem or error.headline
             continue
         what = "the experts" if storage.experts else "the whole model"
         yield Way(option, other.nbytes, f"{what} decoded: {_effect(found)}")
@@ -154,13 +158,14 @@ def _drawn(plan: Plan, layout: Layout, asked: Asked) -> Way:
     try:
         check_noise(other)
     except MoegrowError as error:
-        return Way("--rounding stochastic", None, f"not here: {error.message.splitlines()[0]}")
+        return Way("--rounding stochastic", None, f"not here: {error.headline}")
     found = foretold(other, layout)[asked._replace(by_draw=True)]
     return Way(
         "--rounding stochastic",
         other.nbytes,
         f"format and scales kept, and the noise on average: {_effect(found)}, since rounding adds"
         f" {_own(found) * asked.amount:.2g} sigma of its own",
+        is_best=True,
     )
 
 

@@ -1,6 +1,5 @@
-"""What a wider router needs so that the grown model computes what the source computes."""
+"""Adjust the router of a wider model so that it computes what the source computes."""
 
-import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,25 @@ from moegrow.growth import Growth
 from moegrow.maps import NULL, Map
 from moegrow.model_config.config_json import scaled
 from moegrow.planning.op import ONE, ZERO
+from moegrow.planning.router_notes import (
+    Because,
+    BiasesRounded,
+    BiasesScaled,
+    CompensationNote,
+    EmptyExperts,
+    GroupsAppended,
+    GroupsWidened,
+    Loss,
+    OtherTopK,
+    OutputsScaled,
+    RowsCopied,
+    SettingScaled,
+    SharedProbability,
+    TablesExtended,
+    UnevenCopies,
+)
+
+Notes = tuple[CompensationNote, ...]
 
 
 @dataclass(frozen=True)
@@ -31,8 +49,8 @@ class Compensation:
     extra_copies: int = 1
     top_k_times: int = 1
     settings: Mapping[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    losses: tuple[str, ...] = ()
+    notes: tuple[CompensationNote, ...] = ()
+    losses: tuple[Loss, ...] = ()
 
     @property
     def exact(self) -> bool:
@@ -60,9 +78,9 @@ def compensate(layout: Layout, growth: Growth) -> Compensation:
     balance = ONE
     if router.balance == "probability" and layout.family.tensors.balance_bias:
         balance = Fraction(layout.experts, len(growth.experts))
-        extra_notes += (f"load-balancing biases times {balance}: probabilities shrink as much",)
+        extra_notes += (BiasesScaled(balance),)
     if layout.family.tensors.expert_numbers:
-        extra_notes += ("tables of experts by token list the copies too",)
+        extra_notes += (TablesExtended(),)
     return Compensation(
         output_scale=scale,
         balance_scale=balance,
@@ -88,21 +106,16 @@ def _skip(layout: Layout, growth: Growth) -> Compensation:
         )
     times = (len(growth.experts) + 1) // (layout.experts + 1)
     share = Fraction(1, times)
-    nulls = growth.experts.count(NULL)
     return Compensation(
         output_scale=Fraction(times),
         balance_scale=share,
         balance_shift=share - 1,
-        notes=(
-            f"{nulls} of the experts are empty: they stand for copies of the class that skips",
-            f"output projections of the experts times {times}, load-balancing biases b to"
-            f" b/{times} + (1/{times} - 1): probabilities shrink as much",
-        ),
+        notes=(EmptyExperts(growth.experts.count(NULL)), SharedProbability(times)),
         losses=_rounded_biases(layout) if times > 1 else (),
     )
 
 
-def _rounded_biases(layout: Layout) -> tuple[str, ...]:
+def _rounded_biases(layout: Layout) -> tuple[BiasesRounded, ...]:
     """Why biases that take a shift do not order the experts as before, if they do not.
 
     They are small, and near the shift a float of 16 bits has steps that are large beside them.
@@ -112,14 +125,10 @@ def _rounded_biases(layout: Layout) -> tuple[str, ...]:
         for name, place in layout.places.items()
         if place.role == "balance_bias"
     }
-    return tuple(
-        f"load-balancing biases are stored as {dtype}, which rounds them where they are shifted,"
-        " and experts with nearly the same probability change places"
-        for dtype in sorted(found & {"BF16", "F16"})
-    )
+    return tuple(map(BiasesRounded, sorted(found & {"BF16", "F16"})))
 
 
-def _magnitude(layout: Layout, growth: Growth) -> tuple[Fraction, dict[str, Any], tuple[str, ...]]:
+def _magnitude(layout: Layout, growth: Growth) -> tuple[Fraction, dict[str, Any], Notes]:
     """Weights that are not divided by their sum add up to more when more experts are chosen."""
     router, facts = layout.family.router, layout.facts.router
     scale = Fraction(layout.top_k, growth.top_k)
@@ -128,20 +137,15 @@ def _magnitude(layout: Layout, growth: Growth) -> tuple[Fraction, dict[str, Any]
         # m equal weights divided by their p-norm add up to m^(1 - 1/p) (docs/method.md).
         power = float(scale) ** (1 - 1 / exponent)
         scale = Fraction(power).limit_denominator(1 << 20)
-        return scale, {}, (
-            f"output projections of the experts times {power:g}: the router's weights are divided"
-            f" by their {exponent:g}-norm",
-        )  # fmt: skip
+        return scale, {}, (OutputsScaled(power, "divided by a norm", exponent),)
     if scale == 1 or facts.scores == "softmax" or facts.is_normalised:
         return ONE, {}, ()
-    why = "the router's weights are not divided by their sum"
     if router.multiplies == "output" and facts.scaling:
         settings = scaled(facts.scaling, scale)
         (key, value), *_ = settings.items()
-        return ONE, settings, (f"{key} {facts.scaling.value} -> {value:g}: {why}",)
-    if router.multiplies == "input":
-        why = "the router's weights multiply the experts' input"
-    return scale, {}, (f"output projections of the experts times {scale}: {why}",)
+        return ONE, settings, (SettingScaled(key, facts.scaling.value, value),)
+    because: Because = "on the input" if router.multiplies == "input" else "undivided"
+    return scale, {}, (OutputsScaled(scale, because),)
 
 
 def group_size(layout: Layout) -> int:
@@ -157,7 +161,7 @@ def group_size(layout: Layout) -> int:
     return layout.experts // groups.count
 
 
-def _groups(layout: Layout, growth: Growth) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _groups(layout: Layout, growth: Growth) -> tuple[dict[str, Any], Notes]:
     """Group-limited selection stays the same when whole groups are copied and counted."""
     groups = layout.facts.router.groups
     if groups is None:
@@ -173,16 +177,12 @@ def _groups(layout: Layout, growth: Growth) -> tuple[dict[str, Any], tuple[str, 
     if _are_whole_groups(growth.experts, size):
         new_count, new_kept = int(count * factor), max(1, round(kept * factor))
         settings = {groups.count_key: new_count, groups.kept_key: new_kept}
-        return settings, (
-            f"{groups.count_key} {count} -> {new_count}, {groups.kept_key} {kept} -> {new_kept}:"
-            " copies are appended as whole groups",
-        )
+        keys = groups.count_key, groups.kept_key
+        return settings, (GroupsAppended(keys, (count, new_count), (kept, new_kept)),)
     beside = [set(chunk) for chunk in _chunks(growth.experts, int(size * factor))]
     own = [set(range(first, first + size)) for first in range(0, layout.experts, size)]
     if groups.score == "maximum" and factor.denominator == 1 and beside == own:
-        return {}, (
-            f"{groups.count_key} stays {count}: every copy is in the group of its original",
-        )
+        return {}, (GroupsWidened(groups.count_key, count),)
     raise MoegrowError(
         f"the router of {layout.family.name} picks {kept} of {count} groups of {size} experts,"
         " and these copies would mix the groups",
@@ -204,7 +204,7 @@ def _chunks(experts: Map, size: int) -> list[Map]:
     return [experts[first : first + size] for first in range(0, len(experts), size)]
 
 
-def _extra(layout: Layout, growth: Growth) -> tuple[int, dict[str, Any], tuple[str, ...]]:
+def _extra(layout: Layout, growth: Growth) -> tuple[int, dict[str, Any], Notes]:
     """What competes with the experts for the router's weights is copied as often as they are."""
     key = layout.family.router.extra
     if not key or not layout.extra:
@@ -217,7 +217,7 @@ def _extra(layout: Layout, growth: Growth) -> tuple[int, dict[str, Any], tuple[s
             "use " + Parameter("experts", "2x") + f" for {2 * layout.experts}",
         )
     new = layout.extra * times
-    return times, {key: new}, (f"{key} {layout.extra} -> {new}: the router weighs them together",)
+    return times, {key: new}, (RowsCopied(key, layout.extra, new),)
 
 
 def _times(layout: Layout, growth: Growth) -> int:
@@ -232,26 +232,19 @@ def _times(layout: Layout, growth: Growth) -> int:
     return times
 
 
-def _losses(layout: Layout, growth: Growth) -> tuple[str, ...]:
+def _losses(layout: Layout, growth: Growth) -> tuple[Loss, ...]:
     """Why the function is not preserved, if it is not."""
-    losses = []
+    losses: list[Loss] = []
     copies = Counter(Counter(growth.experts).values())
     if _is_one_of_copies(layout, growth, are_even=len(copies) == 1):
         return ()
     if len(copies) > 1:
         most, least = max(copies), min(copies)
-        losses.append(
-            f"{copies[most]} of the {layout.experts} experts have {most} copies and the others"
-            f" {least}, so the router favours them by a factor of {most / least:g}"
-            f" ({math.log(most / least):.2f} in the logits)"
-        )
+        losses.append(UnevenCopies(copies[most], layout.experts, most, least))
     expected = Fraction(layout.top_k * len(growth.experts), layout.experts)
     if growth.top_k != expected:
         reached = growth.top_k * layout.experts / len(growth.experts)
-        losses.append(
-            f"top-k is {growth.top_k} and not {float(expected):g}, so a token reaches copies of"
-            f" about {max(reached, 1):g} of the source's experts instead of {layout.top_k}"
-        )
+        losses.append(OtherTopK(growth.top_k, expected, reached, layout.top_k))
     return tuple(losses)
 
 

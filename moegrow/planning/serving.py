@@ -1,4 +1,4 @@
-"""What serving engines accept and compute, as facts with version and source (serving.toml).
+"""Limits of serving engines, as facts with version and source from serving.toml.
 
 They are worth knowing when a plan is made, and never a reason to refuse it.
 """

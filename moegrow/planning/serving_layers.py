@@ -1,5 +1,4 @@
-"""Engines that compute kinds of layers from their numbers: which of them a layer map does not suit,
-and the options of depth that suit them all."""
+"""Find serving engines that a layer map does not suit, and the depth options that suit all."""
 
 import math
 from collections import defaultdict

@@ -1,128 +1,91 @@
-"""What was done along each axis, as plain values for the plan and sentences for people."""
+"""Describe what was done along each axis."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import replace
 
-from moegrow import maps
 from moegrow.families.layout import Layout
-from moegrow.growth import Growth, Noise
-from moegrow.maps import Map
+from moegrow.growth import Growth
 from moegrow.model_config.indexers import sharing_copies
+from moegrow.planning.notes import (
+    AxisSummary,
+    DepthNote,
+    FunctionLost,
+    FunctionPreserved,
+    IdentityLayers,
+    IndexersShared,
+    KeptOnce,
+    LayersLeftOut,
+    LayersMade,
+    NoiseAdded,
+    Note,
+    PredictionMoved,
+    WidthNote,
+)
 from moegrow.planning.router import Compensation
+from moegrow.planning.router_notes import CompensationNote, FactorInScales
 
 
-def describe(
-    layout: Layout, growth: Growth, compensation: Compensation
-) -> tuple[Mapping[str, Any], ...]:
-    """One entry for each axis that has grown: numbers before and after, and what was done."""
-    steps: list[Mapping[str, Any]] = []
+def describe(layout: Layout, growth: Growth, compensation: Compensation) -> tuple[AxisSummary, ...]:
+    """One summary for each axis that has grown: numbers before and after, and notes."""
+    found = []
     if growth.layers != tuple(range(layout.layers)) or any(growth.silent):
-        steps.append(
-            {
-                "axis": "depth",
-                "layers": [layout.layers, len(growth.layers)],
-                "says": list(_depth_sentences(layout, growth)),
-            }
-        )
+        found.append(
+            AxisSummary(
+                "depth", tuple(_depth_notes(layout, growth)),
+                layers=(layout.layers, len(growth.layers)),
+            )
+        )  # fmt: skip
     if growth.experts != tuple(range(layout.experts)) or growth.top_k != layout.top_k:
-        steps.append(
-            {
-                "axis": "width",
-                "experts": [layout.experts, len(growth.experts)],
-                "top_k": [layout.top_k, growth.top_k],
-                "preserves_function": compensation.exact,
-                "compensated": list(compensation.notes),
-                "says": list(_width_sentences(layout, growth, compensation)),
-            }
-        )
-    return tuple(steps)
+        found.append(
+            AxisSummary(
+                "width", tuple(_width_notes(layout, growth, compensation)),
+                experts=(layout.experts, len(growth.experts)),
+                top_k=(layout.top_k, growth.top_k),
+                preserves_function=compensation.exact,
+            )
+        )  # fmt: skip
+    return tuple(found)
 
 
-def noted(steps: tuple[Mapping[str, Any], ...], told: str) -> tuple[Mapping[str, Any], ...]:
-    """The steps, with one more thing that compensates, said behind the others."""
-    return tuple(_noted(step, told) if step.get("compensated") else step for step in steps)
+def with_factor(
+    summaries: tuple[AxisSummary, ...], factor: FactorInScales
+) -> tuple[AxisSummary, ...]:
+    """The summaries, with how quantised weights are multiplied behind what else compensates."""
+    return tuple(
+        replace(one, notes=tuple(_behind(one.notes, factor))) if one.compensations else one
+        for one in summaries
+    )
 
 
-def _noted(step: Mapping[str, Any], told: str) -> Mapping[str, Any]:
-    compensated, says = step["compensated"], step["says"]
-    place = says.index(compensated[-1]) + 1
-    return {
-        **step,
-        "compensated": [*compensated, told],
-        "says": [*says[:place], told, *says[place:]],
-    }
+def _behind(notes: tuple[Note, ...], factor: FactorInScales) -> Iterator[Note]:
+    last = max(at for at, note in enumerate(notes) if isinstance(note, CompensationNote))
+    yield from (*notes[: last + 1], factor, *notes[last + 1 :])
 
 
-def _depth_sentences(layout: Layout, growth: Growth) -> Iterator[str]:
-    silent = sum(growth.silent)
-    yield f"new layers from old: {_spell(growth.layers, layout.layers)}"
-    if silent:
-        yield f"{silent} of them begin as the identity: their output projections are zero"
+def _depth_notes(layout: Layout, growth: Growth) -> Iterator[DepthNote]:
+    yield LayersMade(growth.layers, layout.layers)
+    if silent := sum(growth.silent):
+        yield IdentityLayers(silent)
     if lost := sorted(set(range(layout.layers)) - set(growth.layers)):
-        yield f"left out: layers {','.join(map(str, lost))}"
+        yield LayersLeftOut(tuple(lost))
     if (once := layout.family.tensors.once) and len(set(growth.layers)) < len(growth.layers):
-        yield f"only the first copy of a layer keeps {' and '.join(once)}"
+        yield KeptOnce(once)
     if sharing := sharing_copies(layout, growth):
-        count = len(sharing)
-        yield f"{count} copies share the indexer of their original and have none of their own"
+        yield IndexersShared(len(sharing))
     if layout.prediction_layers:
-        first = len(growth.layers)
-        yield f"multi-token prediction moved behind the last layer, to {first}"
+        yield PredictionMoved(len(growth.layers))
 
 
-def _width_sentences(layout: Layout, growth: Growth, compensation: Compensation) -> Iterator[str]:
-    weights = sorted({noise for noise in growth.weight_noise if noise})
-    router = sorted({noise for noise in growth.router_noise if noise})
+def _width_notes(layout: Layout, growth: Growth, compensation: Compensation) -> Iterator[WidthNote]:
+    weights = tuple(sorted({noise for noise in growth.weight_noise if noise}))
+    router = tuple(sorted({noise for noise in growth.router_noise if noise}))
     if weights:
-        yield f"copied experts: {' and '.join(map(_noise, weights))}"
+        yield NoiseAdded("weights", weights)
     if router:
         biased = layout.family.tensors.router_bias
         uniform = any(noise.kind == "uniform" for noise in router)
-        where = "biases of copied experts" if uniform and biased else "rows of copied experts"
-        yield f"router {where}: {' and '.join(map(_noise, router))}"
+        yield NoiseAdded("biases" if uniform and biased else "rows", router)
     yield from compensation.notes
     if compensation.exact:
-        noisy = weights or router
-        yield "the function is preserved" + (", but for the noise" if noisy else "")
-    for loss in compensation.losses:
-        yield f"the function is not preserved: {loss}"
-
-
-def _noise(noise: Noise) -> str:
-    drawn = ", rounded up or down by a draw" if noise.is_rounded_by_draw else ""
-    return _kind(noise) + drawn
-
-
-def _kind(noise: Noise) -> str:
-    if noise.kind == "normal":
-        return f"normal noise of {noise.amount:g} sigma, seed {noise.seed}"
-    if noise.kind == "finite":
-        return (
-            f"normal noise of {noise.amount:g} sigma, seed {noise.seed}, around finite values;"
-            " NaN and infinity stay as they are"
-        )
-    return f"uniform noise within {noise.amount:g}, seed {noise.seed}"
-
-
-def _spell(numbers: Map, layers: int) -> str:
-    """A map of `layers` layers for people: by its name, or as the list that `layers` reads.
-
-    >>> _spell((0, 0, 1, 1), 2)
-    'every layer 2 times in place'
-    >>> _spell((0, 1, 0, 1), 2)
-    'the whole block 2 times'
-    >>> _spell((0, 1, 0, 1, 2, 3, 2, 3), 4)
-    'every group of 2 layers 2 times in place'
-    >>> _spell((0, 0, 1, 2, 3, 3), 4)
-    '0,0-3,3'
-    """
-    total = len(numbers)
-    if total % layers == 0 and numbers == maps.interpose(layers, to=total):
-        return f"every layer {total // layers} times in place"
-    if total % layers == 0 and numbers == maps.stack(layers, to=total):
-        return f"the whole block {total // layers} times"
-    for size in range(2, layers):
-        whole = total % layers == layers % size == 0
-        if whole and numbers == maps.interpose(layers, to=total, group=size):
-            return f"every group of {size} layers {total // layers} times in place"
-    return maps.spell(numbers)
+        yield FunctionPreserved(is_noisy=bool(weights or router))
+    yield from map(FunctionLost, compensation.losses)

@@ -1,4 +1,4 @@
-"""Checkpoints that may be of another architecture than their family: refused in depth, or told."""
+"""Refuse or warn about checkpoints that may be of another architecture than their family."""
 
 from collections.abc import Iterator
 

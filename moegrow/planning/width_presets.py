@@ -1,4 +1,4 @@
-"""The presets of width: from its options to a number of experts, their map, top-k and noise."""
+"""Compute expert count, expert map, top-k and noise of a width step from its preset."""
 
 import re
 from collections.abc import Mapping

@@ -1,1 +1,1 @@
-"""How quantised weights are stored, and the numbers that they stand for."""
+"""Quantised formats: how values are stored, and how to dequantize and requantize them."""

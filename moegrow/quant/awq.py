@@ -1,4 +1,4 @@
-"""The codec of AWQ weights: words along the outputs, a zero and a scale for each input group."""
+"""The AWQ codec: words packed along the outputs, a zero and a scale for each input group."""
 
 import math
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What a quantisation config claims of the weights, held against how they are stored."""
+"""Check what a quantisation config claims against how the weights are stored."""
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping

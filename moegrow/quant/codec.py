@@ -1,4 +1,4 @@
-"""The base of the codecs, each of which reads and writes weights of one quantised format."""
+"""The base class of codecs, which dequantize and requantize one quantised format."""
 
 import math
 from abc import ABC, abstractmethod

@@ -1,4 +1,4 @@
-"""The value that a plan line has for a decoded tensor: its codec, companions and settings."""
+"""The decoding of a stored tensor: its codec, its companion tensors and their shapes."""
 
 from fractions import Fraction
 from typing import Literal, NamedTuple, get_args

@@ -1,4 +1,4 @@
-"""Which tensors of a checkpoint belong together as quantised weights, and how they are decoded."""
+"""Detect quantised weights: which tensors belong together, and their codec."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Find the codec of a stored tensor by its name; this is the one place that knows all of them."""
+"""Find the codec of a stored tensor by its name, in the one `match` over all codecs."""
 
 from collections.abc import Mapping
 from functools import cache

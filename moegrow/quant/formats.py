@@ -1,4 +1,4 @@
-"""The formats of quantised weights, as data, and what of a checkpoint is in them."""
+"""The quantised formats that moegrow knows, as data from formats.toml."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""The codec of MXFP4 and NVFP4 weights: floats of four bits, with a scale for each group."""
+"""The MXFP4 and NVFP4 codec: 4-bit floats, with a scale for each group."""
 
 import math
 from fractions import Fraction

@@ -1,4 +1,4 @@
-"""The codec of GPTQ weights: words along the inputs, a zero and a scale for each input group."""
+"""The GPTQ codec: words packed along the inputs, a zero and a scale for each input group."""
 
 import math
 from collections.abc import Mapping

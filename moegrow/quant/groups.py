@@ -1,4 +1,4 @@
-"""Codes of four bits, two in a byte, with a scale for each group: a base of fp4 and packed."""
+"""Codes of 4 bits with a scale for each group: the common base of fp4 and packed."""
 
 from collections.abc import Iterator
 from types import ModuleType

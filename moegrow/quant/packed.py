@@ -1,4 +1,4 @@
-"""The codec of packed integers, as compressed-tensors writes them: words along the columns."""
+"""The codec of packed integers, as compressed-tensors writes them."""
 
 from collections.abc import Iterator, Mapping
 from types import ModuleType

@@ -1,4 +1,4 @@
-"""The codes of a format: the number of each, the code of a number, and their bytes in a tensor."""
+"""How a format packs codes: the value of each code, and the bytes of codes in a tensor."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Decode plain tensors: floats whose values are their numbers, and codes that are multiplied."""
+"""The codecs of plain floats, and of stored values that are only multiplied."""
 
 from collections.abc import Iterator
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""Scales times a power of two, from stored bytes to stored bytes, exactly or not at all."""
+"""Multiply stored scales by a power of two, exactly or not at all."""
 
 from fractions import Fraction
 from functools import cache

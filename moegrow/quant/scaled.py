@@ -1,4 +1,4 @@
-"""The codec of fp8 and int8 weights: a byte for each code, a scale for each block of them."""
+"""Dequantize byte and 4-bit codes with scales for blocks, groups or channels."""
 
 import math
 from collections.abc import Iterator, Mapping

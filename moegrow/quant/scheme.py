@@ -1,4 +1,4 @@
-"""What a quantisation config says of how one module is quantised: its bits, groups and blocks."""
+"""Read the bits, groups and blocks of a module from a quantisation config."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping

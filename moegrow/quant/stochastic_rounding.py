@@ -1,4 +1,4 @@
-"""Numbers put on the grid of what is stored, to the one side or the other as a draw decides.
+"""Round values up or down to a quantised grid by a keyed draw, without bias.
 
 The chance of a side is how near it is, so the mean of what is stored is the number itself
 (docs/noise.md).

@@ -1,4 +1,4 @@
-"""Unpack stored bytes into numbers: look codes up in tables, and take words apart."""
+"""Turn stored bytes into values: lookup tables of dtypes, and bit fields of packed words."""
 
 import math
 from collections.abc import Callable

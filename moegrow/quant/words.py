@@ -1,4 +1,4 @@
-"""Codes that are packed into words of 32 bits: how many are in a word, and words of one code."""
+"""Pack codes into 32-bit words, and unpack them."""
 
 from collections.abc import Mapping
 

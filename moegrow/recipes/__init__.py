@@ -1,1 +1,1 @@
-"""Growth that is written down: the recipes that ship, and those in files."""
+"""Recipes: growth written down in TOML, shipped with moegrow or given by users."""

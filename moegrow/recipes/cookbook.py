@@ -1,4 +1,4 @@
-"""The recipes that ship with moegrow, and those in files."""
+"""Find recipes by the name of a shipped one, or by a file."""
 
 import os
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""A growth that is written down: the value of a recipe, from its TOML text and back to it."""
+"""Parse recipes from TOML, and write them."""
 
 import json
 from collections.abc import Iterable, Mapping

@@ -1,1 +1,1 @@
-"""From a plan to files, durably, each byte of the source read once; then held against the plan."""
+"""Write a plan as a checkpoint, atomically, and verify it."""

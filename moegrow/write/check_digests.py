@@ -1,4 +1,4 @@
-"""Hold a written checkpoint against the digests that lie in it."""
+"""Check a written checkpoint against its own digests."""
 
 import threading
 from collections.abc import Callable, Iterator

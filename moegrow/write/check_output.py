@@ -1,4 +1,4 @@
-"""Check, before the first byte is written, that a result may have its name."""
+"""Check before the first byte that a result can get its name."""
 
 import os
 import shlex

@@ -1,4 +1,4 @@
-"""Tensors of a result, compared byte by byte with what the plan makes of its source."""
+"""Compare the tensors of a result byte by byte with what its plan makes of the source."""
 
 import threading
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Digests of what was written, so that damage is found without what it was made from.
+"""Digests of a written checkpoint, which find damage without the source.
 
 Bytes of tensors have a CRC-32, everything else a SHA-256. docs/reliability.md says why, and
 describes the file that keeps them.

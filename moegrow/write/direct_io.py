@@ -1,4 +1,4 @@
-"""Writing past the page cache: the disk takes the bytes from where they are, nothing copies them.
+"""Write past the page cache with O_DIRECT.
 
 Copying what is written into the kernel's memory takes longer than a good disk does, and pushes out
 of it what others had there. A disk takes whole blocks alone, from memory that begins with a block;

@@ -1,4 +1,4 @@
-"""Whether a result fits where it goes, found out before the first byte of it is written."""
+"""Check before the first byte whether a result fits on its disk."""
 
 import os
 import resource

@@ -1,4 +1,4 @@
-"""Fill the files of a new checkpoint, on several threads, reading every byte of the source once."""
+"""Fill the shards of a result on several threads, reading each source byte once."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator

@@ -1,4 +1,4 @@
-"""Upload a finished checkpoint to the Hub, after everything that could refuse it was asked."""
+"""Upload a result to the Hub, after all checks that could refuse it."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""The model card of a grown checkpoint: what it was grown from, how, and by which command."""
+"""Write the model card of a result: its source, what was done, and the command."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -11,6 +11,7 @@ from moegrow.checkpoint.hub import is_name
 from moegrow.checkpoint.store import CARD, Store, read_range, scheme
 from moegrow.errors import one_line
 from moegrow.growth import Noise
+from moegrow.planning.noted_command import Form, read_command
 from moegrow.planning.plan import Plan
 from moegrow.recipes.recipe import Recipe, to_toml
 
@@ -36,15 +37,11 @@ def model_card(plan: Plan, name: str, carried: Carried, files: Iterable[str] = (
         "|---|---|---|",
     ]
     for step in plan.steps:
-        for key in ("layers", "experts", "top_k"):
-            if key in step:
-                before, after = step[key]
-                lines.append(f"| {key.replace('_', '-')} | {before} | {after} |")
+        for key, (before, after) in step.numbers.items():
+            lines.append(f"| {key.replace('_', '-')} | {before} | {after} |")
     lines += ["", "## What was done", ""]
     lines += [
-        f"- {_plain(step['axis'])}: {_plain(sentence)}"
-        for step in plan.steps
-        for sentence in step["says"]
+        f"- {_plain(step.axis)}: {_plain(str(note))}" for step in plan.steps for note in step.notes
     ]
     lines += ["", "## How to do it again", "", *_again(plan), ""]
     lines.append(f"- base model: {source} (model type {_plain(plan.family)})")
@@ -65,15 +62,15 @@ def _again(plan: Plan) -> Iterator[str]:
     """The commands in the form in which they were given: piped, through files, or in Python."""
     shell: list[str] = []
     python: list[str] = []
-    for command in plan.commands:
-        if command.startswith("moegrow."):
-            python.append(
-                f"plan = {command.replace('(source', '(plan' if shell or python else '(source')}"
-            )
-        elif command.startswith("| ") and shell:
-            shell[-1] += f" {command}"
-        else:
-            shell.append(f"$ {command}")
+    for command in map(read_command, plan.commands):
+        match command.form:
+            case Form.PYTHON:
+                source = "(plan" if shell or python else "(source"
+                python.append(f"plan = {command.text.replace('(source', source)}")
+            case Form.PIPED if shell:
+                shell[-1] += f" {command.text}"
+            case Form.PIPED | Form.SHELL:
+                shell.append(f"$ {command.text}")
     if shell:
         yield from _fenced("console", shell)
     if python:
@@ -123,7 +120,7 @@ def _metadata(plan: Plan, base: str, carried: Carried, files: set[str]) -> dict[
         values["license_link"] = f"https://huggingface.co/{name}/blob/{commit}/{link}"
         if not base:
             del values["license_link"]
-    axes = [f"grown-in-{step['axis']}" for step in plan.steps if step["axis"] in ("depth", "width")]
+    axes = [f"grown-in-{step.axis}" for step in plan.steps if step.axis in ("depth", "width")]
     tags = ["mixture-of-experts", "moegrow", *axes]
     return {**values, "library_name": "transformers", "tags": tags}
 

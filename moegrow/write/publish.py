@@ -1,4 +1,4 @@
-"""Complete a result whose shards are written, and give it its name as the last thing of all."""
+"""Complete a result whose shards are written, and rename it to its final name last."""
 
 import hashlib
 import os

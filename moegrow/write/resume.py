@@ -1,4 +1,4 @@
-"""Begin a working folder, or go on with one that a run of the same plan has begun."""
+"""Begin a working folder, or continue one that an earlier run of the same plan left."""
 
 import hashlib
 from dataclasses import replace

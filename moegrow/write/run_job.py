@@ -1,4 +1,4 @@
-"""Run a write job: begin or join its working folder, fill its shards, publish a complete result.
+"""Run a write job: begin or join a working folder, fill its shards, publish the result.
 
 One process holds the working folder alone from the first byte to the last. Several that work
 together need not know of each other: each holds the folder together with the others while it

@@ -1,4 +1,4 @@
-"""Which bytes go where, in the order of the source's files, so that each is read once."""
+"""Schedule reads and writes in the order of the source's files, each byte read once."""
 
 from bisect import bisect_left
 from collections import defaultdict

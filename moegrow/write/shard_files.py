@@ -1,4 +1,4 @@
-"""The files of a result: complete and durable under their names, or not there."""
+"""Write shards under temporary names, and rename them when they are complete and synced."""
 
 import os
 import threading

@@ -1,4 +1,4 @@
-"""Which output goes to which file of the new checkpoint, and where in it.
+"""Lay outputs out in shards, aligned so that filesystems can share blocks.
 
 Where the filesystem can share blocks between files, a copied tensor costs nothing if it lies at
 the same place in a block as in the source. So the outputs are laid out along the source's own

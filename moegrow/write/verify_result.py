@@ -1,4 +1,4 @@
-"""Hold a written checkpoint against its plan and its source, byte for byte."""
+"""Verify a written checkpoint byte for byte against its plan and its source."""
 
 import hashlib
 import os
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
+from typing import NamedTuple
 
 from moegrow import display
 from moegrow.checkpoint.checkpoint import Checkpoint, open_checkpoint
@@ -33,6 +34,13 @@ from moegrow.write.digests import Digests
 SHOWN = 20  # problems that are printed
 
 Progress = Callable[[int], None]
+
+
+class Problem(NamedTuple):
+    """What is wrong, as a sentence, and the files of the result that it is about."""
+
+    text: str
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,11 +139,14 @@ def verify(
         written = open_checkpoint(folder)
     except MoegrowError as error:
         return Verified((error.message,), len(plan.outputs))
+    placed = [
+        *_config_problems(plan, written, folder),
+        *_file_problems(plan, written, folder),
+    ]
     problems += [
         *written.remarks,
         *_name_problems(plan, written),
-        *_config_problems(plan, written, folder),
-        *_file_problems(plan, written, folder),
+        *(problem.text for problem in placed),
     ]
     threads = threads or (store and store.store.threads) or cores()
     if store:
@@ -143,9 +154,11 @@ def verify(
     else:
         result = _hold(plan, written, folder, kept, threads, progress)
     problems += result.problems
-    told = " ".join(problems)
+    known = {name for problem in placed for name in problem.files}
+    if written.remarks:
+        known.add(INDEX)  # they say where the index and the files differ
     beside = file_problems(folder, kept) if kept else ()
-    problems += [problem for name, problem in beside if name not in told]
+    problems += [problem for name, problem in beside if name not in known]
     return replace(result, problems=tuple(problems))
 
 
@@ -223,16 +236,16 @@ def _is_like(output: Output, written: Checkpoint) -> bool:
     return spec is not None and (spec.dtype, spec.shape) == (output.dtype, output.shape)
 
 
-def _config_problems(plan: Plan, written: Checkpoint, folder: Path) -> Iterator[str]:
+def _config_problems(plan: Plan, written: Checkpoint, folder: Path) -> Iterator[Problem]:
     """Where config and index say something else than the plan and the tensors."""
     if written.config_text != plan.config:
-        yield f"{CONFIG} is not the one that was planned"
+        yield Problem(f"{CONFIG} is not the one that was planned", (CONFIG,))
     try:
         read_layout(written, family_text=plan.family_text)
     except MoegrowError as error:
-        yield error.message
+        yield Problem(error.message)
     if not exists_inside(folder, INDEX):
-        yield f"{INDEX} is missing"
+        yield Problem(f"{INDEX} is missing", (INDEX,))
         return
     table = json_edit.loads(read_text(folder, INDEX, LARGEST_INDEX), INDEX)
     metadata = table.get("metadata")
@@ -243,10 +256,10 @@ def _config_problems(plan: Plan, written: Checkpoint, folder: Path) -> Iterator[
         ("total_parameters", parameters(spec.shape for spec in written.tensors.values())),
     ):
         if metadata.get(key) != value:
-            yield f"{INDEX} says {key} {metadata.get(key)}, and it is {value}"
+            yield Problem(f"{INDEX} says {key} {metadata.get(key)}, and it is {value}", (INDEX,))
 
 
-def _file_problems(plan: Plan, written: Checkpoint, folder: Path) -> Iterator[str]:
+def _file_problems(plan: Plan, written: Checkpoint, folder: Path) -> Iterator[Problem]:
     """Headers that are not, byte for byte, what moegrow writes, and weights beside the index."""
     shapes = {output.name: (output.name, output.dtype, output.shape) for output in plan.outputs}
     for file in written.files:
@@ -260,11 +273,12 @@ def _file_problems(plan: Plan, written: Checkpoint, folder: Path) -> Iterator[st
             metadata=plan.metadata,
         )
         if hashlib.sha256(expected).hexdigest() != found.digest:
-            yield f"the header of {file.name} is not as it was written"
+            text = f"the header of {file.name} is not as it was written"
+            yield Problem(text, (file.name,))
     named = {file.name for file in written.files}
     for path in sorted(folder.glob("*.safetensors")):
         if path.name not in named:
-            yield f"{path.name} is not in {INDEX}"
+            yield Problem(f"{path.name} is not in {INDEX}", (path.name, INDEX))
 
 
 def _by_file(outputs: list[Output], written: Checkpoint) -> list[list[Output]]:

@@ -1,4 +1,4 @@
-"""The working folder of a run: OUT.partial, with a journal of finished shards.
+"""The working folder `OUT.partial`, with its journal of finished shards.
 
 It holds the result as far as there is one, the journal, which has one entry for each finished
 shard, and what the run began with. The result is moved out of it as a whole. Somebody else may

@@ -1,4 +1,4 @@
-"""Who holds a working folder: one process alone, or several that write parts of one result."""
+"""Lock a working folder for one process, or for several that write parts of one result."""
 
 import errno
 import fcntl

@@ -1,4 +1,4 @@
-"""What each thread of the engine keeps from job to job, and bytes in portions."""
+"""The buffers of a worker thread of the engine."""
 
 from collections.abc import Iterable, Iterator
 from types import ModuleType

@@ -1,4 +1,4 @@
-"""Write a plan as a checkpoint that appears under its name only when it is complete."""
+"""The Python function `apply`: write a plan as a checkpoint."""
 
 import os
 from collections.abc import Sequence
@@ -175,13 +175,9 @@ def default_name(plan: Plan) -> str:
     # It comes from a plan, and is printed for the next program as it is.
     name = "".join(mark if mark.isprintable() else "_" for mark in plan.source.name)
     for step in plan.steps:
-        if step["axis"] not in ("depth", "width"):
-            continue
-        old, new = step["layers"] if step["axis"] == "depth" else step["experts"]
-        if new % old == 0:
-            name += f"-{step['axis']}{new // old}x"
-        else:
-            name += f"-{new}{'layers' if step['axis'] == 'depth' else 'experts'}"
+        for of, (old, new) in step.numbers.items():
+            if of != "top_k":
+                name += f"-{new}{of}" if new % old else f"-{step.axis}{new // old}x"
     dtype = (plan.storage.dtype or plan.storage.experts).lower()
     name += f"-{dtype}" if dtype else ""
     return name if plan.steps or dtype else name + "-copy"

@@ -1,4 +1,4 @@
-"""A write job: a plan, its target, the shards that one process writes, and how it writes them."""
+"""A write job: a plan, a target, the part of the shards to write, and how to write them."""
 
 import re
 from collections.abc import Callable

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import moegrow
 from moegrow import maps
 from moegrow.analysis import lineage
-from moegrow.analysis.lineage import Axis, Mark
+from moegrow.analysis.lineage import Axis, Mark, Start
 
 
 def axis_of(a_map, old=None):
@@ -95,16 +95,21 @@ def test_the_map_is_that_of_the_plan(run, checkpoint):
     }  # fmt: skip
 
 
-def test_layers_that_are_gone_and_identities_are_named(run, checkpoint):
-    plan = run("depth", checkpoint(), "--layers", "0,1,1", "--new-layers", "identity", "--plan")
-    said = run("map", stdin=plan.stdout).stdout
-    assert "left out: 2-3" in said
-    assert "copies, begins as the identity" in said
+def test_layers_that_are_gone_and_identities_are_named(checkpoint):
+    layers, experts = lineage.axes(
+        moegrow.depth(checkpoint(), layers="0,1,1", new_layers="identity")
+    )
+    assert lineage.copies(layers) == {0: 1, 1: 2, 2: 0, 3: 0}
+    starts = [(mark.is_copy, mark.start) for mark in layers.marks]
+    assert starts == [(False, Start.AS_OLD)] * 2 + [(True, Start.IDENTITY)]
+    assert {mark.start for mark in experts.marks} == {Start.AS_OLD}
 
 
 def test_experts_that_do_nothing_are_said_to(run, checkpoint):
     plan = run("width", checkpoint("zaya"), "--plan").stdout
-    assert "does nothing" in run("map", stdin=plan).stdout
+    starts = [mark.start for mark in lineage.axes(moegrow.width(checkpoint("zaya")))[1].marks]
+    assert Start.EMPTY in starts
+    assert Start.NOISY in starts
     assert None in json.loads(run("map", "--json", stdin=plan).stdout)["experts"]["map"]
 
 

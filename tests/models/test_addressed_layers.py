@@ -1,16 +1,17 @@
 """Layers that another part of a model addresses by number stay in place, or that is told."""
 
-import json
-
 import alter
 import pytest
 import tiny
 import torch
 
+import moegrow
 from moegrow.analysis.model_image import drawn_image
 from moegrow.analysis.model_weights import library
 from moegrow.checkpoint.store import CONFIG
 from moegrow.families.registry import find_family
+from moegrow.planning.notices import Kind, notices
+from moegrow.planning.open_source import load
 
 TYPES = ["qwen3_vl_moe", "qwen3_omni_moe_thinker"]  # two feature maps, so layers 0 and 1
 
@@ -49,12 +50,13 @@ def test_a_map_is_asked_for_its_first_layers_alone(run, checkpoint, tmp_path, la
     assert ("begin --layers with 0-1" in done.stderr) is not is_kept
 
 
-def test_copies_that_move_them_are_told_and_others_are_not(run, checkpoint):
+def test_copies_that_move_them_are_told_and_others_are_not(checkpoint):
     source = checkpoint("qwen3_vl_moe")
-    for flags, count in ((), 1), (("--keep-first", "2"), 0):
-        done = run("depth", *flags, source, "--dry-run", "--json", "-o", "grown")
-        told = [text for text in json.loads(done.stdout)["warnings"] if "--keep-first 2" in text]
+    for options, count in ({}, 1), ({"keep_first": 2}, 0):
+        found = notices(*load(moegrow.depth(source, **options)))
+        told = [notice for notice in found if notice.kind is Kind.ADDRESSED_LAYERS]
         assert len(told) == count
+        assert all(notice.about == "depth" and notice.is_warning for notice in told)
 
 
 def test_layers_moved_by_an_earlier_step_of_a_plan_are_told_and_a_later_identity_is_its_own(

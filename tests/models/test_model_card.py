@@ -9,6 +9,7 @@ from huggingface_hub.repocard import RepoCard
 
 import moegrow
 from moegrow.checkpoint.card_metadata import Carried, read_metadata
+from moegrow.planning.notes import AxisSummary, Quoted
 from moegrow.write.model_card import base_model, model_card
 
 COMMIT = "0123456789" * 4
@@ -69,7 +70,7 @@ def test_the_base_model_is_known_in_the_cache_of_the_hub_too(plan):
 
 def test_what_strangers_have_written_ends_neither_a_line_nor_a_block(plan):
     evil = "x\n```\n# owned <script>\n| a | b |"
-    steps = ({"axis": "hand", "says": [evil]},)
+    steps = (AxisSummary("hand", (Quoted(evil),)),)
     name = "a*b* <img src=x> [link](x)"
     told = replace(plan, steps=steps, commands=(evil, "`````"), family=evil)
     text = model_card(told, name, Carried())

@@ -19,6 +19,7 @@ import moegrow
 from moegrow.checkpoint.checkpoint import open_checkpoint
 from moegrow.errors import MoegrowError
 from moegrow.planning.op import change_of
+from moegrow.planning.router_notes import FactorInScales
 
 # A family whose router does not divide its weights by their sum, and has no factor in its config.
 FAMILY = "kolibri1"
@@ -68,9 +69,10 @@ ZEROS = ("weight_zero_point", "qzeros")
 def test_a_factor_is_in_the_scales_and_the_codes_stay(made, form, tmp_path):
     source = made(form)
     plan = moegrow.width(source, noise=0)
-    told = next(step for step in plan.steps if step["axis"] == "width")
-    assert told["preserves_function"]
-    assert "take that in their scales, exactly" in told["says"][1]
+    told = next(step for step in plan.steps if step.axis == "width")
+    assert told.preserves_function
+    assert isinstance(told.notes[1], FactorInScales)
+    assert told.compensations == told.notes[:2]
     moegrow.apply(plan, tmp_path / "wide")
     assert moegrow.verify(tmp_path / "wide").ok
     old, new = parts(source, DOWN), parts(tmp_path / "wide", DOWN)

@@ -8,7 +8,9 @@ import torch
 
 import moegrow
 from moegrow.errors import MoegrowError
+from moegrow.planning.notices import Kind, notices
 from moegrow.planning.op import noise_of
+from moegrow.planning.open_source import load
 
 # Of each kind of grid one, that transformers can load.
 SOME = ["fp8 blocks", "int8 channel", "int4", "nvfp4", "gptq"]
@@ -95,11 +97,12 @@ def test_a_packing_that_is_not_decoded_is_refused_with_the_reason(made, tmp_path
 def test_rounding_by_draw_warns_of_the_noise_that_it_adds(made, run):
     import json
 
+    found = notices(*load(moegrow.width(made("nvfp4"), rounding="stochastic")))
+    (told,) = (one for one in found if one.kind is Kind.NOISE_ROUNDING)
+    assert told.is_warning
     done = run("width", "--rounding", "stochastic", made("nvfp4"), "--dry-run", "--json")
-    told = "rounding by a draw in NVFP4 adds noise of its own"
-    assert told in " ".join(done.stderr.split())
-    assert any(told in warning for warning in json.loads(done.stdout)["warnings"])
-    assert "mostly lost" not in done.stderr
+    assert str(told) in " ".join(done.stderr.split())
+    assert told.text in json.loads(done.stdout)["warnings"]
 
 
 @pytest.mark.parametrize("rounding", ["up", "Stochastic"])

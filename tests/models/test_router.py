@@ -15,8 +15,18 @@ from moegrow.checkpoint.store import CONFIG
 from moegrow.errors import MoegrowError
 from moegrow.families.read_layout import read_layout
 from moegrow.growth import Growth
+from moegrow.planning.notes import FunctionLost
 from moegrow.planning.op import change_of
 from moegrow.planning.router import compensate
+from moegrow.planning.router_notes import (
+    BiasesRounded,
+    GroupsAppended,
+    GroupsWidened,
+    OtherTopK,
+    OutputsScaled,
+    SettingScaled,
+    UnevenCopies,
+)
 
 
 @pytest.fixture
@@ -54,7 +64,7 @@ def test_a_sigmoid_on_the_experts_input_is_made_up_for_in_the_output_projections
     found = compensated("llama4_text", to=12)
     assert found.output_scale == Fraction(1, 3)
     assert found.settings == {}
-    assert "output projections of the experts times 1/3" in found.notes[0]
+    assert found.notes == (OutputsScaled(Fraction(1, 3), "on the input"),)
     assert found.exact
 
 
@@ -62,7 +72,7 @@ def test_a_sigmoid_without_normalisation_is_made_up_for_in_the_scaling_factor(co
     found = compensated("glm4_moe", to=16, norm_topk_prob=False)
     assert found.output_scale == 1
     assert found.settings == {"routed_scaling_factor": 0.5}
-    assert "routed_scaling_factor 1.0 -> 0.5" in found.notes[0]
+    assert found.notes == (SettingScaled("routed_scaling_factor", 1.0, 0.5),)
 
 
 def test_a_sigmoid_that_is_normalised_needs_nothing(compensated):
@@ -72,7 +82,7 @@ def test_a_sigmoid_that_is_normalised_needs_nothing(compensated):
 def test_whole_groups_are_copied_and_counted(compensated):
     found = compensated("deepseek_v3", to=16)
     assert found.settings == {"n_group": 8, "topk_group": 4}
-    assert "n_group 4 -> 8, topk_group 2 -> 4" in found.notes[0]
+    assert found.notes[0] == GroupsAppended(("n_group", "topk_group"), (4, 8), (2, 4))
     assert found.exact
 
 
@@ -92,7 +102,7 @@ def test_a_part_of_the_groups_is_refused(compensated, to):
 def test_groups_scored_by_their_best_expert_do_not_notice_copies_beside_originals(compensated):
     found = compensated("deepseek_v2", to=16, order="interleave")
     assert found.settings == {}
-    assert "every copy is in the group of its original" in found.notes[0]
+    assert found.notes == (GroupsWidened("n_group", 4),)
 
 
 def test_groups_that_are_not_in_use_need_nothing(compensated):
@@ -103,16 +113,13 @@ def test_groups_that_are_not_in_use_need_nothing(compensated):
 def test_an_uneven_number_of_copies_is_told_with_its_bias(compensated):
     found = compensated("qwen3_moe", to=6)
     assert not found.exact
-    (loss,) = found.losses
-    assert "2 of the 4 experts have 2 copies and the others 1" in loss
-    assert "by a factor of 2 (0.69 in the logits)" in loss
+    assert found.losses == (UnevenCopies(favoured=2, experts=4, most=2, least=1),)
+    assert "by a factor of 2 (0.69 in the logits)" in str(found.losses[0])
 
 
 def test_a_top_k_that_does_not_grow_is_told(compensated):
     found = compensated("qwen3_moe", to=8, top_k=2)
-    (loss,) = found.losses
-    assert "top-k is 2 and not 4" in loss
-    assert "about 1 of the source's experts instead of 2" in loss
+    assert found.losses == (OtherTopK(top_k=2, expected=Fraction(4), reached=1.0, old=2),)
 
 
 @pytest.mark.parametrize(
@@ -131,13 +138,12 @@ def test_a_top_k_that_does_not_grow_is_told(compensated):
     ],
 )
 def test_one_expert_of_equal_copies_is_as_good_as_another(
-    run, checkpoint, tmp_path, model_type, settings, experts, is_exact
+    checkpoint, tmp_path, model_type, settings, experts, is_exact
 ):
     source = checkpoint(model_type, **settings)
-    done = run(
-        "width", "--experts", experts, "--noise", "0", "--top-k", "keep", source, "-o", "wide"
-    )
-    assert ("width: the function is preserved" in done.stderr) == is_exact
+    plan = moegrow.width(source, experts=experts, noise=0, top_k="keep")
+    assert plan.steps[-1].preserves_function == is_exact
+    moegrow.apply(plan, tmp_path / "wide")
     distance = tiny.distance(tiny.logits(source), tiny.logits(tmp_path / "wide"))
     assert (distance < 1e-4) == is_exact
 
@@ -156,8 +162,8 @@ def test_the_settings_reach_the_config_and_the_steps(checkpoint):
     config = json.loads(plan.config)
     assert (config["n_group"], config["topk_group"]) == (8, 4)
     (step,) = plan.steps
-    assert step["preserves_function"] is True
-    assert "n_group 4 -> 8" in step["compensated"][0]
+    assert step.preserves_function is True
+    assert step.compensations[0] == GroupsAppended(("n_group", "topk_group"), (4, 8), (2, 4))
 
 
 def test_the_scale_reaches_the_output_projections_of_routed_experts_and_nothing_else(checkpoint):
@@ -171,5 +177,5 @@ def test_the_scale_reaches_the_output_projections_of_routed_experts_and_nothing_
 def test_biases_of_16_bits_that_take_a_shift_are_said_to_be_rounded(checkpoint, dtype, is_exact):
     source = checkpoint("zaya", dtype=getattr(torch, dtype))
     (step,) = moegrow.width(source, experts="2x", noise=0).steps
-    assert step["preserves_function"] == is_exact
-    assert any("stored as BF16" in sentence for sentence in step["says"]) != is_exact
+    assert step.preserves_function == is_exact
+    assert (FunctionLost(BiasesRounded("BF16")) in step.notes) != is_exact

@@ -12,6 +12,8 @@ import torch
 
 import moegrow
 from moegrow.checkpoint.store import CONFIG
+from moegrow.planning.notices import Kind, notices
+from moegrow.planning.open_source import load
 
 OTHER = "MyQwen3MoeForCausalLM"
 
@@ -64,8 +66,9 @@ def test_depth_of_such_a_class_goes_by_a_family_file_of_ones_own(run, forked, tm
 
 
 def test_width_of_such_a_class_is_told_and_inspecting_it_is_not(run, forked):
-    done = run("width", forked, "--dry-run", "--json", "-o", "grown")
-    assert [text for text in json.loads(done.stdout)["warnings"] if OTHER in text]
+    (told,) = notices(*load(moegrow.width(forked)))
+    assert (told.about, told.kind, told.is_warning) == ("source", Kind.OTHER_CLASS, True)
+    assert OTHER in told.text
     assert OTHER not in run("inspect", forked).stderr
 
 
@@ -78,16 +81,14 @@ def test_a_config_that_names_no_class_or_a_base_or_another_head_grows(run, check
         assert json.loads(done.stdout)["warnings"] == []
 
 
-def test_keys_that_may_speak_of_layers_are_told_with_depth_and_not_with_width(
-    run, checkpoint, tmp_path
-):
+def test_keys_that_may_speak_of_layers_are_told_with_depth_and_not_with_width(checkpoint, tmp_path):
     source = alter.copy(checkpoint(), tmp_path)
     with alter.table(source / CONFIG) as config:
         config["memory_layer_interval"] = 2
-    for verb, count in ("depth", 1), ("width", 0):
-        done = run(verb, source, "--dry-run", "--json", "-o", "grown")
-        told = json.loads(done.stdout)["warnings"]
-        assert len([text for text in told if "memory_layer_interval 2" in text]) == count
+    (told,) = notices(*load(moegrow.depth(source)))
+    assert (told.about, told.kind, told.is_warning) == ("depth", Kind.OTHER_KEYS, True)
+    assert "memory_layer_interval 2" in told.text
+    assert notices(*load(moegrow.width(source))) == ()
 
 
 @pytest.fixture

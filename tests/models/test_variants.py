@@ -2,30 +2,41 @@
 
 import json
 import shutil
+from fractions import Fraction
 
 import pytest
 import tiny
 import torch
 
-# Model type, settings of its text config, and what else width says it does.
+import moegrow
+from moegrow.planning.notes import FunctionLost
+from moegrow.planning.router_notes import OutputsScaled, SettingScaled, UnevenCopies
+
+HALF = Fraction(1, 2)
+
+# Model type, settings of its text config, and what else width by 2 does.
 WIDTH = [
-    ("qwen3_moe", {"norm_topk_prob": False}, ""),
-    ("olmoe", {"norm_topk_prob": True}, ""),
-    ("deepseek_v2", {"topk_method": "greedy", "n_group": None, "topk_group": None}, ""),
-    ("deepseek_v3", {"norm_topk_prob": False}, "routed_scaling_factor 2.5 -> 1.25"),
-    ("glm4_moe", {"norm_topk_prob": False}, "routed_scaling_factor 1.0 -> 0.5"),
-    ("lfm2_moe", {"norm_topk_prob": False}, "routed_scaling_factor 1.0 -> 0.5"),
-    ("nemotron_h", {"norm_topk_prob": False}, "routed_scaling_factor 2.5 -> 1.25"),
-    ("flint", {"norm_topk_prob": False}, "output projections of the experts times 1/2"),
-    ("cohere2_moe", {"norm_topk_prob": False}, "output projections of the experts times 1/2"),
-    ("cohere2_moe", {"expert_selection_fn": "softmax"}, ""),
-    ("kolibri1", {"norm_topk_prob": True}, ""),
-    ("dbrx", {"ffn_config": {"moe_normalize_expert_weights": 2.0}}, "2-norm"),
-    ("dbrx", {"ffn_config": {"moe_normalize_expert_weights": None}}, ""),
-    ("lfm2_moe", {"use_expert_bias": False}, ""),
-    ("nemotron_h", {"moe_latent_size": 16}, ""),
-    ("llama4_text", {"num_experts_per_tok": 2}, "output projections of the experts times 1/2"),
-    ("gemma4_text", {"hidden_size_per_layer_input": 16}, ""),
+    ("qwen3_moe", {"norm_topk_prob": False}, None),
+    ("olmoe", {"norm_topk_prob": True}, None),
+    ("deepseek_v2", {"topk_method": "greedy", "n_group": None, "topk_group": None}, None),
+    ("deepseek_v3", {"norm_topk_prob": False}, SettingScaled("routed_scaling_factor", 2.5, 1.25)),
+    ("glm4_moe", {"norm_topk_prob": False}, SettingScaled("routed_scaling_factor", 1.0, 0.5)),
+    ("lfm2_moe", {"norm_topk_prob": False}, SettingScaled("routed_scaling_factor", 1.0, 0.5)),
+    ("nemotron_h", {"norm_topk_prob": False}, SettingScaled("routed_scaling_factor", 2.5, 1.25)),
+    ("flint", {"norm_topk_prob": False}, OutputsScaled(HALF, "undivided")),
+    ("cohere2_moe", {"norm_topk_prob": False}, OutputsScaled(HALF, "undivided")),
+    ("cohere2_moe", {"expert_selection_fn": "softmax"}, None),
+    ("kolibri1", {"norm_topk_prob": True}, None),
+    (
+        "dbrx",
+        {"ffn_config": {"moe_normalize_expert_weights": 2.0}},
+        OutputsScaled(0.5**0.5, "divided by a norm", 2.0),
+    ),
+    ("dbrx", {"ffn_config": {"moe_normalize_expert_weights": None}}, None),
+    ("lfm2_moe", {"use_expert_bias": False}, None),
+    ("nemotron_h", {"moe_latent_size": 16}, None),
+    ("llama4_text", {"num_experts_per_tok": 2}, OutputsScaled(HALF, "on the input")),
+    ("gemma4_text", {"hidden_size_per_layer_input": 16}, None),
 ]
 
 # Model type, settings, flags and the config keys that depth must have written.
@@ -75,15 +86,18 @@ def build(model_type, settings, folder):
     return tiny.build(model_type, folder / model_type, **merged)
 
 
-@pytest.mark.parametrize(("model_type", "settings", "says"), WIDTH)
+@pytest.mark.parametrize(("model_type", "settings", "scaled"), WIDTH)
 @pytest.mark.parametrize("times", ["2x", "3x"])
-def test_width_keeps_the_logits(run, tmp_path, model_type, settings, says, times):
+def test_width_keeps_the_logits(tmp_path, model_type, settings, scaled, times):
     source = build(model_type, settings, tmp_path)
-    done = run("width", "--experts", times, "--noise", "0", source, "-o", "grown")
-    assert "the function is preserved" in done.stderr
+    plan = moegrow.width(source, experts=times, noise=0)
+    (step,) = plan.steps
+    assert step.preserves_function
+    found = [note for note in step.notes if isinstance(note, OutputsScaled | SettingScaled)]
     if times == "2x":
-        assert says in done.stderr
-        assert bool(says) == ("times" in done.stderr or "routed_scaling_factor" in done.stderr)
+        assert found == ([scaled] if scaled else [])
+    assert bool(found) == bool(scaled)
+    moegrow.apply(plan, tmp_path / "grown")
     assert tiny.distance(tiny.logits(source), tiny.logits(tmp_path / "grown")) < 2e-4
 
 
@@ -153,10 +167,11 @@ def test_what_a_special_recipe_cannot_serve_is_refused(run, checkpoint, model_ty
 
 
 def test_groups_of_experts_are_copied_as_wholes_also_where_some_have_one_copy_more(
-    run, checkpoint, tmp_path
+    checkpoint, tmp_path
 ):
-    done = run("width", "--experts", "12", "--noise", "0", checkpoint("deepseek_v3"), "-o", "grown")
-    assert "the function is not preserved: 4 of the 8 experts have 2 copies" in done.stderr
+    plan = moegrow.width(checkpoint("deepseek_v3"), experts=12, noise=0)
+    assert FunctionLost(UnevenCopies(4, 8, most=2, least=1)) in plan.steps[0].notes
+    moegrow.apply(plan, tmp_path / "grown")
     config = tiny.text_config(tmp_path / "grown")
     assert [config[key] for key in ("n_routed_experts", "n_group", "topk_group")] == [12, 6, 3]
     name = "model.layers.1.mlp.gate.weight"

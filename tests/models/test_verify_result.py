@@ -112,6 +112,13 @@ def test_a_weight_file_that_the_index_does_not_name_is_found(grown):
     assert not moegrow.verify(grown).ok
 
 
+def test_a_file_is_told_though_a_tensor_has_its_name(grown):
+    add(grown, "README.md", "extra.safetensors")
+    alter.flip(grown / "README.md", 3)
+    problems = moegrow.verify(grown).problems
+    assert {"README.md is not in the plan", "README.md is not as it was written"} < {*problems}
+
+
 @pytest.mark.parametrize("key", ["total_size", "total_parameters"])
 def test_wrong_totals_are_found(grown, key):
     with alter.table(grown / INDEX) as index:

@@ -122,9 +122,9 @@ def _width(source: Path) -> str:
         (step,) = moegrow.width(source, experts=factor(source.name), noise=0).steps
     except MoegrowError as error:
         return f"refused: {error.message.split(': ', 1)[1]}"
-    assert step["preserves_function"]
+    assert step.preserves_function
     by_squares = " (only by squares: ×4, ×9)" if factor(source.name) == "4x" else ""
-    return "; ".join([f"exact{by_squares}", *step["compensated"]])
+    return "; ".join([f"exact{by_squares}", *map(str, step.compensations)])
 
 
 def _depth(source: Path) -> str:
@@ -138,7 +138,7 @@ def _depth(source: Path) -> str:
     cells = [f"`{key}`" for key in changed]
     if size > 1:
         cells.append(f"only by groups (here `--group {size}`), for its rules are periodic")
-    cells += list(plan.steps[0]["says"][1:])
+    cells += map(str, plan.steps[0].notes[1:])
     why, kept = layout.family.depth.identity_is_not, addressed(source.name)
     told = f"identity layers with `--keep-first {kept}`" if kept else "identity layers"
     cells.append(f"no identity layers: {why}" if why else told)

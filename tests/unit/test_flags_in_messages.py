@@ -21,6 +21,8 @@ ALLOWED = {
     "analysis/seams.py": ("moegrow norms --seams --sample",),
     "analysis/growth_targets.py": ("--plan | ",),
     "checkpoint/hub.py": ("--download",),
+    # A word of the commands that a plan notes.
+    "planning/noted_command.py": ("--plan",),
     # Notices of a plan, which the terminal, JSON documents and the report show alike.
     "planning/addressed_layers.py": ("--keep-first ", "--layers that begin with"),
     # A sentence on the progress of a run, and one of the page that `moegrow report` writes.

@@ -21,20 +21,20 @@ families: schema | architecture layer_rules registry settings | dense_layers mod
     name_variants per_layer | tensor_names | quantisation | layout | missing_tensors moe_blocks |
     read_layout
 recipes: recipe | cookbook
-planning: op | plan
+planning: router_notes | notes op | plan
 model_config: layer_copies | module_patterns | indexers module_names | quantization_config |
     config_json stored_dtype
-planning: noise_stats | depth_modes | plan_lines | header_metadata output_record | header_record |
-    plan_file | check_pieces noise_forecast | addressed_layers left_behind model_size passes serving
-    unfamiliar | check_layers | check | router serving_layers | experts summary width_presets |
-    outputs | build | open_source quantised_noise | grow notices
+planning: noise_stats noted_command | depth_modes | plan_lines | header_metadata output_record |
+    header_record | plan_file | check_pieces noise_forecast | addressed_layers left_behind
+    model_size passes serving unfamiliar | check_layers | check | router serving_layers | experts
+    summary width_presets | outputs | build | open_source quantised_noise | grow notices
 kernels: noise | numba_weights | numba_codes | perturb | cast measure_noise sum_squares | reader |
     changes nonfinite | tensor_bytes
 write: model_card | direct_io | worker | hub_upload | compare_tensors | shards | digests schedule |
     check_digests disk_space shard_files work_dir | check_output engine resume verify_result
     work_dir_lock write_job | publish | run_job | write_checkpoint
 analysis: lineage | model_weights norm_slices | model_image norm_sums | run_layerwise | diff
-    model_inputs | logits norm_profile | drawings inspection norm_labels report_contents seams |
+    model_inputs | logits | norm_profile | drawings inspection norm_labels report_contents seams |
     growth_targets html_report norms_plot norms_text | advice
 model
 cli: options | terminal | resume_hint | explain | summaries | demo json_output | finish norms report

@@ -96,7 +96,7 @@ def test_a_text_that_is_no_family_file_of_the_type_is_refused(text):
         (
             'scores = "sigmoid"',
             'scores = "sigmiod"',
-            "did you mean sigmoid? known: softmax, sigmoid",
+            "did you mean sigmoid? known: sigmoid, softmax",
         ),
         ('scores = "sigmoid"', 'kind = "rowz"', "'rowz' is not known"),
         ('scores = "sigmoid"', 'normalised = "no"', "is not what belongs there"),

@@ -1,6 +1,7 @@
 """Lines of tensors, held against how they were read by hand before."""
 
 import json
+from copy import deepcopy
 from fractions import Fraction
 
 import handmade_reader
@@ -126,7 +127,7 @@ def edited(draw):
         inner = draw(st.sampled_from([*tables_in(table)]))
         key = draw(st.sampled_from([*inner, *KEYS]))
         if draw(st.booleans()):
-            inner[key] = draw(st.sampled_from(ODD))
+            inner[key] = deepcopy(draw(st.sampled_from(ODD)))
         else:
             inner.pop(key, None)
     return json.dumps(table, ensure_ascii=draw(st.booleans()))
@@ -141,7 +142,8 @@ def is_refused_now(by_hand):
     _, _, _, pieces, _ = by_hand
     texts = [by_hand[0], *(piece[0] for piece in pieces)]
     texts += [name for *_, coding in pieces if coding for name in names(coding.companions)]
-    return any("\ud800" in text for text in texts) or any(
+    has_half = any("\ud800" <= letter <= "\udfff" for text in texts for letter in text)
+    return has_half or any(
         (noise and (not scale or coding == EXACT)) or (coding == EXACT and scale and shift)
         for _, _, _, noise, scale, shift, coding in pieces
     )

@@ -8,6 +8,7 @@ import pytest
 import moegrow
 from moegrow.errors import MoegrowError
 from moegrow.planning import plan_file
+from moegrow.planning.notes import AxisSummary
 from moegrow.planning.op import Perturb
 from moegrow.planning.plan_file import from_lines, take_lines
 from moegrow.planning.plan_lines import to_lines
@@ -70,9 +71,7 @@ def test_an_edited_plan_says_by_its_version_that_a_draw_rounds(plan):
         )
         for output in plan.outputs
     ]
-    edited = replace(
-        plan, outputs=tuple(stochastic), steps=(*plan.steps, {"axis": "hand", "says": []})
-    )
+    edited = replace(plan, outputs=tuple(stochastic), steps=(*plan.steps, AxisSummary("hand", ())))
     assert json.loads(next(to_lines(edited)))["moegrow_plan"] == 3
 
 
