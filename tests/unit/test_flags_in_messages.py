@@ -30,11 +30,7 @@ ALLOWED = {
     "analysis/html_report.py": ("--verify measures it",),
     # Names of colours in a style sheet.
     "analysis/drawings.py": ("--panel", "--text", "--muted"),
-    # The table of ways out, in which a way is known by what is typed for it.
-    "planning/quantised_noise.py": (
-        "--experts-dtype bf16", "--dtype bf16", "--rounding stochastic", "--noise 0",
-    ),
-}  # fmt: skip
+}
 
 
 def texts(path: Path) -> Iterator[str]:
