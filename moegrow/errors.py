@@ -1,5 +1,6 @@
 """Errors that users see: a message, and a hint with the next thing to type."""
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -41,7 +42,8 @@ class Parameter:
         return Message((other, self))
 
     def __str__(self) -> str:
-        return self.name if self.value is None else f"{self.name}={self.value!r}"
+        given = os.fspath(self.value) if isinstance(self.value, os.PathLike) else self.value
+        return self.name if given is None else f"{self.name}={given!r}"
 
 
 Text = str | Parameter | Message
@@ -144,7 +146,7 @@ def one_line(text: str) -> str:
     return printable(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
-def raise_all(what: str, problems: Sequence[str], hint: str = "") -> None:
+def raise_all(what: Text, problems: Sequence[Text], hint: Text = "") -> None:
     """Raise one MoegrowError that lists every problem, if there are any.
 
     Reporting them together saves the user from mending one per run. After the first ten
@@ -153,8 +155,8 @@ def raise_all(what: str, problems: Sequence[str], hint: str = "") -> None:
     if not problems:
         return
     if len(problems) == 1:
-        raise MoegrowError(f"{what}: {problems[0]}", hint)
-    lines = [f"  {problem}" for problem in problems[:SHOWN]]
+        raise MoegrowError(what + ": " + problems[0], hint)
+    lines: list[Text] = ["  " + problem for problem in problems[:SHOWN]]
     if len(problems) > SHOWN:
         lines.append(f"  and {len(problems) - SHOWN} more")
     raise ListedError(what, lines, hint)

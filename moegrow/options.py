@@ -5,6 +5,7 @@ import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
+from shlex import quote
 from typing import (  # fmt: skip
     TYPE_CHECKING,
     Annotated,
@@ -113,15 +114,31 @@ def part(call: "DataclassInstance", kind: type[T]) -> T:
     return kind(**{name: defaults[name] if given[name] is None else given[name] for name in given})
 
 
+# Names in messages that a shell spells otherwise: parameters, and functions that are flags there.
+_FLAGS = {
+    "compare_logits": "--logits", "moegrow.plan()": "--plan", "name": "--push", "output": "-o",
+    "part": "--shards", "prompts": "--prompt",
+}  # fmt: skip
+
+
 def as_flag(parameter: Parameter) -> str:
-    """A parameter as it is typed in a shell.
+    """A parameter as it is typed in a shell; paths are quoted, and of a list each is given.
 
     >>> as_flag(Parameter("keep_first", 4)), as_flag(Parameter("force", True))
     ('--keep-first 4', '--force')
+    >>> as_flag(Parameter("part", "3/16")), as_flag(Parameter("links_to", ["a b", "c"]))
+    ('--shards 3/16', "--links-to 'a b' --links-to c")
     """
-    flag = f"--{parameter.name.replace('_', '-')}"
-    given = parameter.value
-    return flag if given is None or given is True else f"{flag} {given}"
+    flag = _FLAGS.get(parameter.name) or f"--{parameter.name.replace('_', '-')}"
+    match parameter.value:
+        case None | True:
+            return flag
+        case list() as several:
+            return " ".join(f"{flag} {quote(str(each))}" for each in several)
+        case os.PathLike() as path:
+            return f"{flag} {quote(os.fspath(path))}"
+        case given:
+            return f"{flag} {given}"
 
 
 def typed(*values: "DataclassInstance") -> str:

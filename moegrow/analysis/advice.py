@@ -15,7 +15,7 @@ from moegrow.analysis.growth_targets import Target, targets
 from moegrow.analysis.norm_profile import Profile
 from moegrow.analysis.seams import usual_step
 from moegrow.dtypes import PLAIN
-from moegrow.errors import UsageError, one_line
+from moegrow.errors import Parameter, UsageError, one_line
 from moegrow.families.layout import Layout
 from moegrow.files import typed_toml
 from moegrow.planning import model_size
@@ -139,7 +139,9 @@ def parse_tokens(text: str) -> int:
     found = _TOKENS.fullmatch(text.strip())
     number = round(float(found[1]) * _UNITS[found[2].upper()]) if found else 0
     if not 0 < number < 10**18:
-        raise UsageError(f"--tokens {text} is no number of tokens", "such as 600B, or 1.2T")
+        raise UsageError(
+            Parameter("tokens", text) + " is no number of tokens", "such as 600B, or 1.2T"
+        )
     return number
 
 

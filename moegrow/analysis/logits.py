@@ -15,7 +15,7 @@ from moegrow.checkpoint.checkpoint import open_checkpoint
 from moegrow.checkpoint.locate import user_path
 from moegrow.checkpoint.side_files import PLAN
 from moegrow.checkpoint.store import Access
-from moegrow.errors import MoegrowError
+from moegrow.errors import MoegrowError, Parameter
 from moegrow.families.layout import Layout
 from moegrow.families.read_layout import read_layout
 from moegrow.files.untrusted import exists_inside
@@ -147,8 +147,9 @@ def _source_layout(plan: Plan, source: str | os.PathLike[str] | None, access: Ac
     if source is None and (place is None or not place.exists()):
         where = "far away" if place is None else "gone"
         raise MoegrowError(
-            f"--logits runs the source too, and {plan.source.path} is {where}",
-            "--source names a folder that has it",
+            Parameter("compare_logits")
+            + f" runs the source too, and {plan.source.path} is {where}",
+            Parameter("source") + " names a folder that has it",
         )
     checkpoint = open_checkpoint(plan.source.location if source is None else source, access)
     check_source(plan, checkpoint)

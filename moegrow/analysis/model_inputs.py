@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 from moegrow.analysis import run_layerwise
 from moegrow.analysis.model_image import Image
 from moegrow.analysis.model_weights import Progress, library
-from moegrow.errors import MoegrowError
+from moegrow.errors import MoegrowError, Parameter
 from moegrow.families.layout import Layout
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-RANDOM = "leave --prompt out to run random tokens"
+RANDOM = "leave " + Parameter("prompts") + " out to run random tokens"
 SEQUENCES, LENGTH = 4, 32  # of random tokens
 
 
@@ -26,7 +26,7 @@ def drawn(layout: Layout) -> list[list[int]]:
     if type(size) is not int or size < 1:
         raise MoegrowError(
             f"config.json says vocab_size {size!r}, so no tokens can be drawn",
-            "give texts with --prompt",
+            "give texts with " + Parameter("prompts"),
         )
     special = layout.facts.special_tokens
     usable = torch.tensor([number for number in range(size) if number not in special] or [0])

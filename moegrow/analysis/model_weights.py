@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moegrow.dtypes import PLAIN
-from moegrow.errors import MoegrowError, raise_all
+from moegrow.errors import MoegrowError, Parameter, raise_all
 from moegrow.families.layout import Layout
 from moegrow.families.quantisation import KEYS
 from moegrow.kernels.reader import Source
@@ -55,7 +55,9 @@ def library() -> Any:
             LoadStateDictConfig=modeling.LoadStateDictConfig,
         )  # fmt: skip
     except (ImportError, AttributeError) as error:
-        raise MoegrowError(f"--logits needs more libraries: {error}", INSTALL) from None
+        raise MoegrowError(
+            Parameter("compare_logits") + f" needs more libraries: {error}", INSTALL
+        ) from None
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     return found
@@ -72,7 +74,7 @@ def build(lib: Any, layout: Layout) -> Any:
         kind = _kind(auto, config, layout.facts.classes)
         if kind is None:
             raise MoegrowError(
-                f"--logits cannot run {checkpoint.name}: transformers"
+                Parameter("compare_logits") + f" cannot run {checkpoint.name}: transformers"
                 f" {auto.__version__} has no causal language model of type {config.model_type}"
             )
         # Buffers are computed from the config and not all stored, so they are real from the start.
@@ -195,7 +197,7 @@ class _Decoded:
 def check_weights(layout: Layout) -> Quantised:
     """What of a checkpoint is quantised; raises MoegrowError where that cannot be decoded."""
     checkpoint, quantised = layout.checkpoint, layout.quantised
-    hint = "verify it without --logits"
+    hint = "verify it without " + Parameter("compare_logits")
     known = quantised.weights.keys() | quantised.owners.keys()
     odd = {
         name: f"{name} is stored as {spec.dtype}"
@@ -208,8 +210,9 @@ def check_weights(layout: Layout) -> Quantised:
         if weight.problem:
             odd[name] = f"{name}: {weight.problem}"
     raise_all(
-        f"{checkpoint.name} is quantised in a way that moegrow does not decode, and --logits runs"
-        " decoded weights",
+        f"{checkpoint.name} is quantised in a way that moegrow does not decode, and "
+        + Parameter("compare_logits")
+        + " runs decoded weights",
         [odd[name] for name in sorted(odd)],
         hint,
     )

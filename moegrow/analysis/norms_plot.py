@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from moegrow.analysis.norm_labels import labels, shortened
 from moegrow.analysis.norm_profile import Profile
-from moegrow.errors import MoegrowError
+from moegrow.errors import MoegrowError, Parameter
 from moegrow.files.atomic import durable
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def check() -> None:
         import matplotlib  # noqa: F401
     except ImportError:
         raise MoegrowError(
-            "--plot draws with matplotlib, which is not installed",
+            Parameter("plot") + " draws with matplotlib, which is not installed",
             "pip install 'moegrow[plot]'",
         ) from None
 

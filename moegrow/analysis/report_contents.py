@@ -11,7 +11,7 @@ from moegrow.checkpoint.checkpoint import open_checkpoint
 from moegrow.checkpoint.locate import user_path
 from moegrow.checkpoint.side_files import PLAN
 from moegrow.checkpoint.store import Access, scheme
-from moegrow.errors import MoegrowError
+from moegrow.errors import MoegrowError, Parameter
 from moegrow.families.layout import Layout
 from moegrow.families.read_layout import read_layout
 from moegrow.files.untrusted import exists_inside
@@ -64,7 +64,7 @@ def gather(
     if source is None and place is not None and not place.exists():
         raise MoegrowError(
             f"report shows the source too, and {plan.source.path} is gone",
-            "--source names another place that has it",
+            Parameter("source") + " names another place that has it",
         )
     old = open_checkpoint(
         plan.source.location if source is None else source, Access(links_to=links_to)

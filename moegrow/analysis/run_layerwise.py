@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from moegrow.analysis.model_image import Image, drawn_image
 from moegrow.analysis.model_weights import Progress, Weights, build, check_weights, library, reason
-from moegrow.errors import MoegrowError, raise_all
+from moegrow.errors import MoegrowError, Parameter, raise_all
 from moegrow.families.layout import Layout
 from moegrow.kernels.reader import Source
 
@@ -106,15 +106,17 @@ def _check_readable(layout: Layout) -> None:
     checkpoint = layout.checkpoint
     if not Path(checkpoint.location).exists():
         raise MoegrowError(
-            f"--logits reads weights layer by layer, and {checkpoint.location} is far away",
-            "download it, and name its folder with --source",
+            Parameter("compare_logits")
+            + f" reads weights layer by layer, and {checkpoint.location} is far away",
+            "download it, and name its folder with " + Parameter("source"),
         )
     check_weights(layout)
     if layout.family.router.kind == "skip":
         raise MoegrowError(
-            f"--logits cannot run {layout.family.name}: transformers sets a bias of its routers"
+            Parameter("compare_logits")
+            + f" cannot run {layout.family.name}: transformers sets a bias of its routers"
             " anew when it loads them",
-            "verify it without --logits",
+            "verify it without " + Parameter("compare_logits"),
         )
 
 
@@ -148,7 +150,7 @@ class _Model:
                 name for name, weight in self.module.named_parameters()
                 if weight.is_meta and not name.startswith(f"{self.prefix}.")
             ],
-            "verify it without --logits",
+            "verify it without " + Parameter("compare_logits"),
         )  # fmt: skip
 
     def load(self, layer: int | None) -> None:
@@ -251,7 +253,8 @@ class _Model:
         )
         if not found:
             raise MoegrowError(
-                f"--logits cannot run {self.layout.checkpoint.name}: transformers keeps its"
+                Parameter("compare_logits")
+                + f" cannot run {self.layout.checkpoint.name}: transformers keeps its"
                 f" {self.layout.layers} layers elsewhere than in one list"
             )
         (name, _), *_ = found.most_common(1)

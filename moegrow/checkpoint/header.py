@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from moegrow.dtypes import BITS
-from moegrow.errors import MoegrowError
+from moegrow.errors import MoegrowError, Parameter
 from moegrow.files import json_edit
 from moegrow.files.byte_ranges import BLOCK
 from moegrow.files.untrusted import decoded, opened
@@ -136,7 +136,7 @@ def write_header(
         raise MoegrowError(
             f"a header of {len(text)} bytes for {len(table) - 1} tensors is larger than any that"
             " is read",
-            "write smaller files: --max-shard-size 1GB",
+            "write smaller files: " + Parameter("max_shard_size", "1GB"),
         )
     return len(text).to_bytes(8, "little") + text
 

@@ -14,7 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import parse_ratelimit_headers
 
 from moegrow.checkpoint.time_limits import SlowError, watch
-from moegrow.errors import MoegrowError, UnfinishedError
+from moegrow.errors import MoegrowError, Parameter, UnfinishedError
 from moegrow.files.worker_threads import wait
 
 TRIES = 6  # before giving up, if nothing at all has come in between
@@ -55,7 +55,8 @@ class Patience:
         if failures >= TRIES or (asked or 0) > LONGEST_ASKED:
             wish = f", and asks to wait {asked:.0f} s" if asked else f", {failures} times"
             raise UnfinishedError(
-                f"{_spell(error)}{wish}", "run the command again, or with fewer --threads"
+                f"{_spell(error)}{wish}",
+                "run the command again, or with fewer " + Parameter("threads"),
             ) from None
         if asked is None:
             wait(min(FIRST_WAIT * 2 ** (failures - 1), LONGEST_WAIT))
@@ -149,7 +150,7 @@ class Fetcher:
                     raise MoegrowError(
                         f"{host_of(address)}, where {host_of(url)} sends for the file, answers"
                         f" {answer.status_code}",
-                        "run the command again; if it stays so, use --download",
+                        "run the command again; if it stays so, use " + Parameter("download", True),
                     )
                 hf_raise_for_status(answer)
                 _check_range(answer, size, start, stop)
@@ -209,7 +210,7 @@ def _check_range(answer: httpx2.Response, size: int, start: int, stop: int) -> N
         raise MoegrowError(
             f"{host} was asked for bytes from {start} on and answers {answer.status_code}"
             f" {said[:60]!r}",
-            "it does not serve ranges; use --download",
+            "it does not serve ranges; use " + Parameter("download", True),
         )
     if said.rpartition("/")[2] not in (str(size), "*"):
         raise MoegrowError(

@@ -22,7 +22,7 @@ from moegrow.checkpoint.store import (
     names_weights,
     read_here,
 )
-from moegrow.errors import MoegrowError, OutOfReachError, UsageError, printable
+from moegrow.errors import MoegrowError, OutOfReachError, Parameter, UsageError, printable
 from moegrow.files.worker_threads import pool
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ class Repository(Listed):
                 pass
         except WrongBytesError as error:
             raise MoegrowError(
-                error.message,
+                error.said,
                 f"remove it and run the command again: rm {shlex.quote(str(blob.resolve()))}",
             ) from None
 
@@ -219,7 +219,8 @@ def find(text: str, access: Access) -> tuple[Repository, str]:
 def _revision(first: str | None, second: str | None) -> str | None:
     if first is not None and second is not None and first != second:
         raise UsageError(
-            f"the source says @{first} and --revision says {second}", "give one of them"
+            f"the source says @{first} and " + Parameter("revision") + f" says {second}",
+            "give one of them",
         )
     revision = first if first is not None else second
     if revision is not None and (
@@ -239,7 +240,7 @@ def token_of(access: Access) -> str | None:
     if token is not None and not re.fullmatch(r"[!-~]+", token):
         raise MoegrowError(
             "the token is empty or holds spaces or characters that no token has",
-            f"look at HF_TOKEN or --token; tokens are made at {TOKENS}",
+            "look at HF_TOKEN or " + Parameter("token") + f"; tokens are made at {TOKENS}",
         )
     return token
 

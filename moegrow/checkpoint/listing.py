@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from moegrow.checkpoint.store import check_count
 from moegrow.errors import MoegrowError
 
-CONNECTIONS = 8  # at a time, unless --threads says otherwise
+CONNECTIONS = 8  # at a time, unless `threads` says otherwise
 MOST_BYTES = 1 << 63  # of a file
 
 

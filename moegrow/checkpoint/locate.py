@@ -8,7 +8,7 @@ from typing import NamedTuple
 from moegrow.checkpoint import hub, object_store, unsupported
 from moegrow.checkpoint.local_store import LocalFolder
 from moegrow.checkpoint.store import CONFIG, Access, Store, names_weights, scheme
-from moegrow.errors import MoegrowError, UsageError
+from moegrow.errors import MoegrowError, Parameter, UsageError
 
 
 class Found(NamedTuple):
@@ -30,13 +30,14 @@ def find(source: str | os.PathLike[str], access: Access) -> Found:
     if is_address:
         if access.links_to:
             raise UsageError(
-                f"--links-to goes with a folder on this machine, and {text} is none", "leave it out"
+                Parameter("links_to") + f" goes with a folder on this machine, and {text} is none",
+                "leave it out",
             )
         found = hub.find if scheme(text) in ("", "hf") else object_store.find
         return Found(*found(text, access))
     if access.revision is not None:
         raise UsageError(
-            f"--revision goes with a repository of the Hub, and {text} is none",
+            Parameter("revision") + f" goes with a repository of the Hub, and {text} is none",
             "leave it out, or give org/name",
         )
     try:
@@ -64,11 +65,12 @@ def _here(path: Path, links_to: tuple[Path, ...]) -> Found:
 
 
 def _folder(path: str | os.PathLike[str]) -> Path:
-    """A folder of --links-to, without links in its own path."""
+    """A folder of `links_to`, without links in its own path."""
     found = user_path(path)
     if not found.is_dir():
         raise UsageError(
-            f"--links-to {found} is not a folder", "give the folder that the links lead to"
+            Parameter("links_to", str(found)) + " is not a folder",
+            "give the folder that the links lead to",
         )
     return found.resolve()
 

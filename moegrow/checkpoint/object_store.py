@@ -8,7 +8,7 @@ from typing import Any
 from moegrow.checkpoint.listing import Entry, Listed, entry, safe
 from moegrow.checkpoint.store import Access, names_weights, scheme, short_name
 from moegrow.checkpoint.store_limits import LateError, listed, read_part
-from moegrow.errors import MoegrowError, UsageError
+from moegrow.errors import MoegrowError, Parameter, UsageError
 from moegrow.files.worker_threads import wait
 
 # The driver of each kind of address, and the extra of moegrow that brings it along.
@@ -85,7 +85,9 @@ def find(text: str, access: Access) -> tuple[ObjectStore, str]:
         known = ", ".join(f"{name}://" for name in DRIVERS)
         raise UsageError(f"{kind}:// is no address of a source", f"known: hf://, {known}")
     if access.revision is not None:
-        raise UsageError("--revision goes with a repository of the Hub", "leave it out")
+        raise UsageError(
+            Parameter("revision") + " goes with a repository of the Hub", "leave it out"
+        )
     if re.match(r"[a-z0-9]+://[^/]*:[^/]*@", text) or "::" in text or "?" in text:
         raise UsageError(
             f"an address is a bucket and a path, and nothing else: {kind}://bucket/folder",

@@ -13,8 +13,9 @@ from rich.text import Text
 from moegrow import display
 from moegrow.analysis.logits import TOLERANCE, Compared
 from moegrow.display import groups
-from moegrow.errors import one_line, printable
+from moegrow.errors import one_line, printable, spell
 from moegrow.families.layout import Layout
+from moegrow.options import as_flag
 from moegrow.planning import model_size
 from moegrow.planning.noise_stats import NoiseStats
 from moegrow.planning.notes import FunctionLost
@@ -132,7 +133,8 @@ def missing(partial: Partial, files: tuple[Shard, ...], *, is_there: bool) -> No
     told = f"all {_shards(len(files))} written"
     if absent:
         count = partial.begun_parts() if partial.is_begun else len(files)
-        told = "; ".join(lacking(absent, len(files), count))
+        what, how = lacking(absent, len(files), count)
+        told = f"{what}; {spell(how, as_flag)}"
     say(quiet=False)(f"{told}\nnothing was written (--dry-run)")
 
 
@@ -187,7 +189,8 @@ def peak_memory() -> int:
 
 def verified(result: Verified, folder: str) -> None:
     """The outcome of verify: all is well, or the first problems."""
-    _person().print(f"{one_line(folder)} is {result}" if result.ok else str(result), markup=False)
+    told = result.spelled(as_flag)
+    _person().print(f"{one_line(folder)} is {told}" if result.ok else told, markup=False)
 
 
 def compared(found: Compared) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from moegrow import maps
-from moegrow.errors import MoegrowError
+from moegrow.errors import MoegrowError, Parameter
 from moegrow.families.layer_rules import (
     LayeredConfig,
     check_numbers,
@@ -105,7 +105,10 @@ def _check_places(key: str, old: list[int], layer_map: Map) -> None:
             raise MoegrowError(
                 f"what the layers in {key} have depends on their place among each other, and this"
                 f" layer map puts layer {layer} where layer {expected} was",
-                "keep these layers in their order: use --mode interpose, or another --layers",
+                "keep these layers in their order: use "
+                + Parameter("mode", "interpose")
+                + ", or another "
+                + Parameter("layers"),
             )
 
 
@@ -139,7 +142,11 @@ def _prefix(model: LayeredConfig, key: str, form: PerLayer, layer_map: Map) -> C
         raise MoegrowError(
             f"config.json can only say how many layers come first ({key}), and this layer map puts"
             f" layer {wrong}, one of the first {old}, behind others",
-            f"use --mode interpose, or --keep-first {old} so that later passes leave them out",
+            "use "
+            + Parameter("mode", "interpose")
+            + ", or "
+            + Parameter("keep_first", old)
+            + " so that later passes leave them out",
         )
     return {key: new} if new != old else {}
 
@@ -153,7 +160,11 @@ def _suffix(model: LayeredConfig, key: str, form: PerLayer, layer_map: Map) -> C
         raise MoegrowError(
             f"config.json can only say how many layers come last ({key}), and this layer map puts"
             f" one of the last {old} before others",
-            f"use --mode interpose, or --keep-last {old} so that only the last pass has them",
+            "use "
+            + Parameter("mode", "interpose")
+            + ", or "
+            + Parameter("keep_last", old)
+            + " so that only the last pass has them",
         )
     return {key: new} if new != old else {}
 
@@ -168,7 +179,7 @@ def _last(model: LayeredConfig, key: str, form: PerLayer, layer_map: Map) -> Cha
         raise MoegrowError(
             f"config.json can only say which layer is the last with experts ({key}), and this"
             f" layer map puts one of those after layer {old} before others",
-            "use --mode interpose",
+            "use " + Parameter("mode", "interpose"),
         )
     return {key: len(layer_map) - sum(behind) - 1}
 
@@ -212,7 +223,7 @@ def _owners(model: LayeredConfig, key: str, form: PerLayer, layer_map: Map) -> C
             raise MoegrowError(
                 f"layer {layer} uses the keys and values of layer {owner}, and this layer map puts"
                 f" no copy of layer {owner} before it",
-                f"put it first: --layers {maps.spell((owner, *layer_map))}",
+                "put it first: " + Parameter("layers", maps.spell((owner, *layer_map))),
             )
         new.append(position if owner == layer else firsts[owner])
         if not position or layer_map[position - 1] != layer:
@@ -225,7 +236,8 @@ def _owners(model: LayeredConfig, key: str, form: PerLayer, layer_map: Map) -> C
                 f"layer {layer_map[layer]} uses the keys and values of layer {owner}, and this"
                 f" layer map puts layer {other} between them, whose own are kept in their place",
                 f"put another copy of layer {owner} right before it:"
-                f" --layers {maps.spell((*layer_map[:layer], owner, *layer_map[layer:]))}",
+                " "
+                + Parameter("layers", maps.spell((*layer_map[:layer], owner, *layer_map[layer:]))),
             )
     return {key: new}
 
@@ -247,7 +259,9 @@ def _period(model: LayeredConfig, key: str, form: PerLayer, layer_map: Map) -> C
             raise MoegrowError(
                 f"config.json can only say that one of every {period} layers is of a kind ({key}),"
                 f" and this layer map puts old layer {layer} at {position}",
-                f"use --group with a multiple of {model.period} that divides the layers",
+                "use "
+                + Parameter("group")
+                + f" with a multiple of {model.period} that divides the layers",
             )
     return {}
 
@@ -262,7 +276,7 @@ def _span(model: LayeredConfig, key: str, form: PerLayer, layer_map: Map) -> Cha
         raise MoegrowError(
             f"config.json can only say how long a block of layers is ({key} {old}), so every layer"
             " must be repeated equally often, in place",
-            "use --mode interpose with a whole --times",
+            "use " + Parameter("mode", "interpose") + " with a whole " + Parameter("times"),
         )
     return {key: old * times}
 
@@ -278,7 +292,7 @@ def _groups(model: LayeredConfig, key: str, form: PerLayer, layer_map: Map) -> C
                 f"config.json says that {size} layers belong together ({key}), and this layer map"
                 f" makes new layers {first}-{first + len(group) - 1} of old layers"
                 f" {maps.spell(group)}",
-                f"use --group with a multiple of {size} that divides the layers",
+                "use " + Parameter("group") + f" with a multiple of {size} that divides the layers",
             )
     return {}
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from moegrow.checkpoint import unsupported
 from moegrow.checkpoint.checkpoint import Checkpoint
-from moegrow.errors import MoegrowError, raise_all
+from moegrow.errors import MoegrowError, Parameter, raise_all
 from moegrow.families.dense_layers import dense_problems
 from moegrow.families.layout import Layout
 from moegrow.families.missing_tensors import check_merged, lacking_problems
@@ -89,8 +89,9 @@ def _layout(checkpoint: Checkpoint, family_text: str) -> Layout:
     problems = problems or list(lacking_problems(layout))
     hint = (
         "where tensors are missing, get the checkpoint again; where it holds others than models of"
-        " its family do, a file can say what they are, and which are optional: --family FILE.toml"
-        " (docs/adding-a-family.md)"
+        " its family do, a file can say what they are, and which are optional: "
+        + Parameter("family", "FILE.toml")
+        + " (docs/adding-a-family.md)"
     )
     what = f"{checkpoint.name} is not laid out as {family.name}"
     raise_all(what, problems, "" if family_text else hint)

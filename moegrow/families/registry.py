@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from moegrow.errors import MoegrowError
+from moegrow.errors import MoegrowError, Parameter
 from moegrow.families.schema import PARTIAL, Family, Names, Scalar
 from moegrow.files import toml_text, typed_toml
 
@@ -26,8 +26,9 @@ def find_family(model_type: str) -> Family:
         raise MoegrowError(
             f"the model type {model_type!r} is not known",
             _spelled_like(model_type)
-            + "describe it in a file of your own and give it with --family FILE.toml"
-            f" (docs/adding-a-family.md); known: {', '.join(known_types())}",
+            + "describe it in a file of your own and give it with "
+            + Parameter("family", "FILE.toml")
+            + f" (docs/adding-a-family.md); known: {', '.join(known_types())}",
         )
     family = read_family(found[1], model_type)
     defaults = {**_class_defaults().get(model_type, {}), **family.config.defaults}

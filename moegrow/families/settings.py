@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from moegrow.errors import MoegrowError
+from moegrow.errors import MoegrowError, Parameter
 from moegrow.families.schema import Config, Family, lookup, number
 
 MOST = 1_000_000  # layers or experts that a config may speak of
@@ -37,7 +37,7 @@ def _check_inner(config: Config, path: str, family: Family) -> None:
             f"config.json is of {family.name} around {inner!r} ({path}.model_type), and moegrow"
             f" knows {family.name} around {' or '.join(known)} alone",
             f"describe {family.name} around {inner} in a file of your own, and give it with"
-            " --family FILE.toml (docs/adding-a-family.md)",
+            " " + Parameter("family", "FILE.toml") + " (docs/adding-a-family.md)",
         )
 
 

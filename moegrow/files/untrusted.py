@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path, PurePath
-from shlex import quote
 from typing import BinaryIO, TextIO
 
-from moegrow.errors import MoegrowError
+from moegrow.errors import MoegrowError, Parameter, Text
 
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 # A FIFO would otherwise be waited for, should one take the place of a plain file.
@@ -192,9 +191,14 @@ def _followed(folder: Path, path: Path, links_to: tuple[Path, ...] | None) -> tu
             if not os.path.lexists(target):
                 raise MoegrowError(f"{path} is a link to {target}, which does not exist")
             return target, root
-    hint = "replace the link by the file itself"
+    hint: Text = "replace the link by the file itself"
     if links_to is not None:
-        hint = f"if its links may lead there: --links-to {quote(str(target.parent))}; or {hint}"
+        hint = (
+            "if its links may lead there: "
+            + Parameter("links_to", [str(target.parent)])
+            + "; or "
+            + hint
+        )
     raise MoegrowError(f"{path} is a link that leads out of the checkpoint, to {target}", hint)
 
 

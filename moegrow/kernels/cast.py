@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from moegrow.checkpoint.header import nbytes
 from moegrow.dtypes import numpy_type
-from moegrow.errors import MoegrowError
+from moegrow.errors import MoegrowError, Parameter
 from moegrow.kernels.noise import CHUNK, Draw
 from moegrow.kernels.perturb import Bytes, Change, Workspace, code_loops
 from moegrow.planning.op import UNCHANGED
@@ -79,7 +79,7 @@ class Conversion:
             worst = np.abs(before[infinite & np.isfinite(before)]).max()
             raise MoegrowError(
                 f"{self._name} holds {worst:g}, which is too large for {self._dtype}",
-                "use --dtype bf16, which has the range of float32",
+                "use " + Parameter("dtype", "bf16") + ", which has the range of float32",
             )
 
 

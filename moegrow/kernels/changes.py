@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from moegrow.errors import MoegrowError
+from moegrow.errors import MoegrowError, Parameter
 from moegrow.kernels import perturb
 from moegrow.kernels.noise import Draw
 from moegrow.kernels.perturb import Bytes, Change, Workspace
@@ -77,7 +77,9 @@ def sigma(
         raise MoegrowError(
             f"{piece.source} holds NaN, infinity or values beyond 1e18, so noise relative to"
             " their deviation means nothing",
-            "moegrow inspect --values shows where; --allow-nonfinite takes the sigma of the others"
-            " and leaves those as they are, --noise 0 copies all as it is",
+            "moegrow inspect --values shows where; "
+            + Parameter("allow_nonfinite", True)
+            + " takes the sigma of the others"
+            " and leaves those as they are, " + Parameter("noise", 0) + " copies all as it is",
         )
     return found

@@ -6,7 +6,7 @@ from fractions import Fraction
 from typing import Any
 
 from moegrow.checkpoint.weight_files import NAMED_IN_CONFIG
-from moegrow.errors import MoegrowError, raise_all
+from moegrow.errors import MoegrowError, Parameter, raise_all
 from moegrow.families import per_layer
 from moegrow.families.architecture import unnamed_lists
 from moegrow.families.layout import Layout
@@ -139,7 +139,9 @@ def _check_lists(layout: Layout) -> None:
             f"{key} has {len(value)} entries for {layout.layers} layers"
             for key, value in unnamed_lists(layout.config, layout.family, lengths).items()
         ],
-        "remove them if nothing reads them; or give a family file with --family FILE.toml that says"
+        "remove them if nothing reads them; or give a family file with "
+        + Parameter("family", "FILE.toml")
+        + " that says"
         ' form = "list" of them in config.per_layer, or lists them in config.not_per_layer'
         " (docs/adding-a-family.md)",
     )

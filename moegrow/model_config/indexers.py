@@ -3,7 +3,7 @@
 from typing import Any
 
 from moegrow import maps
-from moegrow.errors import MoegrowError
+from moegrow.errors import MoegrowError, Parameter
 from moegrow.families import layer_rules
 from moegrow.families.layout import Layout
 from moegrow.families.schema import lookup
@@ -74,14 +74,16 @@ def indexer_types(layout: Layout, growth: Growth) -> dict[str, Any]:
             f"layer {growth.layers[0]} uses what a layer before it selects, and this layer map"
             " puts it first",
             "begin with a layer that selects for itself:"
-            f" --layers {min(full)},{maps.spell(growth.layers)}",
+            " " + Parameter("layers", f"{min(full)},{maps.spell(growth.layers)}"),
         )
     for number, kind in enumerate(new):
         if kind == SHARED and not indexer.chains and new[number - 1] == SHARED:
             raise MoegrowError(
                 f"layer {growth.layers[number]} shares the indexer of the layer right before it,"
                 " and this layer map puts another sharing layer between them",
-                "use --group 2 or another length that keeps such layers together",
+                "use "
+                + Parameter("group", 2)
+                + " or another length that keeps such layers together",
             )
     told = present(layout.config, filter(None, (indexer.key, indexer.pattern))) or [indexer.key]
     if indexer.letters_too and SHARED in new:

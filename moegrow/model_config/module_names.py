@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from moegrow.checkpoint.checkpoint import LARGEST_CONFIG
-from moegrow.errors import MoegrowError
+from moegrow.errors import MoegrowError, Parameter
 from moegrow.families.layout import Layout
 from moegrow.files.json_edit import MOST_SHALLOW
 from moegrow.growth import Growth
@@ -134,7 +134,9 @@ class ModuleNames:
             problem = f"take more than {MOST_CHARACTERS} characters, or {MOST_SHALLOW} values"
         else:
             return
-        raise MoegrowError(f"quantization_config would {problem}", "dequantise: add --dtype bf16")
+        raise MoegrowError(
+            f"quantization_config would {problem}", "dequantise: add " + Parameter("dtype", "bf16")
+        )
 
     def _names(self, name: str, text: str, inside: Inside) -> Iterator[_Made]:
         """A name, in which stars may be, for every copy of its layer and of its expert."""
@@ -229,5 +231,6 @@ def _last_word(head: str) -> str:
 def _refused(text: str, why: str) -> MoegrowError:
     return MoegrowError(
         f"quantization_config names {text[:200]!r}, which {why}",
-        "write the names of the modules into config.json, or dequantise: add --dtype bf16",
+        "write the names of the modules into config.json, or dequantise: add "
+        + Parameter("dtype", "bf16"),
     )

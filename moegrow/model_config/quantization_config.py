@@ -3,7 +3,7 @@
 from typing import Any
 
 from moegrow.dtypes import OPTIONS
-from moegrow.errors import raise_all
+from moegrow.errors import Parameter, raise_all
 from moegrow.families.layout import Layout
 from moegrow.files import json_edit
 from moegrow.growth import Growth
@@ -48,13 +48,13 @@ def check_claims(layout: Layout) -> None:
     raise_all(
         "quantization_config in config.json does not fit the weights",
         layout.quantisation.problems,
-        f"add --dtype {_plain_dtype(layout)}, which writes plain weights and no"
+        "add " + Parameter("dtype", _plain_dtype(layout)) + ", which writes plain weights and no"
         " quantization_config; or correct that entry in config.json, or remove it",
     )
 
 
 def _plain_dtype(layout: Layout) -> str:
-    """The --dtype that leaves plain weights as they are: bf16 where in doubt."""
+    """The `dtype` that leaves plain weights as they are: bf16 where in doubt."""
     stored = {spec.dtype for spec in layout.checkpoint.tensors.values() if len(spec.shape) > 1}
     names = {dtype: name for name, dtype in OPTIONS.items()}
     return names.get(stored.pop(), "bf16") if len(stored) == 1 else "bf16"

@@ -5,7 +5,7 @@ from typing import Any
 
 from moegrow.checkpoint.checkpoint import QUANT_FILES
 from moegrow.dtypes import TORCH
-from moegrow.errors import MoegrowError
+from moegrow.errors import MoegrowError, Parameter
 from moegrow.families.layout import Layout
 from moegrow.families.quantisation import KEYS
 from moegrow.files import json_edit
@@ -91,7 +91,7 @@ def _without(table: Any, modules: list[str], *, method: str = "", inner: str = "
         raise MoegrowError(
             f"the experts alone cannot be dequantised: moegrow does not know how a config of the"
             f" method {method!r} leaves modules out",
-            "dequantise all: --dtype bf16",
+            "dequantise all: " + Parameter("dtype", "bf16"),
         )
     key, spelled = _LEFT_OUT[method]
     if isinstance(told.get(inner), dict):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from moegrow.errors import MoegrowError
+from moegrow.errors import MoegrowError, Parameter
 from moegrow.families.layout import Layout
 from moegrow.maps import Map, spell
 from moegrow.planning.plan import Plan
@@ -21,9 +21,13 @@ def check_identity(layout: Layout, layer_map: Map) -> None:
     raise MoegrowError(
         f"layers {kept} of {layout.family.name} must stay the first {count} for identity copies to"
         f" change nothing: {_why(layout)}",
-        f"add --keep-first {count}, or begin --layers with {kept}"
+        "add "
+        + Parameter("keep_first", count)
+        + ", or begin "
+        + Parameter("layers")
+        + f" with {kept}"
         if count < layout.layers
-        else "use --new-layers copy",
+        else "use " + Parameter("new_layers", "copy"),
     )
 
 

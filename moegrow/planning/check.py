@@ -9,7 +9,7 @@ from moegrow.checkpoint.fingerprint import is_same, sampled
 from moegrow.checkpoint.header import TensorSpec, nbytes
 from moegrow.checkpoint.store import CONFIG, Store
 from moegrow.dtypes import PLAIN
-from moegrow.errors import MoegrowError, raise_all
+from moegrow.errors import MoegrowError, Parameter, Text, raise_all
 from moegrow.families.layout import Layout
 from moegrow.families.read_layout import read_layout
 from moegrow.files import json_edit
@@ -40,7 +40,7 @@ def check_source(plan: Plan, checkpoint: Checkpoint) -> None:
     raise_all(
         f"{checkpoint.location} has changed since the plan was made",
         problems,
-        "make the plan again with --plan",
+        "make the plan again with " + Parameter("moegrow.plan()"),
     )
 
 
@@ -73,13 +73,13 @@ def check_witness(seen: Witness, checkpoint: Checkpoint) -> None:
     raise_all(
         f"{checkpoint.location} has changed since the plan was made",
         [f"{name} holds other tensors or other weights" for name in others],
-        "make the plan again with --plan",
+        "make the plan again with " + Parameter("moegrow.plan()"),
     )
 
 
 def check_unchanged(before: Witness, checkpoint: Checkpoint) -> None:
     """Raise MoegrowError where a file of the source has been written, or has gone, since."""
-    problems = []
+    problems: list[Text] = []
     checkpoint.store.refresh()
     for name, then in before.items():
         try:
@@ -89,7 +89,7 @@ def check_unchanged(before: Witness, checkpoint: Checkpoint) -> None:
         except OSError as error:
             problems.append(f"{name}: {error.strerror}")
         except MoegrowError as error:
-            problems.append(error.message)
+            problems.append(error.said)
         else:
             if now != then:
                 problems.append(f"{name} was written in the meantime")
@@ -111,7 +111,11 @@ def check_plan(plan: Plan, checkpoint: Checkpoint) -> None:
     names = {output.name for output in plan.outputs}
     if len(names) != len(plan.outputs):
         problems.append(f"{len(plan.outputs) - len(names)} names stand twice")
-    raise_all("the plan cannot be written", problems, "make the plan again with --plan")
+    raise_all(
+        "the plan cannot be written",
+        problems,
+        "make the plan again with " + Parameter("moegrow.plan()"),
+    )
     check_noise(plan)
 
 
@@ -129,8 +133,8 @@ def check_result(plan: Plan, checkpoint: Checkpoint) -> None:
         read_layout(result, family_text=plan.family_text)
     except MoegrowError as error:
         raise MoegrowError(
-            f"what the plan would write could not be loaded: {error.message}",
-            "the plan was edited: make it again with --plan",
+            "what the plan would write could not be loaded: " + error.said,
+            "the plan was edited: make it again with " + Parameter("moegrow.plan()"),
         ) from None
 
 
@@ -150,7 +154,7 @@ def check_growth(plan: Plan, layout: Layout) -> None:
     raise_all(
         "the plan's header asks for what its source does not have",
         problems,
-        "make the plan again with --plan",
+        "make the plan again with " + Parameter("moegrow.plan()"),
     )
 
 

@@ -7,7 +7,7 @@ from typing import assert_never
 from moegrow.checkpoint.checkpoint import Checkpoint
 from moegrow.checkpoint.header import TensorSpec
 from moegrow.dtypes import TABLES, WRITTEN, integers
-from moegrow.errors import MoegrowError
+from moegrow.errors import MoegrowError, Parameter
 from moegrow.planning.op import (
     ZERO,
     Cast,
@@ -51,14 +51,18 @@ def check_stored(output: Output, op: Op) -> None:
                 raise MoegrowError(
                     f"{output.name} is stored as {output.dtype}, and noise on quantised weights is"
                     " mostly lost in rounding to nearest",
-                    "use --rounding stochastic, or --noise 0 for exact copies, or write the"
-                    " weights decoded: --experts-dtype bf16",
+                    "use "
+                    + Parameter("rounding", "stochastic")
+                    + ", or "
+                    + Parameter("noise", 0)
+                    + " for exact copies, or write the"
+                    " weights decoded: " + Parameter("experts_dtype", "bf16"),
                 )
             if change.noise and decoding_of(op) is None:
                 raise MoegrowError(
                     f"{output.name} is stored as {output.dtype} in a way that moegrow does not"
                     " decode, so noise cannot be added to its numbers",
-                    "use --noise 0 for exact copies",
+                    "use " + Parameter("noise", 0) + " for exact copies",
                 )
             raise _unscalable(output, change.scale)
         case _:
@@ -70,15 +74,15 @@ def _unscalable(output: Output, scale: Fraction) -> MoegrowError:
     if not scale:
         return MoegrowError(
             f"{output.name} is stored as {output.dtype}, in no format whose zeros are known",
-            "repeat the layers without: --new-layers copy",
+            "repeat the layers without: " + Parameter("new_layers", "copy"),
         )
     return MoegrowError(
         f"{output.name} is stored as {output.dtype}, which can be copied but not multiplied by"
         f" {scale}",
-        "write the experts decoded: --experts-dtype bf16"
+        "write the experts decoded: " + Parameter("experts_dtype", "bf16")
         if is_power_of_two(scale)
         else "take a power of two as many experts, which the scales can make up for, or write the"
-        " experts decoded: --experts-dtype bf16",
+        " experts decoded: " + Parameter("experts_dtype", "bf16"),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 from moegrow.checkpoint.header import TensorSpec
-from moegrow.errors import MoegrowError
+from moegrow.errors import MoegrowError, Parameter
 from moegrow.families.layout import Layout, is_of_all
 from moegrow.families.tensor_names import TensorRole
 from moegrow.growth import Growth, Noise
@@ -171,6 +171,6 @@ def _line(numbers: Map, name: str) -> tuple[int, int]:
     if NULL in numbers or any(number != first + old * factor for old, number in enumerate(numbers)):
         raise MoegrowError(
             f"{name} holds numbers of experts, and these copies do not follow each other evenly",
-            "use a whole multiple of the experts and --top-k scale or keep",
+            "use a whole multiple of the experts and " + Parameter("top_k", "scale") + " or keep",
         )
     return factor, first

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from moegrow.checkpoint.checkpoint import Checkpoint
-from moegrow.errors import MoegrowError, raise_all
+from moegrow.errors import MoegrowError, Parameter, raise_all
 from moegrow.files import json_edit
 from moegrow.growth import Growth
 from moegrow.planning.plan import Output
@@ -111,7 +111,9 @@ def grown(
             raise MoegrowError(
                 "new layers that begin as the identity have zeros for weights, and moegrow cannot"
                 " write those in torchao's formats",
-                "copy the layers with --new-layers copy, or grow the checkpoint before it was"
+                "copy the layers with "
+                + Parameter("new_layers", "copy")
+                + ", or grow the checkpoint before it was"
                 " quantised",
             )
         entries: dict[str, str] = {}

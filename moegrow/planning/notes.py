@@ -249,7 +249,7 @@ def _kind(noise: Noise) -> str:
 
 
 def spell(numbers: Map, layers: int) -> str:
-    """A map of `layers` layers for people: by its name, or as the list that --layers reads.
+    """A map of `layers` layers for people: by its name, or as the list that `layers` reads.
 
     >>> spell((0, 0, 1, 1), 2)
     'every layer 2 times in place'

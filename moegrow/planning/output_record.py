@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from moegrow.dtypes import BITS, TABLES, WRITTEN
-from moegrow.errors import MoegrowError
+from moegrow.errors import MoegrowError, Parameter
 from moegrow.files import json_edit
 from moegrow.growth import Noise, Rounding
 from moegrow.planning.op import (
@@ -103,7 +103,7 @@ def malformed(number: int, error: Exception) -> MoegrowError:
     return MoegrowError(
         f"line {number} of the plan is malformed:"
         f" {error if is_said else f'{type(error).__name__} {error}'}",
-        "make the plan again with --plan",
+        "make the plan again with " + Parameter("moegrow.plan()"),
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from moegrow.checkpoint.header import TensorSpec
 from moegrow.dtypes import BITS, PLAIN
-from moegrow.errors import MoegrowError, raise_all
+from moegrow.errors import MoegrowError, Parameter, raise_all
 from moegrow.families.layout import Layout
 from moegrow.growth import Growth
 from moegrow.planning.notes import AxisSummary, ScalesLeftOut, StorageNote, Stored
@@ -251,7 +251,10 @@ class Restored:
         raise_all(
             f"{self._layout.checkpoint.name} is quantised in a way that moegrow does not decode",
             problems,
-            "copies need no decoding: leave out --dtype and --experts-dtype",
+            "copies need no decoding: leave out "
+            + Parameter("dtype")
+            + " and "
+            + Parameter("experts_dtype"),
         )
 
     def step(self) -> AxisSummary | None:

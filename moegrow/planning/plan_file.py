@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from moegrow.checkpoint.shard_index import MOST_TENSORS
 from moegrow.checkpoint.store import CONFIG, names_weights
-from moegrow.errors import MoegrowError
+from moegrow.errors import MoegrowError, Parameter
 from moegrow.files import json_edit, untrusted
 from moegrow.files.untrusted import opened
 from moegrow.planning.header_record import header_of
@@ -92,7 +92,7 @@ class Lines:
         if len(outputs) != self.promised:
             raise MoegrowError(
                 f"the plan promises {self.promised} tensors and spells out {len(outputs)}",
-                "it was cut short: make it again with --plan",
+                "it was cut short: make it again with " + Parameter("moegrow.plan()"),
             )
         return replace(self.header, outputs=outputs)
 
@@ -132,7 +132,7 @@ def _texts(lines: Iterator[str], promised: int) -> Iterator[str]:
         if found > promised or empty > MOST_EMPTY:
             raise MoegrowError(
                 f"the plan promises {promised} tensors and spells out more",
-                "make it again with --plan",
+                "make it again with " + Parameter("moegrow.plan()"),
             )
         yield line
 

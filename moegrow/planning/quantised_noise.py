@@ -9,9 +9,10 @@ from typing import NamedTuple
 from moegrow.checkpoint.header import TensorSpec
 from moegrow.display import size
 from moegrow.dtypes import PLAIN, WRITTEN
-from moegrow.errors import ListedError, MoegrowError
+from moegrow.errors import ListedError, Message, MoegrowError, Parameter
 from moegrow.families.layout import Layout
 from moegrow.growth import Noise
+from moegrow.options import as_flag
 from moegrow.planning.build import render
 from moegrow.planning.check import check_noise
 from moegrow.planning.noise_forecast import Forecast, on_floats, on_weight
@@ -19,6 +20,9 @@ from moegrow.planning.noise_stats import SWALLOWED
 from moegrow.planning.op import noise_of
 from moegrow.planning.plan import Output, Plan, Storage
 from moegrow.quant.formats import Quantised, Weight
+
+BY_DRAW, NONE = Parameter("rounding", "stochastic"), Parameter("noise", 0)
+DECODED = Parameter("dtype", "bf16")  # the whole model
 
 TOO_MUCH = 1.1  # times the noise asked for from which on it is worth a warning
 
@@ -35,7 +39,7 @@ class Way(NamedTuple):
     """A way out: the option, bytes of the result, or None where it leads nowhere, and what it
     does, or why it does not. The best of several `is_best` where it leads somewhere."""
 
-    option: str
+    option: Parameter
     nbytes: int | None
     effect: str
     is_best: bool = False
@@ -64,12 +68,14 @@ def check_ways(plan: Plan, layout: Layout) -> None:
     check_noise(plan)
 
 
-def _hint(ways: list[Way]) -> str:
+def _hint(ways: list[Way]) -> Message:
     open_ways = [way for way in ways if way.nbytes is not None]
     best = next((way for way in open_ways if way.is_best), open_ways[0])
     return (
-        f"add {'one of these, such as ' if open_ways[1:] else ''}{best.option}; the figures are"
-        " foretold for normal weights, from the format and its scales, and no weight was read"
+        f"add {'one of these, such as ' if open_ways[1:] else ''}"
+        + best.option
+        + "; the figures are foretold for normal weights, from the format and its scales,"
+        " and no weight was read"
     )
 
 
@@ -100,7 +106,7 @@ def _check_decoded(output: Output, quantised: Quantised) -> None:
         raise MoegrowError(
             f"{output.name} is stored as {output.dtype} in a way that moegrow does not decode{why},"
             " so noise cannot be added to its numbers",
-            "use --noise 0 for exact copies",
+            "use " + NONE + " for exact copies",
         )
 
 
@@ -112,11 +118,14 @@ def _headline(asked: Asked, found: Forecast) -> str:
     )
 
 
-def _lines(ways: list[Way]) -> Iterator[str]:
+def _lines(ways: list[Way]) -> Iterator[Message]:
     sizes = ["" if way.nbytes is None else size(way.nbytes) for way in ways]
-    width, most = max(len(way.option) for way in ways), max(map(len, sizes))
-    for way, told in zip(ways, sizes, strict=True):
-        yield f"  {way.option:<{width}}  {told:>{most}}  {way.effect}"
+    # The columns are those of a terminal.
+    widths = [len(as_flag(way.option)) for way in ways]
+    widest, most = max(widths), max(map(len, sizes))
+    for way, width, told in zip(ways, widths, sizes, strict=True):
+        gap = " " * (widest - width)
+        yield "  " + way.option + f"{gap}  {told:>{most}}  {way.effect}"
 
 
 def _effect(found: Forecast) -> str:
@@ -131,8 +140,8 @@ def _decoded(plan: Plan, layout: Layout, asked: Asked) -> Iterator[Way]:
     found = on_floats("BF16", asked.amount)
     problem = ""
     for option, storage in (
-        ("--experts-dtype bf16", plan.storage._replace(experts="BF16")),
-        ("--dtype bf16", Storage("BF16")),
+        (Parameter("experts_dtype", "bf16"), plan.storage._replace(experts="BF16")),
+        (DECODED, Storage("BF16")),
     ):
         try:
             other = render(replace(plan, storage=storage), layout, plan.growth)
@@ -143,7 +152,7 @@ def _decoded(plan: Plan, layout: Layout, asked: Asked) -> Iterator[Way]:
         what = "the experts" if storage.experts else "the whole model"
         yield Way(option, other.nbytes, f"{what} decoded: {_effect(found)}")
         return
-    yield Way("--dtype bf16", None, f"not here: {problem}")
+    yield Way(DECODED, None, f"not here: {problem}")
 
 
 def _drawn(plan: Plan, layout: Layout, asked: Asked) -> Way:
@@ -158,10 +167,10 @@ def _drawn(plan: Plan, layout: Layout, asked: Asked) -> Way:
     try:
         check_noise(other)
     except MoegrowError as error:
-        return Way("--rounding stochastic", None, f"not here: {error.headline}")
+        return Way(BY_DRAW, None, f"not here: {error.headline}")
     found = foretold(other, layout)[asked._replace(by_draw=True)]
     return Way(
-        "--rounding stochastic",
+        BY_DRAW,
         other.nbytes,
         f"format and scales kept, and the noise on average: {_effect(found)}, since rounding adds"
         f" {_own(found) * asked.amount:.2g} sigma of its own",
@@ -180,7 +189,7 @@ def _own(found: Forecast) -> float:
 
 def _equal(plan: Plan) -> Way:
     effect = "equal copies: 100 % of the values stay as they are, and there is no noise"
-    return Way("--noise 0", plan.nbytes, effect)
+    return Way(NONE, plan.nbytes, effect)
 
 
 # A tensor and the quantised weight that it is, or None for plain floats.

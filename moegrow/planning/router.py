@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-from moegrow.errors import MoegrowError
+from moegrow.errors import MoegrowError, Parameter
 from moegrow.families.layout import Layout
 from moegrow.growth import Growth
 from moegrow.maps import NULL, Map
@@ -102,7 +102,7 @@ def _skip(layout: Layout, growth: Growth) -> Compensation:
         raise MoegrowError(
             f"{layout.family.name} always chooses {layout.top_k} of its experts, so top-k cannot be"
             f" {growth.top_k}",
-            "use --top-k keep",
+            "use " + Parameter("top_k", "keep"),
         )
     times = (len(growth.experts) + 1) // (layout.experts + 1)
     share = Fraction(1, times)
@@ -186,7 +186,7 @@ def _groups(layout: Layout, growth: Growth) -> tuple[dict[str, Any], Notes]:
     raise MoegrowError(
         f"the router of {layout.family.name} picks {kept} of {count} groups of {size} experts,"
         " and these copies would mix the groups",
-        f"use --order append and a multiple of {size} experts",
+        "use " + Parameter("order", "append") + f" and a multiple of {size} experts",
     )
 
 
@@ -214,7 +214,7 @@ def _extra(layout: Layout, growth: Growth) -> tuple[int, dict[str, Any], Notes]:
         raise MoegrowError(
             f"{key} has to grow with the experts, and {len(growth.experts)} is not a multiple of"
             f" {layout.experts}",
-            f"use --experts 2x for {2 * layout.experts}",
+            "use " + Parameter("experts", "2x") + f" for {2 * layout.experts}",
         )
     new = layout.extra * times
     return times, {key: new}, (RowsCopied(key, layout.extra, new),)
@@ -227,7 +227,7 @@ def _times(layout: Layout, growth: Growth) -> int:
         raise MoegrowError(
             f"a table holds {layout.top_k} experts for each token, so top-k must be a multiple of"
             f" that, not {growth.top_k}",
-            "use --top-k keep, or a whole multiple of the experts",
+            "use " + Parameter("top_k", "keep") + ", or a whole multiple of the experts",
         )
     return times
 

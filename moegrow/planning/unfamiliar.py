@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from moegrow.errors import MoegrowError, one_line
+from moegrow.errors import MoegrowError, Parameter, one_line
 from moegrow.families.layout import Layout
 from moegrow.planning.plan import Plan
 
@@ -20,8 +20,9 @@ def check_class(plan: Plan, layout: Layout) -> None:
             f" {layout.family.name} by other classes: what its layers compute may depend on their"
             " numbers",
             f"if it computes what {layout.family.name} in transformers does, write that class under"
-            ' "architectures" in config.json; if it does not, describe it with --family FILE.toml'
-            " (docs/adding-a-family.md)",
+            ' "architectures" in config.json; if it does not, describe it with '
+            + Parameter("family", "FILE.toml")
+            + " (docs/adding-a-family.md)",
         )
 
 

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from moegrow.checkpoint.header import TensorSpec, nbytes
-from moegrow.errors import MoegrowError
+from moegrow.errors import MoegrowError, Parameter
 from moegrow.quant.codec import Codec, Matrix, Parts, Settings, Shape, expect, same, two_sizes
 from moegrow.quant.packing import Packing, Turned
 from moegrow.quant.scheme import Scheme
@@ -59,7 +59,7 @@ class Gptq(Codec):
             raise MoegrowError(
                 f"{parts['group'].name} names groups {groups.min()} to {groups.max()}, and"
                 f" {parts['scale'].name} has {len(scale)}",
-                "one of them is damaged; copies need no decoding: --noise 0",
+                "one of them is damaged; copies need no decoding: " + Parameter("noise", 0),
             )
 
         def rows(first: int, stop: int) -> Floats:

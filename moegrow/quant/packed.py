@@ -7,7 +7,7 @@ import numpy as np
 
 from moegrow.checkpoint.header import TensorSpec, nbytes
 from moegrow.dtypes import numpy_type
-from moegrow.errors import MoegrowError
+from moegrow.errors import MoegrowError, Parameter
 from moegrow.quant.codec import Matrix, Parts, Rows, Settings, Shape, expect, same, two_sizes
 from moegrow.quant.decoding import FLOAT_SCALES
 from moegrow.quant.groups import Grouped
@@ -57,7 +57,8 @@ class Packed(Grouped):
         if sizes != [*self.shape]:
             raise MoegrowError(
                 f"{told.name} says {sizes}, and {self.spec.name} holds {[*self.shape]}",
-                "one of them is damaged or padded; copies need no decoding: --noise 0",
+                "one of them is damaged or padded; copies need no decoding: "
+                + Parameter("noise", 0),
             )
         scale, _ = super().groups(read, number)
         if "zero" not in self.parts:

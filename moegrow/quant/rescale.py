@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from moegrow.checkpoint.header import nbytes
 from moegrow.dtypes import numpy_type
-from moegrow.errors import MoegrowError
+from moegrow.errors import MoegrowError, Parameter
 from moegrow.quant.unpack import Bytes, numbers
 
 NONE = -1  # the code of a product that a small float does not have
@@ -69,5 +69,5 @@ def _codes(dtype: str, factor: Fraction) -> npt.NDArray[np.int16]:
 def _refusal(name: str, dtype: str, value: float, factor: Fraction) -> MoegrowError:
     return MoegrowError(
         f"{name} holds {value:g}, and {dtype} cannot hold {factor} of it exactly",
-        "write the experts decoded: --experts-dtype bf16",
+        "write the experts decoded: " + Parameter("experts_dtype", "bf16"),
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Union
 
 import msgspec
 
-from moegrow.errors import MoegrowError, UsageError, choose
+from moegrow.errors import MoegrowError, Parameter, UsageError, choose
 from moegrow.files import toml_text
 from moegrow.options import described
 from moegrow.steps import KINDS, Step, to_table
@@ -69,7 +69,7 @@ def read_recipe(text: str, name: str) -> Recipe:
         raise MoegrowError(
             f"{name}: the output {read.output[:60]!r} leads out of the folder where the command"
             " runs",
-            "a recipe writes below that folder; -o writes anywhere",
+            "a recipe writes below that folder; " + Parameter("output") + " writes anywhere",
         )
     return read
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from moegrow.checkpoint.side_files import DIGESTS, PLAN
 from moegrow.checkpoint.store import CARD, CONFIG, INDEX
-from moegrow.errors import MoegrowError, UnfinishedError
+from moegrow.errors import MoegrowError, Parameter, UnfinishedError
 from moegrow.files.atomic import temporary
 from moegrow.files.mounts import is_mount, try_moving
 from moegrow.write.digests import read_digests
@@ -43,7 +43,7 @@ def check_apart(target: Path, source: Path | None) -> None:
         where = "is" if real == folder else "is inside" if real.is_relative_to(folder) else "holds"
         raise MoegrowError(
             f"the output {target} {where} the source {source}",
-            "give another folder with -o; the source is never written",
+            "give another folder with " + Parameter("output") + "; the source is never written",
         )
 
 
@@ -55,20 +55,32 @@ def check_free(target: Path, *, force: bool) -> None:
         raise MoegrowError(
             f"{target} is a mount point, and a result gets its name by renaming, which cannot"
             " replace one",
-            f"give a folder on it: -o {shlex.quote(str(target / 'grown'))}",
+            "give a folder on it: " + Parameter("output", target / "grown"),
         )
     if not force:
-        raise MoegrowError(f"{target} exists already", f"use --force, or another -o{_left(target)}")
+        raise MoegrowError(
+            f"{target} exists already",
+            "use "
+            + Parameter("force", True)
+            + ", or another "
+            + Parameter("output")
+            + _left(target),
+        )
     replaceable = target.is_dir() and not target.is_symlink()
     if not replaceable or (any(target.iterdir()) and not (target / PLAN).exists()):
         raise MoegrowError(
-            f"{target} was not written by moegrow, so --force does not replace it",
-            "remove it yourself, or give another -o",
+            f"{target} was not written by moegrow, so "
+            + Parameter("force")
+            + " does not replace it",
+            "remove it yourself, or give another " + Parameter("output"),
         )
     if name := _first_addition(target):
         raise MoegrowError(
-            f"{target} holds {name}, which moegrow did not write and --force would delete",
-            "move it elsewhere if you need it, or else remove it; or give another -o",
+            f"{target} holds {name}, which moegrow did not write and "
+            + Parameter("force")
+            + " would delete",
+            "move it elsewhere if you need it, or else remove it; or give another "
+            + Parameter("output"),
         )
 
 
@@ -122,7 +134,7 @@ def check_renaming(partial: Partial) -> None:
         raise UnfinishedError(
             f"a folder cannot be moved from {partial.folder} to {partial.target.parent}, which is"
             f" how a result gets its name: {error.strerror}",
-            "give an -o on another filesystem",
+            "give an " + Parameter("output") + " on another filesystem",
         ) from None
     else:
         if partial.target.is_dir():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from moegrow.checkpoint.checkpoint import Checkpoint
 from moegrow.display import size
-from moegrow.errors import UnfinishedError
+from moegrow.errors import Parameter, UnfinishedError
 from moegrow.files.atomic import temporary
 from moegrow.files.byte_ranges import BLOCK, share_range
 from moegrow.kernels.reader import Source
@@ -40,7 +40,7 @@ def check_space(
     raise UnfinishedError(
         f"{folder.parent.parent} has {size(room)} free and the result needs"
         f" {size(need - shared)}{rest}",
-        "make room there, or give another -o",
+        "make room there, or give another " + Parameter("output"),
     )
 
 
@@ -60,7 +60,8 @@ def _check_file_size(left: Collection[Shard]) -> None:
         raise UnfinishedError(
             f"no file may be larger than {size(limit)} here and {largest.name} needs"
             f" {size(largest.nbytes)}",
-            "raise the limit: ulimit -f unlimited; or give a smaller --max-shard-size",
+            "raise the limit: ulimit -f unlimited; or give a smaller "
+            + Parameter("max_shard_size"),
         )
 
 

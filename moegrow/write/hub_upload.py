@@ -14,7 +14,7 @@ from moegrow.checkpoint.hub_errors import TOKENS, endpoint, explained, quieted
 from moegrow.checkpoint.locate import user_path
 from moegrow.checkpoint.side_files import PLAN
 from moegrow.checkpoint.store import Access
-from moegrow.errors import MoegrowError, UsageError
+from moegrow.errors import MoegrowError, Parameter, UsageError
 from moegrow.files.untrusted import is_plain_file, is_plain_folder, kind
 from moegrow.planning.plan import Plan
 from moegrow.planning.plan_file import read_plan
@@ -74,7 +74,7 @@ def prepare(
     `force` another result of moegrow. A trial makes none. Raises MoegrowError otherwise.
     """
     if not hub.is_name(name):
-        raise UsageError(f"--push {name} is no name of a repository", "use org/name")
+        raise UsageError(Parameter("name", name) + " is no name of a repository", "use org/name")
     found = token_of(Access(token))
     if found is None:
         raise MoegrowError(
@@ -176,13 +176,13 @@ def _check_place(api: "HfApi", plan: Plan, name: str, *, private: bool, force: b
     if PLAN not in files:
         raise MoegrowError(
             f"{name} is there already with {len(files)} files, and not by moegrow",
-            "give another name: --push org/name",
+            "give another name: " + Parameter("name", "org/name"),
         )
     lines = "".join(f"{line}\n" for line in to_lines(plan)).encode()
     if not force and files[PLAN] not in _digests(lines):
         raise MoegrowError(
             f"{name} is there already, with another result of moegrow",
-            "use --force to replace it, or give another name",
+            "use " + Parameter("force", True) + " to replace it, or give another name",
         )
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from moegrow.checkpoint.side_files import PLAN
 from moegrow.checkpoint.store import CONFIG
-from moegrow.errors import MoegrowError
+from moegrow.errors import MoegrowError, Parameter
 from moegrow.files.atomic import durable, sync
 from moegrow.files.untrusted import is_plain_file, opened
 from moegrow.planning import plan_file, plan_lines
@@ -53,12 +53,12 @@ def as_begun(partial: Partial, plan: Plan, now: Begun) -> Work:
     then = partial.begun()
     for option, before, this in (
         ("moegrow", then.moegrow, now.moegrow),
-        ("--max-shard-size", then.max_shard_size, now.max_shard_size),
-        ("--digests", then.digests, now.digests),
+        (Parameter("max_shard_size"), then.max_shard_size, now.max_shard_size),
+        (Parameter("digests"), then.digests, now.digests),
     ):
         if before != this:
             raise MoegrowError(
-                f"{partial.folder} was begun with {option} {before}, not {this}", anew
+                f"{partial.folder} was begun with " + option + f" {before}, not {this}", anew
             )
     if then.source != now.source:
         raise MoegrowError(

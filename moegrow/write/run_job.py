@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple, assert_never
 
 from moegrow.checkpoint.checksums import WrongBytesError
-from moegrow.errors import MoegrowError, UnfinishedError
+from moegrow.errors import MoegrowError, Parameter, UnfinishedError
 from moegrow.planning.check import check_unchanged
 from moegrow.write import engine
 from moegrow.write.check_output import check_free, check_renaming
@@ -88,7 +88,8 @@ def _enter(job: WriteJob, held: ExitStack) -> Work | Outcome:
     if not partial.is_begun:
         partial.remove()
         raise MoegrowError(
-            f"no part of {job.target} has been written", "begin with one of N: --shards 1/N"
+            f"no part of {job.target} has been written",
+            "begin with one of N: " + Parameter("part", "1/N"),
         )
     check_free(job.target, force=job.force)
     return as_begun(partial, job.plan, job.begun)
@@ -150,7 +151,11 @@ def _begin(job: WriteJob, partial: Partial) -> Work:
             plural = "s" * (finished != 1)
             run = f"{partial.folder} holds {finished} finished shard{plural} of a run"
             held = problem or MoegrowError(
-                f"{run} that did not end", "--resume goes on with it, --force begins anew"
+                f"{run} that did not end",
+                Parameter("resume", True)
+                + " goes on with it, "
+                + Parameter("force", True)
+                + " begins anew",
             )
             if job.resume or not job.force:
                 raise held

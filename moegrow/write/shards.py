@@ -17,7 +17,7 @@ from moegrow.checkpoint.checkpoint import Checkpoint
 from moegrow.checkpoint.header import write_header
 from moegrow.checkpoint.shard_index import index_text
 from moegrow.dtypes import BITS
-from moegrow.errors import UsageError
+from moegrow.errors import Parameter, UsageError
 from moegrow.families.layout import parameters
 from moegrow.files.byte_ranges import BLOCK
 from moegrow.kernels.reader import piece_range
@@ -71,7 +71,9 @@ def parse_size(text: str | int) -> int:
         found = _SIZE.fullmatch(text.strip())
         size = int(float(found[1]) * _UNITS[found[2].upper()]) if found else 0
     if size <= 0:
-        raise UsageError(f"--max-shard-size {text} is not a size", "write it like 5GB or 500MB")
+        raise UsageError(
+            Parameter("max_shard_size", text) + " is not a size", "write it like 5GB or 500MB"
+        )
     return size
 
 

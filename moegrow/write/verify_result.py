@@ -15,7 +15,7 @@ from moegrow.checkpoint.locate import user_path
 from moegrow.checkpoint.shard_index import LARGEST_INDEX
 from moegrow.checkpoint.side_files import PLAN
 from moegrow.checkpoint.store import CONFIG, INDEX, Access
-from moegrow.errors import MoegrowError, OutOfReachError, printable
+from moegrow.errors import MoegrowError, OutOfReachError, Parameter, printable
 from moegrow.families.layout import parameters
 from moegrow.families.read_layout import read_layout
 from moegrow.files import json_edit, worker_threads
@@ -68,6 +68,10 @@ class Verified:
         return not self.problems
 
     def __str__(self) -> str:
+        return self.spelled()
+
+    def spelled(self, spelled: Callable[[Parameter], str] = str) -> str:
+        """The outcome for people, with parameters as they are `spelled`."""
         if self.ok and self.gone:
             told = (
                 f"as planned, as far as that shows without its source: {self.tensors} tensors,"
@@ -76,7 +80,8 @@ class Verified:
             if self.unchecked:
                 told += (
                     f"\nnot checked: {display.size(self.unchecked)} that were copied from"
-                    f" {self.gone}, which is gone (--source names another place)"
+                    f" {self.gone}, which is gone ({spelled(Parameter('source'))} names another"
+                    " place)"
                 )
             return printable(told)
         if self.ok:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from moegrow.errors import MoegrowError
+from moegrow.errors import MoegrowError, Parameter
 from moegrow.files.untrusted import is_plain_file, is_plain_folder, kind, read_text
 from moegrow.write.work_dir import (
     BEGUN,
@@ -47,7 +47,7 @@ def locked(target: Path, *, shared: bool = False) -> Iterator[Partial]:
         if os.path.lexists(folder) and not _is_ours(folder):
             raise MoegrowError(
                 f"{folder} is in the way, and moegrow did not make it",
-                "move it elsewhere, or give another -o",
+                "move it elsewhere, or give another " + Parameter("output"),
             )
         try:
             _make(folder)
@@ -59,7 +59,7 @@ def locked(target: Path, *, shared: bool = False) -> Iterator[Partial]:
             raise MoegrowError(f"{folder.parent} is gone") from None
         except OSError as error:
             raise MoegrowError(
-                f"cannot write to {folder}: {error.strerror}", "give another -o"
+                f"cannot write to {folder}: {error.strerror}", "give another " + Parameter("output")
             ) from None
         owner = None
         try:
@@ -68,7 +68,8 @@ def locked(target: Path, *, shared: bool = False) -> Iterator[Partial]:
             except OSError as error:
                 if error.errno in _HELD:
                     raise HeldError(
-                        f"another moegrow is writing {target}", "wait for it, or give another -o"
+                        f"another moegrow is writing {target}",
+                        "wait for it, or give another " + Parameter("output"),
                     ) from None
                 owner = _own(folder, target, shared=shared)
             if not _is_open_as(lock, folder / LOCK):
@@ -99,7 +100,8 @@ def _make(folder: Path) -> None:
         if folder.parent.is_dir():
             # Not as an OSError, which would be a FileNotFoundError again by its number.
             raise MoegrowError(
-                f"cannot write to {folder}: no folder can be made there", "give another -o"
+                f"cannot write to {folder}: no folder can be made there",
+                "give another " + Parameter("output"),
             ) from None
         raise
 
@@ -135,7 +137,7 @@ def _check_kinds(folder: Path) -> None:
             usual = "a folder" if name in folders else "a file"
             raise MoegrowError(
                 f"{path} is {kind(path)}, and moegrow makes {usual} of that name",
-                "somebody else made it; move it away, or give another -o:"
+                "somebody else made it; move it away, or give another " + Parameter("output") + ":"
                 f" mv {shlex.quote(str(folder))} elsewhere",
             )
 

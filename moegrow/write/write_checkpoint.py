@@ -11,7 +11,7 @@ from moegrow.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from moegrow.checkpoint.hub import Bar, Repository, no_bar
 from moegrow.checkpoint.locate import user_path
 from moegrow.checkpoint.store import CARD, CONFIG, Access, is_index
-from moegrow.errors import UsageError
+from moegrow.errors import Parameter, UsageError
 from moegrow.files.byte_ranges import cores
 from moegrow.planning.check import check_plan, check_source, check_witness, witness
 from moegrow.planning.plan import Plan
@@ -107,7 +107,12 @@ def apply(
     """
     share = None if part is None else read_part(part)
     if share and finish:
-        raise UsageError("--finish writes no shards, so --shards does not go with it")
+        raise UsageError(
+            Parameter("finish")
+            + " writes no shards, so "
+            + Parameter("part")
+            + " does not go with it"
+        )
     role = Role.TOGETHER if share else Role.PUBLISH if finish else Role.ALONE
     target, here = user_path(output).absolute(), plan.source.folder
     goes_on = resume or role is not Role.ALONE
@@ -156,7 +161,8 @@ def fetch(checkpoint: Checkpoint, bar: Bar = no_bar) -> None:
     store = checkpoint.store
     if not isinstance(store, Repository):
         raise UsageError(
-            f"--download is for a repository of the Hub, and {store.location} is none",
+            Parameter("download", True)
+            + f" is for a repository of the Hub, and {store.location} is none",
             "leave it out",
         )
     names = [CONFIG, CARD, *(file.name for file in checkpoint.files), *checkpoint.side_files]

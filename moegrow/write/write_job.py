@@ -8,7 +8,7 @@ from pathlib import Path
 
 from moegrow import __version__, maps
 from moegrow.checkpoint.checkpoint import Checkpoint
-from moegrow.errors import UsageError
+from moegrow.errors import Parameter, Text, UsageError
 from moegrow.planning.check import Witness
 from moegrow.planning.plan import Plan
 from moegrow.write.shards import Shard
@@ -103,23 +103,26 @@ def read_part(wish: str | tuple[int, int]) -> Part:
         wish = "/".join(map(str, wish))
     if len(numbers) != 2 or not 1 <= numbers[0] <= numbers[1] <= MOST_PARTS:
         raise UsageError(
-            f"--shards {wish} is no part",
+            Parameter("part", wish) + " is no part",
             f"write K/N, with K from 1 to N, and N up to {MOST_PARTS}, such as 3/16",
         )
     return Part(*numbers)
 
 
-def lacking(missing: tuple[int, ...], total: int, count: int | None) -> tuple[str, str]:
+def lacking(missing: tuple[int, ...], total: int, count: int | None) -> tuple[str, Text]:
     """How many of `total` shards are missing, and the parts of `count` that write them.
 
-    >>> lacking((2, 6, 7), 10, 4)
-    ('3 of 10 shards are missing: 3,7-8', 'write them with --shards K/4 for K = 3-4')
+    >>> what, how = lacking((2, 6, 7), 10, 4)
+    >>> print(what, how, sep="; ")
+    3 of 10 shards are missing: 3,7-8; write them with part='K/4' for K = 3-4
     """
     which = maps.spell([number + 1 for number in missing])
     what = f"{len(missing)} of {total} shards are missing: {which}"
     if count is None:
-        return what, "--resume writes them, or --shards K/N for all K"
+        every = Parameter("part", "K/N") + " for all K"
+        return what, Parameter("resume", True) + " writes them, or " + every
     parts = sorted({number % count + 1 for number in missing})
     if len(parts) == 1:
-        return what, f"write them with --shards {parts[0]}/{count}"
-    return what, f"write them with --shards K/{count} for K = {maps.spell(parts)}"
+        return what, "write them with " + Parameter("part", f"{parts[0]}/{count}")
+    some = Parameter("part", f"K/{count}") + f" for K = {maps.spell(parts)}"
+    return what, "write them with " + some

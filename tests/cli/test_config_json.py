@@ -159,7 +159,7 @@ def test_dense_layers_at_the_front_are_counted(changed):
 def test_a_dense_layer_behind_others_is_refused_with_flags_that_work(changed, layers):
     with pytest.raises(MoegrowError, match="first_k_dense_replace") as refused:
         changed("deepseek_v3", layers=layers)
-    assert "--keep-first 1" in refused.value.hint
+    assert "keep_first=1" in refused.value.hint
 
 
 @pytest.mark.parametrize(("layers", "first"), [("0-3,0-3", 1), ("1,0", 0), ("0,0,1-3", 2)])
@@ -273,7 +273,7 @@ def test_a_list_as_long_as_the_layers_that_nobody_names_is_refused_in_depth_alon
     with pytest.raises(MoegrowError, match="layer_scales has 4 entries for 4 layers") as refused:
         changed("qwen3_moe", layers="0-3,3", **edit)
     assert "layer_kinds has 4 entries" in refused.value.message
-    assert "--family FILE.toml" in refused.value.hint
+    assert "family='FILE.toml'" in refused.value.hint
     assert "layer_scales" not in changed("qwen3_moe", experts="2x", **edit)
     assert changed("qwen3_moe", layers="0-3", **edit) == {}
 
@@ -390,14 +390,14 @@ def test_layers_with_tables_by_their_place_keep_their_order(checkpoint, layers, 
         return
     with pytest.raises(MoegrowError, match="ple_layer_ids") as refused:
         moegrow.depth(source, layers=layers)
-    assert "--mode interpose" in refused.value.hint
+    assert "mode='interpose'" in refused.value.hint
 
 
 def test_a_layer_that_shares_an_indexer_cannot_be_first_and_the_hint_works(checkpoint):
     source = checkpoint("hy_v4")
     with pytest.raises(MoegrowError, match="puts it first") as refused:
         moegrow.depth(source, layers="2,3,0")
-    layers = refused.value.hint.split()[-1]
+    layers = refused.value.hint.split("layers=")[-1].strip("'")
     kinds = json.loads(moegrow.depth(source, layers=layers).config)["indexer_types"]
     assert kinds == ["full", "shared", "full", "full"]
 
@@ -423,7 +423,7 @@ def test_a_layer_stands_behind_its_owner_with_no_other_between(
     for _ in mended:
         with pytest.raises(MoegrowError, match="uses the keys and values of layer") as refused:
             moegrow.depth(source, layers=layers)
-        hints.append(layers := refused.value.hint.split()[-1])
+        hints.append(layers := refused.value.hint.split("layers=")[-1].strip("'"))
     assert hints == mended
     moegrow.apply(moegrow.depth(source, layers=layers), tmp_path / "grown")
     tiny.load(tmp_path / "grown")

@@ -72,7 +72,7 @@ def test_only_the_named_folders_are_allowed(farm, disks, tmp_path):
     (tmp_path / "secret").write_text("key")
     (farm / "notes.txt").symlink_to(tmp_path / "secret")
     error = refused(farm, "secret", links_to=disks)
-    assert f"--links-to {tmp_path}" in error.hint
+    assert f"links_to=['{tmp_path}']" in error.hint
     (farm / "notes.txt").unlink()
     open_checkpoint(farm, Access(links_to=disks))
     # A link within an allowed folder that leads on to elsewhere is not followed there.

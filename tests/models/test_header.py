@@ -192,4 +192,4 @@ def test_a_header_is_not_written_that_would_not_be_read():
     tensors = ((f"layers.{number}.weight", "F32", (1, 1)) for number in range(200_000))
     with pytest.raises(MoegrowError, match="200000 tensors") as refused:
         write_header(tensors)
-    assert "--max-shard-size" in refused.value.hint
+    assert "max_shard_size='1GB'" in refused.value.hint

@@ -88,7 +88,7 @@ def test_torchaos_entries_are_renumbered_with_their_tensors(run, torchao, tmp_pa
 def test_what_would_change_a_quantised_tensor_is_refused(torchao):
     with pytest.raises(MoegrowError, match="torchao") as error:
         depth(torchao, new_layers="identity")
-    assert "--new-layers copy" in error.value.hint
+    assert "new_layers='copy'" in error.value.hint
 
 
 def test_other_texts_come_along_as_they_are(run, source, tmp_path):

@@ -183,7 +183,7 @@ def test_a_source_that_is_gone_is_asked_for(checkpoint, tmp_path):
     source.rename(tmp_path / "moved")
     with pytest.raises(MoegrowError, match="is gone") as raised:
         moegrow.compare_logits(grown)
-    assert "--source names a folder" in raised.value.hint
+    assert "source names a folder" in raised.value.hint
     assert moegrow.compare_logits(grown, tmp_path / "moved").ok
 
 
@@ -233,7 +233,7 @@ def test_what_is_quantised_in_an_unknown_way_is_refused(checkpoint, tmp_path):
         MoegrowError, match=r"is quantised by its config\.json, and no tensor"
     ) as raised:
         moegrow.compare_logits(grow(source, tmp_path / "grown", ("depth", {})))
-    assert raised.value.hint == "verify it without --logits"
+    assert raised.value.hint == "verify it without compare_logits"
 
 
 @pytest.mark.parametrize("missing", ["torch", "transformers", "accelerate"])

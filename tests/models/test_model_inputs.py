@@ -75,7 +75,7 @@ def test_a_folder_without_tokenizer_says_so(checkpoint, tmp_path):
     grown = grow(checkpoint(), tmp_path / "grown", ("width", {}))
     with pytest.raises(MoegrowError, match="makes no tokens of 'a cat'") as raised:
         moegrow.compare_logits(grown, prompts=["a cat"])
-    assert raised.value.hint == "leave --prompt out to run random tokens"
+    assert raised.value.hint == "leave prompts out to run random tokens"
 
 
 def test_a_tokenizer_of_another_vocabulary_is_refused(checkpoint, tmp_path):

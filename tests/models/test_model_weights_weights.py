@@ -69,4 +69,4 @@ def test_a_format_that_is_not_decoded_is_refused_with_the_tensors(made, tmp_path
     ) as raised:
         outcome(source)
     assert name in raised.value.message
-    assert raised.value.hint == "verify it without --logits"
+    assert raised.value.hint == "verify it without compare_logits"

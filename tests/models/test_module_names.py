@@ -130,7 +130,7 @@ def test_what_cannot_be_made_to_mean_the_copies_is_refused(names, text, why):
     with pytest.raises(MoegrowError, match=why) as refused:
         names.expand(text)
     assert repr(text) in refused.value.message
-    assert "--dtype bf16" in refused.value.hint
+    assert "dtype='bf16'" in refused.value.hint
 
 
 def test_a_beginning_that_is_that_of_several_numbers_is_refused_or_means_them_all(checkpoint):

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import moegrow
-from moegrow.errors import MoegrowError
+from moegrow.errors import MoegrowError, spell
+from moegrow.options import as_flag
 from moegrow.planning.notices import Kind, notices
 from moegrow.planning.op import noise_of
 from moegrow.planning.open_source import load
@@ -65,7 +66,7 @@ def test_where_experts_alone_cannot_be_decoded_the_whole_model_is(made, tmp_path
         config["quantization_config"]["quant_method"] = "unheard of"
     with pytest.raises(MoegrowError) as refused:
         moegrow.width(source, noise=0.01)
-    assert list(ways(refused.value.message)) == [
+    assert list(ways(spell(refused.value.said, as_flag))) == [
         "--dtype bf16", "--rounding stochastic", "--noise 0",
     ]  # fmt: skip
 
@@ -79,7 +80,7 @@ def test_what_is_not_decoded_is_offered_no_way_that_needs_it(checkpoint, tmp_pat
     for rounding in ("nearest", "stochastic"):
         with pytest.raises(MoegrowError, match="in a way that moegrow does not decode") as refused:
             moegrow.width(source, noise=0.01, rounding=rounding)
-        assert refused.value.hint == "use --noise 0 for exact copies"
+        assert refused.value.hint == "use noise=0 for exact copies"
     moegrow.width(source, noise=0)
 
 

@@ -89,7 +89,7 @@ def test_whole_groups_are_copied_and_counted(compensated):
 def test_copies_that_would_mix_groups_are_refused_with_the_order_that_works(compensated):
     with pytest.raises(MoegrowError, match="4 groups of 2 experts") as refused:
         compensated("deepseek_v3", to=16, order="interleave")
-    assert "--order append" in refused.value.hint
+    assert "order='append'" in refused.value.hint
 
 
 @pytest.mark.parametrize("to", [9, 10, 12])

@@ -95,7 +95,7 @@ def test_weights_outside_the_layers_that_are_missing_are_named(checkpoint, tmp_p
         del tensors["model.norm.weight"]
     with pytest.raises(MoegrowError, match=r"lacks weights .*: model\.norm\.weight") as raised:
         outcome(source)
-    assert raised.value.hint == "verify it without --logits"
+    assert raised.value.hint == "verify it without compare_logits"
 
 
 def test_logits_that_are_no_numbers_are_refused(checkpoint, tmp_path):

@@ -362,7 +362,7 @@ def test_an_existing_output_is_refused_without_force_and_replaced_with_it(source
     before = alter.contents(grown)
     with pytest.raises(MoegrowError, match="exists already") as refused:
         moegrow.apply(moegrow.width(source), grown)
-    assert "--force" in refused.value.hint
+    assert "force=True" in refused.value.hint
     assert alter.contents(grown) == before
     (grown / ".DS_Store").write_text("x")
     moegrow.apply(moegrow.width(source), grown, force=True)

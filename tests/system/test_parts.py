@@ -262,13 +262,13 @@ def test_python_has_parts_too(plan, target, tmp_path):
     assert set(second.missing) == {number for number in first.missing if number % 3 != 2}
     with pytest.raises(MoegrowError, match="cannot be published") as refused:
         moegrow.apply(plan, target, finish=True, **SMALL)
-    assert refused.value.hint == "write them with --shards 3/3"
+    assert refused.value.hint == "write them with part='3/3'"
     last = moegrow.apply(plan, target, part=(3, 3), **SMALL)
     assert (last.is_published, last.missing) == (True, ())
     assert first.files + second.files + last.files == len([*target.glob("*.safetensors")])
     assert first.nbytes + second.nbytes + last.nbytes == plan.nbytes
     assert alter.contents(target) == expected
-    with pytest.raises(UsageError, match="--shards 4/3 is no part"):
+    with pytest.raises(UsageError, match="part='4/3' is no part"):
         moegrow.apply(plan, tmp_path / "other", part=(4, 3))
 
 
@@ -280,8 +280,8 @@ def touched(source):
 @pytest.mark.parametrize(
     ("other", "says"),
     [
-        ({"max_shard_size": "30KB"}, "begun with --max-shard-size 20000, not 30000"),
-        ({"digests": True}, "begun with --digests False, not True"),
+        ({"max_shard_size": "30KB"}, "begun with max_shard_size 20000, not 30000"),
+        ({"digests": True}, "begun with digests False, not True"),
         ({"seed": 1}, "begun with another plan"),
         ({"change": touched}, "was written to after .* was begun"),
     ],
@@ -309,7 +309,7 @@ def test_a_part_of_another_result_is_refused_while_the_first_has_nothing_finishe
         path.unlink()
     with (
         locked(target, shared=True),
-        pytest.raises(MoegrowError, match="begun with --max-shard-size 20000, not 30000"),
+        pytest.raises(MoegrowError, match="begun with max_shard_size 20000, not 30000"),
     ):
         moegrow.apply(plan, target, part=(2, 3), max_shard_size="30KB")
     # It has ended, and what it left is worth nothing.
@@ -346,7 +346,7 @@ def test_damage_is_found_before_the_result_is_published(plan, target, tmp_path):
     said = []
     with pytest.raises(MoegrowError, match=r"1 of .* shards are missing") as refused:
         moegrow.apply(plan, target, part=(2, 2), say=said.append, **SMALL)
-    assert refused.value.hint == "write them with --shards 1/2"
+    assert refused.value.hint == "write them with part='1/2'"
     told = f"{entry['shard']} was damaged after it was finished; it must be written again"
     assert told in said
     assert not target.exists()

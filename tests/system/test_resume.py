@@ -235,8 +235,8 @@ def test_without_resume_finished_shards_are_not_lost_but_by_force(cut_off, plan,
     before = alter.contents(tmp_path)
     with pytest.raises(MoegrowError, match=r"holds .* finished shards") as refused:
         moegrow.apply(plan, tmp_path / "grown", max_shard_size="20KB")
-    assert "--resume" in refused.value.hint
-    assert "--force" in refused.value.hint
+    assert "resume=True" in refused.value.hint
+    assert "force=True" in refused.value.hint
     assert alter.contents(tmp_path) == before
     said = []
     moegrow.apply(plan, tmp_path / "grown", force=True, max_shard_size="20KB", say=said.append)
@@ -252,8 +252,8 @@ def touched(source):
 @pytest.mark.parametrize(
     ("other", "says"),
     [
-        ({"max_shard_size": "30KB"}, "begun with --max-shard-size 20000, not 30000"),
-        ({"digests": True}, "begun with --digests False, not True"),
+        ({"max_shard_size": "30KB"}, "begun with max_shard_size 20000, not 30000"),
+        ({"digests": True}, "begun with digests False, not True"),
         ({"seed": 1}, "begun with another plan"),
         ({"version": "0.0.1"}, "begun with moegrow 0.1.0, not 0.0.1"),
         ({"change": touched}, "was written to after .* was begun"),

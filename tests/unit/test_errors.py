@@ -1,10 +1,11 @@
 """Messages name parameters as Python has them, and a command line spells them as flags."""
 
 import pickle
+from pathlib import Path
 
 import pytest
 
-from moegrow.errors import LONGEST, Message, MoegrowError, Parameter, UsageError, spell
+from moegrow.errors import LONGEST, Message, MoegrowError, Parameter, UsageError, raise_all, spell
 from moegrow.options import as_flag
 
 
@@ -16,6 +17,10 @@ from moegrow.options import as_flag
         (Parameter("times", 1), "times=1", "--times 1"),
         (Parameter("mode", "stack"), "mode='stack'", "--mode stack"),
         (Parameter("force", True), "force=True", "--force"),
+        (Parameter("part", "3/16"), "part='3/16'", "--shards 3/16"),
+        (Parameter("output", Path("a b")), "output='a b'", "-o 'a b'"),
+        (Parameter("links_to", ["a b"]), "links_to=['a b']", "--links-to 'a b'"),
+        (Parameter("moegrow.plan()"), "moegrow.plan()", "--plan"),
     ],
 )
 def test_a_parameter_has_two_spellings(parameter, python, flag):
@@ -49,3 +54,11 @@ def test_a_message_of_any_length_is_cut():
     error = MoegrowError(Parameter("layers", "0," * LONGEST) + " is no layer map")
     assert len(error.message) < LONGEST + 60
     assert error.message.endswith("more characters")
+
+
+def test_problems_in_a_list_keep_their_parameters():
+    with pytest.raises(MoegrowError) as refused:
+        raise_all("two", [Parameter("to", 8) + " is wrong", "other"], "use " + Parameter("times"))
+    assert refused.value.message == "two:\n  to=8 is wrong\n  other"
+    assert spell(refused.value.said, as_flag) == "two:\n  --to 8 is wrong\n  other"
+    assert spell(refused.value.advice, as_flag) == "use --times"
