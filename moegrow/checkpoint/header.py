@@ -174,7 +174,7 @@ def _plain(text: str, file: str, data: int) -> Parsed | None:
             dtype, shape, size = _kind(entry.dtype, *entry.shape)
             start, stop = entry.data_offsets
             if (
-                type(start) is not int or type(stop) is not int or not 0 <= start
+                type(start) is not int or type(stop) is not int or start < 0
                 or stop - start != size or not name.isprintable()
                 or not 0 < len(name) <= LONGEST_NAME
                 or type(entry.shape) is not list or type(entry.data_offsets) is not list
