@@ -5,10 +5,12 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from functools import lru_cache, partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import msgspec
 
 from moegrow.dtypes import BITS
 from moegrow.errors import MoegrowError, Parameter
@@ -96,16 +98,8 @@ def header_of(file_name: str, size: int, read: Callable[[int, int], bytes]) -> H
     state = hashlib.sha256(length.to_bytes(8, "little") + raw)
     text = decoded(raw, f"the header of {file_name}")
     del raw
-    table = json_edit.loads(text, f"the header of {file_name}")
-    if "\\u" in text:
-        _check_text(table, file_name)
-    metadata = table.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(
-        isinstance(value, str) for value in metadata.values()
-    ):
-        raise MoegrowError(f"{file_name}: __metadata__ is not a table of texts")
     data = 8 + length
-    tensors = tuple(_spec(name, entry, file_name, data) for name, entry in table.items())
+    tensors, metadata = _plain(text, file_name, data) or _parsed(text, file_name, data)
     _check_layout(tensors, file_name, data, size)
     return Header(tensors, metadata, state.hexdigest(), size, 8 + length, state)
 
@@ -139,6 +133,83 @@ def write_header(
             "write smaller files: " + Parameter("max_shard_size", "1GB"),
         )
     return len(text).to_bytes(8, "little") + text
+
+
+Parsed = tuple[tuple[TensorSpec, ...], dict[str, str]]
+
+
+class _Entry(msgspec.Struct, gc=False):
+    """What a header says of one tensor, and of the key `__metadata__`, none of it checked."""
+
+    dtype: Any = None
+    shape: Any = None
+    data_offsets: Any = None
+
+
+_ENTRIES = msgspec.json.Decoder(dict[str, _Entry])
+_METADATA = '{"__metadata__":'
+
+
+def _plain(text: str, file: str, data: int) -> Parsed | None:
+    """The tensors and metadata of a header as most are written; None for any that needs a look.
+
+    It is much faster than `_parsed`, which names what is wrong with a header.
+    """
+    json_edit.check_size(text, f"the header of {file}", json_edit.most_values(text))
+    metadata: dict[str, str] = {}
+    try:
+        if text.startswith(_METADATA):
+            metadata, _ = _DECODER.raw_decode(text, len(_METADATA))
+        entries = _ENTRIES.decode(text)
+        is_told = entries.pop("__metadata__", None) is not None
+        # A colon for each key that was read, and none for a key that stands there twice or is
+        # not known.
+        keys = is_told + len(metadata) + 4 * len(entries)
+        if "\\u" in text or text.count(":") != keys or is_told != text.startswith(_METADATA):
+            return None
+        if not all(type(value) is str for value in metadata.values()):
+            return None
+        tensors = []
+        for name, entry in entries.items():
+            dtype, shape, size = _kind(entry.dtype, *entry.shape)
+            start, stop = entry.data_offsets
+            if (
+                type(start) is not int or type(stop) is not int or start < 0
+                or stop - start != size or not name.isprintable()
+                or not 0 < len(name) <= LONGEST_NAME
+                or type(entry.shape) is not list or type(entry.data_offsets) is not list
+            ):  # fmt: skip
+                return None
+            tensors.append(_SPEC((name, file, dtype, shape, data + start, data + stop)))
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
+        return None
+    return tuple(tensors), metadata
+
+
+# A specification from its fields, without a call of its constructor: a checkpoint can have a
+# million.
+_SPEC: Callable[[tuple[Any, ...]], TensorSpec] = partial(tuple.__new__, TensorSpec)
+_DECODER = json.JSONDecoder()
+
+
+@lru_cache(maxsize=1 << 16, typed=True)  # typed, because True and 1.0 are no sizes
+def _kind(dtype: str, *sizes: Any) -> tuple[str, tuple[int, ...], int]:
+    """A dtype and a shape, the same ones for all tensors of a kind, and the bytes of each."""
+    shape = _whole_numbers(*sizes)
+    return dtype, shape, nbytes(dtype, shape)
+
+
+def _parsed(text: str, file: str, data: int) -> Parsed:
+    """The tensors and metadata of any header; raises MoegrowError where they make no sense."""
+    table = json_edit.loads(text, f"the header of {file}")
+    if "\\u" in text:
+        _check_text(table, file)
+    metadata = table.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(
+        isinstance(value, str) for value in metadata.values()
+    ):
+        raise MoegrowError(f"{file}: __metadata__ is not a table of texts")
+    return tuple(_spec(name, entry, file, data) for name, entry in table.items()), metadata
 
 
 def _check_text(table: dict[str, Any], file: str) -> None:

@@ -85,6 +85,20 @@ class Layout:
         """The quantised weights of the checkpoint."""
         return self.quantisation.quantised
 
+    @cached_property
+    def routed_parameters(self) -> Mapping[int | None, int]:
+        """Parameters of routed experts by layer; under None those of prediction layers."""
+        counts, tensors = self.quantisation.parameters, self.checkpoint.tensors
+        routed: dict[int | None, int] = defaultdict(int)
+        for name, place in self.places.items():
+            if place.role == "experts":
+                mapped = not place.is_prediction and place.layer < self.layers
+                count = counts.get(name)
+                if count is None:
+                    count = math.prod(tensors[name].shape)
+                routed[place.layer if mapped else None] += count
+        return dict(routed)
+
     def expert_tensors(self) -> Iterator[Tensor]:
         """Every tensor that holds weights of routed experts."""
         for name, place in self.places.items():

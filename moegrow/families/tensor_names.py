@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 from moegrow.families.name_variants import is_known
@@ -99,8 +99,6 @@ def locator(family: Family) -> Callable[[str], TensorRole | None]:
                 return True
         return False
 
-    # Layers and experts repeat, so few names differ behind the layer's number.
-    @cache
     def classify(stack: str, wrapping: str, name: str) -> TensorRole:
         """The place of a tensor in whichever layer of a stack: the layer's number is left open."""
         before, expert, after = name, None, ""
@@ -134,15 +132,27 @@ def locator(family: Family) -> Callable[[str], TensorRole | None]:
             is_odd=role == "experts" and not is_expert(name),
         )  # fmt: skip
 
+    # Layers and experts repeat, so few names differ behind the layer's number.
+    known: dict[tuple[str, str], dict[str, tuple[Any, ...]]] = {}
+    starts: dict[tuple[str, int], tuple[str, str, int, dict[str, tuple[Any, ...]]]] = {}
+
     def locate(name: str) -> TensorRole | None:
         found = stacks.match(name)
         if not found or not found.lastindex:
             return None
-        # The one group of the pattern that matched is the layer's number.
-        start, stop = found.span(found.lastindex)
         end = found.end()
-        place = classify(name[:start], name[stop:end], name[end:])
-        return _PLACE((place[0], int(name[start:stop]) + place.lower, *place[2:]))
+        head, rest = (name[:end], found.lastindex), name[end:]
+        if head not in starts:
+            # The one group of the pattern that matched is the layer's number.
+            start, stop = found.span(found.lastindex)
+            stack, wrapping = name[:start], name[stop:end]
+            layer = int(name[start:stop]) + lower.get(stack, False)
+            starts[head] = stack, wrapping, layer, known.setdefault((stack, wrapping), {})
+        stack, wrapping, layer, places = starts[head]
+        place = places.get(rest)
+        if place is None:
+            place = places[rest] = classify(stack, wrapping, rest)[2:]
+        return _PLACE((stack, layer, *place))
 
     return locate
 

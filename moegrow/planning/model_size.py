@@ -8,10 +8,10 @@ from fractions import Fraction
 from typing import Any
 
 from moegrow import display, maps
-from moegrow.checkpoint.header import TensorSpec, nbytes
+from moegrow.checkpoint.header import nbytes
 from moegrow.dtypes import WRITTEN
 from moegrow.errors import one_line
-from moegrow.families.layout import Layout
+from moegrow.families.layout import Layout, parameters
 from moegrow.planning.op import decoding_of
 from moegrow.planning.plan import AS_STORED, Output, Plan
 from moegrow.quant.decoding import EXACT
@@ -40,8 +40,9 @@ class Numbers:
 def numbers(layout: Layout) -> Numbers:
     """The numbers of a checkpoint as it is."""
     counts = layout.quantisation.parameters
-    total = sum(_count(spec, counts) for spec in layout.checkpoint.tensors.values())
-    routed = sum(_routed_parameters(layout, counts).values())
+    plain = [spec.shape for name, spec in layout.checkpoint.tensors.items() if name not in counts]
+    total = sum(counts.values()) + parameters(plain)
+    routed = sum(layout.routed_parameters.values())
     return Numbers(
         layout.layers, len(layout.moe_layers), layout.experts, layout.top_k, total,
         _active(total, routed, layout.top_k, layout.experts), layout.checkpoint.nbytes,
@@ -51,7 +52,7 @@ def numbers(layout: Layout) -> Numbers:
 def grown_numbers(plan: Plan, layout: Layout) -> Numbers:
     """The numbers of what a plan makes of its source, whose layout is `layout`."""
     growth, counts = plan.growth, layout.quantisation.parameters
-    routed = _routed_parameters(layout, counts)
+    routed = layout.routed_parameters
     times = Fraction(len(growth.experts), layout.experts)  # every expert is of the same size
     # Layers that are not mapped, such as prediction layers, stay with their experts widened.
     kept = sum(count for layer, count in routed.items() if layer is None)
@@ -87,26 +88,15 @@ def _is_routed(layout: Layout, name: str) -> bool:
 Counts = Mapping[str, int]
 
 
-def _count(spec: TensorSpec, counts: Counts) -> int:
-    return counts[spec.name] if spec.name in counts else math.prod(spec.shape)
-
-
 def _made(output: Output, layout: Layout, counts: Counts) -> int:
     """The parameters of an output, some rows of a tensor or several times all of them."""
-    source = output.pieces[0].source if output.pieces else ""
-    if source not in counts or not _stays_quantised(output):
-        return math.prod(output.shape)
-    stored = math.prod(layout.checkpoint.tensors[source].shape)
-    return counts[source] * math.prod(output.shape) // max(stored, 1)
-
-
-def _routed_parameters(layout: Layout, counts: Counts) -> Mapping[int | None, int]:
-    """Parameters of routed experts by layer; under None those of prediction layers."""
-    routed: Counter[int | None] = Counter()
-    for spec, place in layout.expert_tensors():
-        mapped = not place.is_prediction and place.layer < layout.layers
-        routed[place.layer if mapped else None] += _count(spec, counts)
-    return routed
+    _, _, shape, pieces, _ = output
+    source = pieces[0].source if pieces else ""
+    count = counts.get(source)
+    if count is None or not _stays_quantised(output):
+        return math.prod(shape)
+    stored = layout.checkpoint.tensors[source].shape
+    return count if shape == stored else count * math.prod(shape) // max(math.prod(stored), 1)
 
 
 def shared_parameters(layout: Layout) -> Counter[int]:
@@ -115,7 +105,9 @@ def shared_parameters(layout: Layout) -> Counter[int]:
     counts = layout.quantisation.parameters
     for name, place in layout.places.items():
         if place.role == "shared" and not place.is_prediction:
-            shared[place.layer] += _count(layout.checkpoint.tensors[name], counts)
+            count = counts.get(name)
+            shape = layout.checkpoint.tensors[name].shape
+            shared[place.layer] += math.prod(shape) if count is None else count
     return shared
 
 
@@ -140,13 +132,12 @@ def formats(plan: Plan, layout: Layout) -> tuple[dict[str, int], dict[str, int]]
     found: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     for output in plan.outputs if weights else ():
-        source = output.pieces[0].source if output.pieces else ""
+        _, dtype, shape, pieces, _ = output
+        source = pieces[0].source if pieces else ""
         weight = weights.get(owners.get(source, source))
-        if weight is None:
-            continue
-        if _stays_quantised(output):
+        if weight is not None and _stays_quantised(output):
             found[weight.format] += source == weight.values
-            sizes[weight.format] += output.nbytes
+            sizes[weight.format] += nbytes(dtype, shape)
     return dict(found.most_common()), {name: sizes[name] for name, _ in found.most_common()}
 
 

@@ -1,7 +1,7 @@
 """Detect quantised weights: which tensors belong together, and their codec."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from moegrow.checkpoint.checkpoint import Checkpoint
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 Settings = tuple[tuple[str, int], ...]
 
+MOST_LASTS = 1000  # last parts of names that are gone through in place of all names
+
 
 def find_quantised(checkpoint: Checkpoint, told: Iterable[Mapping[str, Any]]) -> Quantised:
     """The quantised weights of a checkpoint, from its headers, and what the config has `told`."""
@@ -25,24 +27,25 @@ def find_quantised(checkpoint: Checkpoint, told: Iterable[Mapping[str, Any]]) ->
     found: dict[str, Weight] = {}
     taken: set[str] = set()
     stems: dict[str, list[str]] = {}
+    lasts = {name[name.rfind(".") :] for name in tensors}
     for form in formats():
         if form.method and form.method != schemes.settings.get("quant_method"):
             continue
         end = form.companions["scale"]
         if end not in stems:
-            stems[end] = [name.removesuffix(end) for name in tensors if name.endswith(end)]
-        maker = _Maker(form, schemes, tensors)
+            names = tensors if _may_end(lasts, end) else ()
+            stems[end] = [name.removesuffix(end) for name in names if name.endswith(end)]
+        maker = _Maker(form, schemes, tensors, lasts)
         for stem in stems[end]:
             spec = tensors.get(stem + form.values)
             if spec is None or spec.name in found or spec.dtype not in form.dtypes:
-                continue
-            if tensors[stem + end].dtype not in form.scales:
                 continue
             weight = maker.weight(stem, spec)
             if weight is None:
                 continue
             found[spec.name] = weight
-            taken.update((spec.name, *weight.companions))
+            taken.add(spec.name)
+            taken.update([name for _, name in weight.decoding.companions], weight.others)
     others = [spec for spec in tensors.values() if spec.name not in taken]
     unknown = sorted(_unknown(others, tensors, is_told=schemes.is_told))
     is_quantised = schemes.is_told or bool(found)
@@ -50,65 +53,79 @@ def find_quantised(checkpoint: Checkpoint, told: Iterable[Mapping[str, Any]]) ->
     return Quantised(found, tuple(unknown), beside)
 
 
+def _may_end(lasts: Collection[str], end: str) -> bool:
+    """Whether a name may end so: names are many, and `lasts`, their last parts, are mostly few.
+
+    A last part begins with a dot; of a name without dots it is the last character.
+    """
+    if len(lasts) > MOST_LASTS or "." in end[1:]:
+        return True
+    return any(end.endswith(last) or last.endswith(end) for last in lasts)
+
+
 class _Maker:
     """Puts weights of one format together; most are of few shapes, which are looked at once."""
 
-    def __init__(self, form: Format, schemes: Schemes, tensors: Mapping[str, TensorSpec]) -> None:
+    def __init__(
+        self,
+        form: Format,
+        schemes: Schemes,
+        tensors: Mapping[str, TensorSpec],
+        lasts: Collection[str],
+    ) -> None:
         self._form, self._schemes, self._tensors = form, schemes, tensors
         self._numbers = "int" if form.dtypes[0].startswith("I") else "float"
         self._roles = [
             (role, ending.removesuffix("?"), not ending.endswith("?"))
             for role, ending in form.companions.items()
         ]
+        self._others = [end for end in form.others if _may_end(lasts, end)]
         self._known: dict[Any, tuple[Settings, tuple[int, ...]]] = {}
 
     def weight(self, stem: str, spec: TensorSpec) -> Weight | None:
-        """The weight whose tensors begin with `stem`, or None where not all of them are there."""
+        """The weight whose tensors begin with `stem`, or None where they are not those of one."""
         form, tensors = self._form, self._tensors
-        parts: dict[str, TensorSpec] = {}
+        parts = []
+        kind: tuple[Any, ...] = (spec.dtype, spec.shape)
         for role, ending, is_needed in self._roles:
-            other = tensors.get(stem + ending)
-            if other is not None:
-                parts[role] = other
+            part = tensors.get(stem + ending)
+            if part is not None:
+                if role == "scale" and part.dtype not in form.scales:
+                    return None
+                parts.append((role, part.name))
+                kind += (role, part.dtype, part.shape)
             elif is_needed:
                 return None
-        companions = tuple((role, part.name) for role, part in parts.items())
+        companions = tuple(parts)
         settings: Settings = ()
         shape: tuple[int, ...] = ()
         scheme, problem = Scheme(), ""
         try:
             scheme = self._schemes.of(stem, self._numbers)
-            settings, shape = self._decoded(spec, parts, companions, scheme)
+            kind += (scheme,)
+            if kind not in self._known:
+                self._known[kind] = self._decoded(spec, companions, scheme)
+            settings, shape = self._known[kind]
         except ValueError as error:
             problem = str(error)
-        decoding = Decoding(form.codec, companions, settings)
-        others = tuple([stem + end for end in form.others if stem + end in tensors])
+        others = tuple([stem + end for end in self._others if stem + end in tensors])
         return Weight(
-            form.name, shape, spec.name, form.values, form.becomes, decoding, others, problem,
-            scheme.is_symmetric,
+            form.name, shape, spec.name, form.values, form.becomes,
+            Decoding(form.codec, companions, settings), others, problem, scheme.is_symmetric,
         )  # fmt: skip
 
     def _decoded(
-        self,
-        spec: TensorSpec,
-        parts: Mapping[str, TensorSpec],
-        companions: tuple[tuple[str, str], ...],
-        scheme: Scheme,
+        self, spec: TensorSpec, companions: tuple[tuple[str, str], ...], scheme: Scheme
     ) -> tuple[Settings, tuple[int, ...]]:
         """The settings of a weight and its shape when it is plain; ValueError where none fit."""
-        form = self._form
-        sizes = [(part.dtype, part.shape) for part in parts.values()]
-        kind = (scheme, spec.dtype, spec.shape, *parts, *sizes)
-        if kind not in self._known:
-            config = self._schemes.settings
-            settings = tuple(codec_class(form.codec).settings(spec, parts, scheme, config))
-            if form.transposed:
-                settings = (("transposed", 1), *settings)
-            decoding = Decoding(form.codec, companions, settings)
-            codec = find_codec(spec, decoding, self._tensors)
-            _check_groups(form, scheme, codec)
-            self._known[kind] = settings, codec.shape
-        return self._known[kind]
+        form, config = self._form, self._schemes.settings
+        parts = {role: self._tensors[name] for role, name in companions}
+        settings = tuple(codec_class(form.codec).settings(spec, parts, scheme, config))
+        if form.transposed:
+            settings = (("transposed", 1), *settings)
+        codec = find_codec(spec, Decoding(form.codec, companions, settings), self._tensors)
+        _check_groups(form, scheme, codec)
+        return settings, codec.shape
 
 
 def _check_groups(form: Format, scheme: Scheme, codec: "Codec") -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from typing import NamedTuple
 
 import msgspec
@@ -62,10 +62,16 @@ class Quantised:
     unknown: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def owners(self) -> Mapping[str, str]:
         """For every companion the tensor of values that it belongs to."""
-        return {other: name for name, one in self.weights.items() for other in one.companions}
+        found: dict[str, str] = {}
+        for name, weight in self.weights.items():
+            for _, other in weight.decoding.companions:
+                found[other] = name
+            for other in weight.others:
+                found[other] = name
+        return found
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
