@@ -19,7 +19,7 @@ from moegrow.errors import Parameter, UsageError, one_line
 from moegrow.families.layout import Layout
 from moegrow.files import typed_toml
 from moegrow.planning import model_size
-from moegrow.planning.model_size import Numbers
+from moegrow.planning.model_size import ModelSize
 from moegrow.planning.open_source import Opened
 
 Topic = Literal["boundary", "mode", "edges", "profile", "width", "training", "watch"]
@@ -65,7 +65,7 @@ class Advice:
 
     source: str
     family: str
-    numbers: Numbers
+    numbers: ModelSize
     tokens: int | None
     boundary: int
     boundary_tokens: int
@@ -230,7 +230,7 @@ def _power(number: int) -> str:
     return f"{number:.3g}"
 
 
-def _facts(opened: Opened, now: Numbers) -> Iterator[str]:
+def _facts(opened: Opened, now: ModelSize) -> Iterator[str]:
     """What holds of a checkpoint, in the words that evidence.toml uses."""
     layout = opened.layout
     dtypes = {spec.dtype for spec in layout.checkpoint.tensors.values()}

@@ -15,7 +15,7 @@ from moegrow.display import groups
 from moegrow.errors import printable
 from moegrow.files import json_edit
 from moegrow.kernels.perturb import Workspace
-from moegrow.kernels.reader import READ, Source, rechunked
+from moegrow.kernels.reader import READ, SourceReader, rechunked
 from moegrow.kernels.tensor_bytes import blocks
 from moegrow.planning import plan_file
 from moegrow.planning.check import check_plan, check_source
@@ -94,7 +94,7 @@ def diff(
     only_a = tuple(name for name in left.outputs if name not in right.outputs)
     only_b = tuple(name for name in right.outputs if name not in left.outputs)
     other_shape, other_dtype, other_contents, same = [], [], [], 0
-    with Source(left.store) as left_source, Source(right.store) as right_source:
+    with SourceReader(left.store) as left_source, SourceReader(right.store) as right_source:
         for name, output in left.outputs.items():
             other = right.outputs.get(name)
             if other is None:
@@ -143,7 +143,12 @@ def _checkpoint_side(checkpoint: Checkpoint) -> _Side:
 
 
 def _is_same(
-    left: _Side, left_source: Source, a: Output, right: _Side, right_source: Source, b: Output
+    left: _Side,
+    left_source: SourceReader,
+    a: Output,
+    right: _Side,
+    right_source: SourceReader,
+    b: Output,
 ) -> bool:
     if left.store.files == right.store.files and a == b:
         return True

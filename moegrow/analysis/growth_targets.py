@@ -10,7 +10,7 @@ from moegrow.errors import MoegrowError
 from moegrow.families.layout import Layout
 from moegrow.options import typed
 from moegrow.planning import grow, model_size, serving, serving_layers
-from moegrow.planning.model_size import Numbers
+from moegrow.planning.model_size import ModelSize
 from moegrow.planning.open_source import Opened
 from moegrow.planning.plan import Plan
 from moegrow.steps import Convert, Width
@@ -30,7 +30,7 @@ class Target:
 
     name: str
     command: str
-    numbers: Numbers | None
+    numbers: ModelSize | None
     tokens: int | None = None
     warnings: tuple[str, ...] = ()
     refused: str = ""
@@ -47,7 +47,7 @@ class _Made(NamedTuple):
     decoded: tuple[Convert, ...] = _DECODED
 
 
-def targets(opened: Opened, now: Numbers, sunk: int | None, *, stack: bool) -> Iterator[Target]:
+def targets(opened: Opened, now: ModelSize, sunk: int | None, *, stack: bool) -> Iterator[Target]:
     """What the recipes make of the checkpoint: deeper, wider, both, and wider at the same cost.
 
     `stack`: whether to stack layers rather than interpose them. Where the model does not take the
@@ -76,7 +76,7 @@ def targets(opened: Opened, now: Numbers, sunk: int | None, *, stack: bool) -> I
         )  # fmt: skip
 
 
-def on_tokens(sunk: int | None, numbers: Numbers) -> int | None:
+def on_tokens(sunk: int | None, numbers: ModelSize) -> int | None:
     """On how many tokens a model trains at the cost of `sunk` FLOPs."""
     return None if sunk is None else sunk // (6 * numbers.active_parameters)
 

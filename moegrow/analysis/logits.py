@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from moegrow.analysis import run_layerwise
 from moegrow.analysis.model_inputs import batch_for, run_source
 from moegrow.analysis.model_weights import Progress, library
-from moegrow.analysis.run_layerwise import Outcome
+from moegrow.analysis.run_layerwise import ModelOutputs
 from moegrow.checkpoint.checkpoint import open_checkpoint
 from moegrow.checkpoint.locate import user_path
 from moegrow.checkpoint.side_files import PLAN
@@ -225,7 +225,9 @@ def _divergence(a: "Tensor", b: "Tensor") -> float:
     return max(0.0, total / len(a))
 
 
-def _partings(plan: Plan, before: Outcome, after: Outcome, counts: "Tensor") -> tuple[Parting, ...]:
+def _partings(
+    plan: Plan, before: ModelOutputs, after: ModelOutputs, counts: "Tensor"
+) -> tuple[Parting, ...]:
     copies: dict[int, list[int]] = defaultdict(list)
     for layer, made_from in enumerate(plan.growth.layers):
         copies[made_from].append(layer)

@@ -130,7 +130,7 @@ def batch_for(source: Layout, grown: Layout, prompts: Sequence[str] = ()) -> Bat
 
 def run_source(
     batch: Batch, source: Layout, progress: Progress
-) -> tuple[Batch, run_layerwise.Outcome]:
+) -> tuple[Batch, run_layerwise.ModelOutputs]:
     """What the source computes; where it does not run with the image, without, and that is told."""
     try:
         return batch, run_layerwise.run_layers(source, batch.padded, progress, batch.arguments)

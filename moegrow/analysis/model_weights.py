@@ -14,7 +14,7 @@ from moegrow.dtypes import PLAIN
 from moegrow.errors import MoegrowError, Parameter, raise_all
 from moegrow.families.layout import Layout
 from moegrow.families.quantisation import KEYS
-from moegrow.kernels.reader import Source
+from moegrow.kernels.reader import SourceReader
 from moegrow.planning.plan import Piece
 from moegrow.quant.formats import Quantised, Weight
 
@@ -125,10 +125,10 @@ NUMBERS = (*PLAIN, "I64", "I32", "BOOL")
 Progress = Callable[[int], None]
 
 
-class Weights:
+class ModelWeights:
     """What a model is filled with. `stored` gives for each plain name the tensor that it is of."""
 
-    def __init__(self, lib: Any, layout: Layout, source: Source) -> None:
+    def __init__(self, lib: Any, layout: Layout, source: SourceReader) -> None:
         """`source` has the files of the checkpoint, which is in a folder here.
 
         Raises MoegrowError where a weight is quantised in a way that is not decoded.
@@ -177,7 +177,7 @@ class _Decoded:
     """A quantised weight that is decoded when it is asked for, so that few are at a time."""
 
     lib: Any
-    source: Source
+    source: SourceReader
     weight: Weight
 
     def __getitem__(self, everything: Any) -> "Tensor":

@@ -17,7 +17,7 @@ from moegrow.families.layout import Layout
 from moegrow.files import worker_threads
 from moegrow.files.byte_ranges import cores
 from moegrow.kernels.perturb import Bytes, Workspace, compiled_loops
-from moegrow.kernels.reader import READ, Source, rechunked
+from moegrow.kernels.reader import READ, SourceReader, rechunked
 from moegrow.kernels.sum_squares import WIDEST, Lanes
 from moegrow.planning.plan import Piece
 from moegrow.quant.decoding import Decoding
@@ -27,7 +27,7 @@ WORTH_LOADING = 1 << 30  # bytes from which on loading compiled loops takes less
 DECODED = "F32"  # what decoders give
 
 
-class Reading(NamedTuple):
+class SumsRead(NamedTuple):
     """What is read of a tensor: `spec` is that of the numbers, which may have to be decoded."""
 
     spec: TensorSpec
@@ -86,13 +86,13 @@ def measure(
     """
     tasks = readings(layout, sample=sample)
     kept, worth = _Kept(), WORTH_LOADING
-    with Source(layout.checkpoint) as source:
+    with SourceReader(layout.checkpoint) as source:
         count = threads or layout.checkpoint.store.threads or cores()
         with worker_threads.pool(count) as pool:
             # Sums come out the same: the other threads need not wait until the loops are loaded.
             loops = pool.submit(compiled_loops, sum(task.nbytes for task in tasks), worth)
 
-            def found(task: Reading) -> Found:
+            def found(task: SumsRead) -> Found:
                 if not kept.workspace.compiled and loops.done():
                     kept.workspace.compiled = loops.result()
                 return _sum(source, task, kept.workspace, progress)
@@ -116,7 +116,7 @@ def measure(
     )
 
 
-def readings(layout: Layout, *, sample: bool = False) -> list[Reading]:
+def readings(layout: Layout, *, sample: bool = False) -> list[SumsRead]:
     """What a profile reads, in the order in which it lies in the files.
 
     Layers behind the last, for prediction, are left out, and so is what only serves to decode
@@ -136,7 +136,7 @@ def readings(layout: Layout, *, sample: bool = False) -> list[Reading]:
         elif norm_slices.is_matrix(spec.shape) or name in unknown:
             check_readable(layout, spec)
         if its := norm_slices.cut(layout, spec, place, sample=sample):
-            found.append(Reading(spec, its, weight.decoding if weight else None))
+            found.append(SumsRead(spec, its, weight.decoding if weight else None))
     return sorted(found, key=lambda one: (one.spec.file, one.spec.start))
 
 
@@ -202,7 +202,9 @@ def _groups(run: Run) -> Iterator[_Group]:
                 yield _Group(first, length, LANES, LANES, run.bin + number, bins)
 
 
-def _sum(source: Source, reading: Reading, workspace: Workspace, progress: Progress) -> Found:
+def _sum(
+    source: SourceReader, reading: SumsRead, workspace: Workspace, progress: Progress
+) -> Found:
     """The sums of one tensor, and how many values they leave out."""
     its, dtype = reading.cut, reading.spec.dtype
     sums, counts, left_out = np.zeros(its.bins), np.zeros(its.bins), 0
@@ -222,7 +224,9 @@ def _sum(source: Source, reading: Reading, workspace: Workspace, progress: Progr
     return Squares(tuple(sums.tolist()), tuple(counts.tolist())), left_out
 
 
-def _stored(source: Source, reading: Reading, first: int, count: int, most: int) -> Iterator[Bytes]:
+def _stored(
+    source: SourceReader, reading: SumsRead, first: int, count: int, most: int
+) -> Iterator[Bytes]:
     """`count` values of a tensor from number `first` on, decoded, `most` of them at a time."""
     spec = reading.spec
     width = BITS[spec.dtype] // 8

@@ -8,7 +8,7 @@ from itertools import pairwise
 from moegrow import display
 from moegrow.analysis.norm_labels import labels
 from moegrow.analysis.norm_profile import Norms, Profile
-from moegrow.analysis.seams import Way, told
+from moegrow.analysis.seams import DepthWay, told
 from moegrow.errors import one_line
 from moegrow.families.tensor_names import GROUPS
 
@@ -39,7 +39,7 @@ def table(
 
 def ways_table(
     profile: Profile,
-    ways: Sequence[Way],
+    ways: Sequence[DepthWay],
     *,
     label: str = "",
     plain: bool = False,

@@ -12,10 +12,17 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from moegrow.analysis.model_image import Image, drawn_image
-from moegrow.analysis.model_weights import Progress, Weights, build, check_weights, library, reason
+from moegrow.analysis.model_weights import (
+    ModelWeights,
+    Progress,
+    build,
+    check_weights,
+    library,
+    reason,
+)
 from moegrow.errors import MoegrowError, Parameter, raise_all
 from moegrow.families.layout import Layout
-from moegrow.kernels.reader import Source
+from moegrow.kernels.reader import SourceReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ModelOutputs:
     """What a model computed for some tokens, in float32.
 
     `logits` are [sequences, tokens, vocabulary]; of a model without a head they are its last
@@ -46,7 +53,7 @@ def run_layers(
     tokens: Sequence[Sequence[int]],
     progress: Progress = lambda count: None,
     arguments: Mapping[str, Any] = MappingProxyType({}),
-) -> Outcome:
+) -> ModelOutputs:
     """What the model of a checkpoint in a folder here computes for sequences of equal length.
 
     The weights outside the layers stay in memory; those of each layer are read when it is its turn,
@@ -57,9 +64,9 @@ def run_layers(
     checkpoint = layout.checkpoint
     _check_readable(layout)
     lib = library()
-    with warnings.catch_warnings(), lib.torch.no_grad(), Source(checkpoint) as source:
+    with warnings.catch_warnings(), lib.torch.no_grad(), SourceReader(checkpoint) as source:
         warnings.simplefilter("ignore")
-        weights = Weights(lib, layout, source)
+        weights = ModelWeights(lib, layout, source)
         model = _Model(lib, layout, build(lib, layout), weights, progress)
         with model.watched():
             try:
@@ -82,7 +89,7 @@ def run_layers(
             f"moegrow inspect --values {quote(checkpoint.location)} shows NaN and infinity in its"
             " weights",
         )
-    return Outcome(found.float(), tuple(model.states), model.chosen, model.alive, has_head)
+    return ModelOutputs(found.float(), tuple(model.states), model.chosen, model.alive, has_head)
 
 
 def image_for(layout: Layout, text: Sequence[int]) -> Image | None:
@@ -94,9 +101,9 @@ def image_for(layout: Layout, text: Sequence[int]) -> Image | None:
         return None
     _check_readable(layout)
     lib = library()
-    with warnings.catch_warnings(), lib.torch.no_grad(), Source(layout.checkpoint) as source:
+    with warnings.catch_warnings(), lib.torch.no_grad(), SourceReader(layout.checkpoint) as source:
         warnings.simplefilter("ignore")
-        weights = Weights(lib, layout, source)
+        weights = ModelWeights(lib, layout, source)
         model = _Model(lib, layout, build(lib, layout), weights, lambda count: None)
         return drawn_image(lib, model.module, text)
 
@@ -127,7 +134,7 @@ class _Model:
     lib: Any
     layout: Layout
     module: Any
-    weights: Weights
+    weights: ModelWeights
     progress: Progress
     states: list["Tensor"] = field(default_factory=list)
     chosen: dict[int, "Tensor"] = field(default_factory=dict)

@@ -39,7 +39,7 @@ class Jump(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Way:
+class DepthWay:
     """One way to deepen a model: its options, its layer map, and the largest jump of each group.
 
     `seams` is the number of places where layers meet that did not in the source. A way that the
@@ -84,10 +84,10 @@ def usual_step(norms: Norms) -> float:
     return median(steps) if steps else 0.0
 
 
-def way(profile: Profile, layer_map: Map, options: str) -> Way:
+def way(profile: Profile, layer_map: Map, options: str) -> DepthWay:
     """What a layer map does to a source with this profile."""
     found = {group: list(jumps(norms, layer_map)) for group, norms in profile.norms.items()}
-    return Way(
+    return DepthWay(
         options,
         layer_map,
         seams=sum(new != old + 1 for old, new in pairwise(layer_map)),
@@ -97,7 +97,7 @@ def way(profile: Profile, layer_map: Map, options: str) -> Way:
     )
 
 
-def ways(opened: Opened, profile: Profile) -> list[Way]:
+def ways(opened: Opened, profile: Profile) -> list[DepthWay]:
     """What there is to compare: a plan's own layers, or the modes side by side for a source.
 
     `profile` is that of the checkpoint. Each mode has the options that are common for it, or where
@@ -110,7 +110,7 @@ def ways(opened: Opened, profile: Profile) -> list[Way]:
         options, plan, refused = first_taken(opened, alike)
         text = typed(options)
         if plan is None:
-            found.append(Way(text, (), 0, {}, refused.message if refused else ""))
+            found.append(DepthWay(text, (), 0, {}, refused.message if refused else ""))
         else:
             found.append(way(profile, plan.growth.layers, text))
     return found
@@ -164,7 +164,7 @@ def mapped(profile: Profile, layer_map: Map, name: str) -> Profile:
     return replace(profile, name=name, layers=len(layer_map), norms=norms, is_predicted=True)
 
 
-def drawn(old: Sequence[Profile], found: Sequence[Sequence[Way]]) -> list[Profile]:
+def drawn(old: Sequence[Profile], found: Sequence[Sequence[DepthWay]]) -> list[Profile]:
     """Every source, followed by what becomes of it in each way, for one picture."""
     return [
         profile

@@ -12,7 +12,7 @@ from urllib.parse import quote
 from moegrow.checkpoint import hub_cache
 from moegrow.checkpoint.checksums import WrongBytesError
 from moegrow.checkpoint.hub_errors import TOKENS, explained, quieted
-from moegrow.checkpoint.listing import Digests, Entry, Listed, digests, entry, safe
+from moegrow.checkpoint.listing import FileHashes, Listed, RemoteFile, digests, entry, safe
 from moegrow.checkpoint.store import (
     CARD,
     CONFIG,
@@ -67,7 +67,7 @@ class Repository(Listed):
         repository: str,
         commit: str,
         inside: str,
-        files: Mapping[str, Entry],
+        files: Mapping[str, RemoteFile],
         *,
         token: str | None,
         fetcher: "Fetcher | None",
@@ -247,7 +247,7 @@ def token_of(access: Access) -> str | None:
 
 def _listed_files(
     name: str, revision: str | None, token: str | None
-) -> tuple[str, dict[str, Entry], "Fetcher"]:
+) -> tuple[str, dict[str, RemoteFile], "Fetcher"]:
     """The commit of a revision and its files, as the Hub lists them, and what reads them."""
     from huggingface_hub import HfApi
     from huggingface_hub.utils import build_hf_headers
@@ -273,7 +273,9 @@ def _listed_files(
     return commit, files, Fetcher(headers, patience)
 
 
-def _cached_files(name: str, revision: str | None, is_guess: bool) -> tuple[str, dict[str, Entry]]:
+def _cached_files(
+    name: str, revision: str | None, is_guess: bool
+) -> tuple[str, dict[str, RemoteFile]]:
     """The commit of a revision and its files, as far as the Hub's cache knows them."""
     from huggingface_hub import constants, get_cached_repo_tree, try_to_load_from_cache
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
@@ -313,7 +315,7 @@ def _cached_files(name: str, revision: str | None, is_guess: bool) -> tuple[str,
 TIMEOUT = 30.0  # seconds that the Hub may take to answer
 
 
-def _digests(file: Any) -> Digests:
+def _digests(file: Any) -> FileHashes:
     """The SHA-256 of a large file, and of a small one what git calls it."""
     return digests(file.lfs.sha256, None) if file.lfs else digests(None, file.blob_id)
 

@@ -12,7 +12,7 @@ CONNECTIONS = 8  # at a time, unless `threads` says otherwise
 MOST_BYTES = 1 << 63  # of a file
 
 
-class Entry(NamedTuple):
+class RemoteFile(NamedTuple):
     """A file far away: how many bytes it has, their digests where they are known, and its version.
 
     `blob` is the SHA-1 that git gives to a small file.
@@ -24,14 +24,14 @@ class Entry(NamedTuple):
     blob: str | None = None
 
 
-class Digests(NamedTuple):
+class FileHashes(NamedTuple):
     """By what a list knows the bytes of a file, as in `Entry`."""
 
     sha256: str | None = None
     blob: str | None = None
 
 
-NONE = Digests()
+NONE = FileHashes()
 
 
 class Listed:
@@ -39,7 +39,7 @@ class Listed:
 
     threads = CONNECTIONS
 
-    def __init__(self, location: str, files: Mapping[str, Entry]) -> None:
+    def __init__(self, location: str, files: Mapping[str, RemoteFile]) -> None:
         self._location = location
         self._files = files
 
@@ -102,19 +102,19 @@ class Listed:
         """A list holds for good, unless the kind of place says otherwise."""
 
 
-def entry(name: str, size: Any, digests: Digests = NONE, version: str = "") -> Entry:
+def entry(name: str, size: Any, digests: FileHashes = NONE, version: str = "") -> RemoteFile:
     """What a list says of a file; raises MoegrowError where that cannot be."""
     if type(size) is not int or not 0 <= size < MOST_BYTES:
         raise MoegrowError(
             f"the source lists {name[:200]!r} with {str(size)[:30]} bytes, which no file has",
             "check the address; nothing was written",
         )
-    return Entry(size, digests.sha256, version, digests.blob)
+    return RemoteFile(size, digests.sha256, version, digests.blob)
 
 
-def digests(sha256: object, blob: object) -> Digests:
+def digests(sha256: object, blob: object) -> FileHashes:
     """The digests that a list gives for a file, as far as they are any."""
-    return Digests(_digest(sha256, 64), _digest(blob, 40))
+    return FileHashes(_digest(sha256, 64), _digest(blob, 40))
 
 
 def _digest(text: object, length: int) -> str | None:

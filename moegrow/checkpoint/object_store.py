@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from moegrow.checkpoint.listing import Entry, Listed, entry, safe
+from moegrow.checkpoint.listing import Listed, RemoteFile, entry, safe
 from moegrow.checkpoint.store import Access, names_weights, scheme, short_name
 from moegrow.checkpoint.store_limits import LateError, listed, read_part
 from moegrow.errors import MoegrowError, Parameter, UsageError
@@ -29,7 +29,7 @@ class ObjectStore(Listed):
     """The files below an address of an object store."""
 
     def __init__(
-        self, location: str, root: str, files: Mapping[str, Entry], filesystem: Any
+        self, location: str, root: str, files: Mapping[str, RemoteFile], filesystem: Any
     ) -> None:
         super().__init__(location, files)
         self._root = root
@@ -115,14 +115,14 @@ def find(text: str, access: Access) -> tuple[ObjectStore, str]:
     return ObjectStore(location, root, files, filesystem), only
 
 
-def _listed(location: str, root: str, filesystem: Any) -> dict[str, Entry]:
+def _listed(location: str, root: str, filesystem: Any) -> dict[str, RemoteFile]:
     """The files below an address as they are now."""
     with explained(location):
         filesystem.invalidate_cache()
         return listed(filesystem, root, location, _entry)
 
 
-def _entry(name: str, info: Mapping[str, Any]) -> Entry:
+def _entry(name: str, info: Mapping[str, Any]) -> RemoteFile:
     """What a driver says of a file; its version is another when the file is."""
     # Drivers name the version variously.
     version = next((str(info[key]) for key in _VERSIONS if info.get(key)), "")

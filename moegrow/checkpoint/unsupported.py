@@ -18,7 +18,7 @@ _POINTER = b"version https://git-lfs.github.com/spec/"
 _POINTER_SIZES = range(100, 201)  # bytes: an address, a digest of 64 digits and a size
 
 
-class Format(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class UnsupportedFormat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A format that is not read: how it shows, what it is, and the next thing to do."""
 
     what: str
@@ -39,12 +39,12 @@ class Format(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole of unsupported.toml."""
 
-    folder: tuple[Format, ...]
-    tensors: tuple[Format, ...]
+    folder: tuple[UnsupportedFormat, ...]
+    tensors: tuple[UnsupportedFormat, ...]
 
 
 @cache
-def formats(kind: Literal["folder", "tensors"]) -> tuple[Format, ...]:
+def formats(kind: Literal["folder", "tensors"]) -> tuple[UnsupportedFormat, ...]:
     """The formats of unsupported.toml that show by "folder" or by "tensors", in their order."""
     found = typed_toml.load("moegrow.checkpoint", "unsupported.toml", _File)
     match kind:
@@ -72,7 +72,7 @@ def refuse_file(path: Path, what: str) -> None:
             raise MoegrowError(f"{what}: {form.what}", form.advice(str(path.parent)))
 
 
-def of_tensors(names: Iterable[str]) -> Format | None:
+def of_tensors(names: Iterable[str]) -> UnsupportedFormat | None:
     """The format whose way of naming tensors some names are, or None."""
     everything = "\n".join(names)
     return next(

@@ -22,7 +22,7 @@ _DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors", re.A
 _DIGITS = re.compile(r"\d+", re.ASCII)
 
 
-class Weights(NamedTuple):
+class WeightFiles(NamedTuple):
     """The names of weight files, and which tensor is in which, by the index of that name."""
 
     files: list[str]
@@ -31,7 +31,7 @@ class Weights(NamedTuple):
     remark: str = ""
 
 
-def weight_files(store: Store, config: Mapping[str, Any], named: str = "") -> Weights:
+def weight_files(store: Store, config: Mapping[str, Any], named: str = "") -> WeightFiles:
     """The weight files that loaders would take, or those that `named` says: a file or an index.
 
     transformers takes what config.json names, else model.safetensors, else the files of the index;
@@ -59,10 +59,10 @@ def weight_files(store: Store, config: Mapping[str, Any], named: str = "") -> We
                 f"say which you mean: {store.location}/{SINGLE} or {store.location}/{INDEX}",
             )
         return weights
-    return Weights(_without_index(store))
+    return WeightFiles(_without_index(store))
 
 
-def _named(store: Store, named: str) -> Weights:
+def _named(store: Store, named: str) -> WeightFiles:
     """The one file that a user names, if it is whole, or the files of the index."""
     if is_index(named):
         return _of_index(store, named)
@@ -89,10 +89,10 @@ def _named(store: Store, named: str) -> Weights:
             " link it and config.json into a folder of their own: mkdir whole && ln"
             f" {quote(f'{store.location}/{named}')} {quote(f'{store.location}/{CONFIG}')} whole",
         )
-    return Weights([named])
+    return WeightFiles([named])
 
 
-def _in_config(store: Store, told: Any) -> Weights:
+def _in_config(store: Store, told: Any) -> WeightFiles:
     """The files that config.json names for transformers."""
     if not isinstance(told, str) or not names_weights(told) or not is_safe(told):
         raise MoegrowError(
@@ -106,11 +106,11 @@ def _in_config(store: Store, told: Any) -> Weights:
             " missing",
             f"get the file, or remove {NAMED_IN_CONFIG} from config.json",
         )
-    weights = _of_index(store, told) if is_index(told) else Weights([told])
+    weights = _of_index(store, told) if is_index(told) else WeightFiles([told])
     return weights._replace(remark=f"{told} has the weights, as config.json says for transformers")
 
 
-def _of_index(store: Store, index: str) -> Weights:
+def _of_index(store: Store, index: str) -> WeightFiles:
     """The files that an index names; their names count from the index's own folder."""
     unsupported.refuse_pointers(store, [index])
     folder = index.rpartition("/")[0]
@@ -126,7 +126,7 @@ def _of_index(store: Store, index: str) -> Weights:
             "if that is the one you mean, move the index aside:"
             f" mv {quote(f'{store.location}/{index}')} {quote(f'{store.location}/{index}.old')}",
         )
-    return Weights(files, weight_map, index)
+    return WeightFiles(files, weight_map, index)
 
 
 def _without_index(store: Store) -> list[str]:

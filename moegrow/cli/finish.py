@@ -19,7 +19,7 @@ from moegrow.errors import MoegrowError, UsageError
 from moegrow.files.atomic import durable
 
 if TYPE_CHECKING:
-    from moegrow.cli.json_output import Comparison, Verification
+    from moegrow.cli.json_output import LogitsDocument, Verification
     from moegrow.families.layout import Layout
     from moegrow.planning.plan import Plan
     from moegrow.write.shards import Shard
@@ -253,7 +253,7 @@ def verify_result(
 
 def compared(
     folder: Path, source: str | None, prompts: list[str], access: Access, *, quiet: bool
-) -> "Comparison":
+) -> "LogitsDocument":
     """Compare the logits of a folder and its source, say what was found, and give that."""
     from moegrow.cli import json_output, summaries
 

@@ -8,10 +8,10 @@ from msgspec import UNSET, Struct, UnsetType
 
 from moegrow.analysis.logits import TOLERANCE, Compared
 from moegrow.analysis.norm_profile import Profile
-from moegrow.analysis.seams import Jump, Planned, Way
+from moegrow.analysis.seams import DepthWay, Jump, Planned
 from moegrow.families.layout import Layout
 from moegrow.planning import model_size
-from moegrow.planning.model_size import Numbers
+from moegrow.planning.model_size import ModelSize
 from moegrow.planning.noise_stats import NoiseStats
 from moegrow.planning.notices import notices
 from moegrow.planning.plan import Plan
@@ -57,7 +57,7 @@ class Seams(Struct, frozen=True):
     largest: dict[str, NormJump] | None
 
 
-class Parting(Struct, frozen=True):
+class PartingDocument(Struct, frozen=True):
     """How far the states behind the layers made from an old one are from its own."""
 
     old: int
@@ -72,7 +72,7 @@ class ChosenTogether(Struct, frozen=True):
     share: float
 
 
-class Comparison(Struct, frozen=True):
+class LogitsDocument(Struct, frozen=True):
     """The document of `verify --logits`."""
 
     ok: bool
@@ -86,7 +86,7 @@ class Comparison(Struct, frozen=True):
     kl: float | None
     agree: float | None
     parts_at: int | None
-    layers: list[Parting]
+    layers: list[PartingDocument]
     together: list[ChosenTogether] | None
     images: int
     no_image: str | None
@@ -106,17 +106,17 @@ class Verification(Struct, frozen=True):
     decoded: int
     noise: list[NoiseLeft]
     seconds: float
-    logits: Comparison | UnsetType = UNSET
+    logits: LogitsDocument | UnsetType = UNSET
 
 
-class Growth(Struct, frozen=True):
+class GrowthDocument(Struct, frozen=True):
     """The document of a command that grows; the middle part is None where nothing was written."""
 
     path: str
     source: str
     family: str
-    before: Numbers
-    after: Numbers
+    before: ModelSize
+    after: ModelSize
     steps: list[Mapping[str, Any]]
     warnings: list[str]
     notes: list[str]
@@ -183,10 +183,10 @@ def growth(
     verified: Verification | None = None,
     uploaded: str | None = None,
     joined: Planned | None = None,
-) -> Growth:
+) -> GrowthDocument:
     """The document of a command that grows, or would grow where nothing was written."""
     said = notices(plan, layout)
-    return Growth(
+    return GrowthDocument(
         path=str(target.absolute()),
         source=layout.checkpoint.location,
         family=layout.family.name,
@@ -226,12 +226,12 @@ def verification(found: Verified, folder: Path, seconds: float) -> Verification:
     )
 
 
-def compared(found: Compared, seconds: float) -> Comparison:
+def compared(found: Compared, seconds: float) -> LogitsDocument:
     """The document of `verify --logits`."""
     together = None
     if found.together is not None:
         together = [ChosenTogether(layer.layer, layer.share) for layer in found.together]
-    return Comparison(
+    return LogitsDocument(
         ok=found.ok,
         reasons=list(map(str, found.reasons)),
         tolerance=TOLERANCE,
@@ -243,7 +243,7 @@ def compared(found: Compared, seconds: float) -> Comparison:
         kl=found.kl,
         agree=found.agree,
         parts_at=found.parts_at,
-        layers=[Parting(layer.old, layer.new, layer.differences) for layer in found.layers],
+        layers=[PartingDocument(layer.old, layer.new, layer.differences) for layer in found.layers],
         together=together,
         images=found.images,
         no_image=found.no_image or None,
@@ -252,13 +252,15 @@ def compared(found: Compared, seconds: float) -> Comparison:
     )
 
 
-def norms(profiles: Sequence[Profile], ways: Sequence[Sequence[Way]] | None = None) -> NormProfiles:
+def norms(
+    profiles: Sequence[Profile], ways: Sequence[Sequence[DepthWay]] | None = None
+) -> NormProfiles:
     """The document of `norms`: the profile of each source, and the ways to deepen it, if asked."""
-    each: Sequence[Sequence[Way] | None] = ways or [None] * len(profiles)
+    each: Sequence[Sequence[DepthWay] | None] = ways or [None] * len(profiles)
     return NormProfiles([_profile(*both) for both in zip(profiles, each, strict=True)])
 
 
-def _profile(profile: Profile, ways: Sequence[Way] | None) -> NormProfile:
+def _profile(profile: Profile, ways: Sequence[DepthWay] | None) -> NormProfile:
     sample = Sample(profile.values, profile.of, profile.experts, profile.of_experts)
     return NormProfile(
         source=profile.location,
@@ -273,7 +275,7 @@ def _profile(profile: Profile, ways: Sequence[Way] | None) -> NormProfile:
     )
 
 
-def _way(way: Way) -> Deepening:
+def _way(way: DepthWay) -> Deepening:
     return Deepening(way.options, way.layers, way.seams, _jumps(way.largest), way.refused or None)
 
 

@@ -254,7 +254,7 @@ class FirstLayers(Table, frozen=True):
         return len(value)
 
 
-class Depth(Table, frozen=True):
+class DepthTraits(Table, frozen=True):
     """What repeating layers needs beyond renaming their tensors.
 
     identity_is_not: why a layer whose outputs are zero is not the identity. copies_first: a
@@ -335,4 +335,4 @@ class Family(Table, frozen=True):
     tensors: Tensors
     config: ConfigKeys
     router: Router
-    depth: Depth = Depth()
+    depth: DepthTraits = DepthTraits()

@@ -11,7 +11,7 @@ from moegrow.dtypes import BITS, DTYPES
 from moegrow.files import worker_threads
 from moegrow.files.byte_ranges import cores
 from moegrow.kernels.perturb import Bytes
-from moegrow.kernels.reader import READ, Source
+from moegrow.kernels.reader import READ, SourceReader
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def find_values(checkpoint: Checkpoint) -> Values:
     Tensors of one value are not called constant: they could be nothing else.
     """
     specs = sorted(checkpoint.tensors.values(), key=lambda spec: (spec.file, spec.start))
-    with Source(checkpoint) as source, worker_threads.pool(cores()) as pool:
+    with SourceReader(checkpoint) as source, worker_threads.pool(cores()) as pool:
         found = list(pool.map(lambda spec: _count(source, spec), specs))
     together = list(zip(specs, found, strict=True))
     return Values(
@@ -42,7 +42,7 @@ def find_values(checkpoint: Checkpoint) -> Values:
     )
 
 
-def _count(source: Source, spec: TensorSpec) -> tuple[int, int, bool]:
+def _count(source: SourceReader, spec: TensorSpec) -> tuple[int, int, bool]:
     """How many values of a tensor are NaN and infinite, and whether all are the same."""
     width = max(1, BITS[spec.dtype] // 8)
     kind = np.dtype(f"<u{width}")

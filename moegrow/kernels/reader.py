@@ -23,7 +23,7 @@ READ = 8 << 20  # bytes read at a time
 KEPT = 32 << 20  # bytes fetched from far away that each thread keeps
 
 
-class Source:
+class SourceReader:
     """The files of a checkpoint, opened as they are needed and closed together."""
 
     def __init__(self, checkpoint: Checkpoint, ordered: Ordered | None = None) -> None:

@@ -12,7 +12,7 @@ from moegrow.kernels.cast import Conversion
 from moegrow.kernels.changes import change, constant, side, sigma
 from moegrow.kernels.noise import CHUNK, Draw
 from moegrow.kernels.perturb import Bytes, Change, Workspace
-from moegrow.kernels.reader import READ, Source, piece_range, rechunked
+from moegrow.kernels.reader import READ, SourceReader, piece_range, rechunked
 from moegrow.planning.op import (
     UNCHANGED,
     Cast,
@@ -42,7 +42,7 @@ class Segment(NamedTuple):
     is_decoded: bool = False
 
 
-def blocks(source: Source, output: Output, workspace: Workspace) -> Iterator[Bytes]:
+def blocks(source: SourceReader, output: Output, workspace: Workspace) -> Iterator[Bytes]:
     """The bytes of an output in order, a bounded number at a time.
 
     Each block is valid until the next is asked for.
@@ -51,7 +51,7 @@ def blocks(source: Source, output: Output, workspace: Workspace) -> Iterator[Byt
         yield from segment.blocks
 
 
-def segments(source: Source, output: Output, workspace: Workspace) -> Iterator[Segment]:
+def segments(source: SourceReader, output: Output, workspace: Workspace) -> Iterator[Segment]:
     """The bytes of an output in order, piece by piece; joined ones all together."""
     if output.axis:
         is_drawn = any(noise_of(piece.op) for piece in output.pieces)
@@ -65,7 +65,7 @@ def segments(source: Source, output: Output, workspace: Workspace) -> Iterator[S
 
 
 def _segment(
-    source: Source, output: Output, piece: Piece, row: int, workspace: Workspace
+    source: SourceReader, output: Output, piece: Piece, row: int, workspace: Workspace
 ) -> Segment:
     """The bytes of a piece that begins at `row` of its output."""
     match piece.op:
@@ -94,13 +94,13 @@ def _segment(
             assert_never(piece.op)
 
 
-def _stored(source: Source, piece: Piece) -> Iterator[Bytes]:
+def _stored(source: SourceReader, piece: Piece) -> Iterator[Bytes]:
     """The rows of a piece as they are stored."""
     spec = source.spec(piece.source)
     return source.read(spec.file, *piece_range(spec, piece), READ)
 
 
-def is_rounded(source: Source, output: Output) -> bool:
+def is_rounded(source: SourceReader, output: Output) -> bool:
     """Whether some of an output is decoded and rounded by loops, which can be compiled ones."""
     return output.dtype in ("BF16", "F16") and any(
         isinstance(piece.op, Cast | Dequantize) and not _is_looked_up(source, output, piece)
@@ -108,13 +108,13 @@ def is_rounded(source: Source, output: Output) -> bool:
     )
 
 
-def _is_looked_up(source: Source, output: Output, piece: Piece) -> bool:
+def _is_looked_up(source: SourceReader, output: Output, piece: Piece) -> bool:
     """Whether a piece is nothing but decoded, and that by looking each number up."""
     return piece.op == Cast() and cast.is_known(source.spec(piece.source).dtype, output.dtype)
 
 
 def _changed(
-    source: Source, output: Output, piece: Piece, row: int, workspace: Workspace
+    source: SourceReader, output: Output, piece: Piece, row: int, workspace: Workspace
 ) -> Iterator[Bytes]:
     """The bytes of a piece that is no copy."""
     spec = source.spec(piece.source)
@@ -137,7 +137,12 @@ def _changed(
 
 
 def _decoded(
-    source: Source, output: Output, piece: Piece, decoding: Decoding, row: int, workspace: Workspace
+    source: SourceReader,
+    output: Output,
+    piece: Piece,
+    decoding: Decoding,
+    row: int,
+    workspace: Workspace,
 ) -> Iterator[Bytes]:
     """The bytes of a piece whose values are decoded: changed as numbers, and rounded once."""
     is_changed = change_of(piece.op) != UNCHANGED
@@ -169,7 +174,7 @@ def _decoded(
 
 
 def _straight(
-    source: Source, output: Output, piece: Piece, decoding: Decoding, workspace: Workspace
+    source: SourceReader, output: Output, piece: Piece, decoding: Decoding, workspace: Workspace
 ) -> Iterator[Bytes] | None:
     """The same bytes with no numbers kept between, or None where that is not possible."""
     if _is_looked_up(source, output, piece):
@@ -202,7 +207,12 @@ class _Making:
 
 
 def _remade(
-    source: Source, output: Output, piece: Piece, decoding: Decoding, row: int, workspace: Workspace
+    source: SourceReader,
+    output: Output,
+    piece: Piece,
+    decoding: Decoding,
+    row: int,
+    workspace: Workspace,
 ) -> Iterator[Bytes]:
     """The bytes of a piece that stays quantised: changed as numbers, and put back on its grid."""
     drawn_side = side(output, piece, row)
@@ -220,7 +230,7 @@ def _remade(
     yield from source.remade(piece, decoding, read, making)
 
 
-def _joined(source: Source, output: Output, workspace: Workspace) -> Iterator[Bytes]:
+def _joined(source: SourceReader, output: Output, workspace: Workspace) -> Iterator[Bytes]:
     """An output whose pieces are joined along a later axis, some rows of all pieces at a time."""
     outer, later = (
         math.prod(output.shape[: output.axis]),

@@ -10,7 +10,7 @@ from moegrow.maps import NULL
 MOST_DIGITS = 9  # of a number that can be one of ours
 
 
-class Copy(NamedTuple):
+class NumberedCopy(NamedTuple):
     """One copy of a layer or an expert, which is the one meant where `old` is named inside it."""
 
     old: int
@@ -24,7 +24,7 @@ class Named(NamedTuple):
     begins_others: bool
 
 
-class Numbers:
+class CopyNumbers:
     """What layers or experts are copied from: `sources[new]` is an old number.
 
     `what` they are is for messages, and `words` stand before their numbers in names.
@@ -50,7 +50,7 @@ class Numbers:
         """Those of some old numbers that have copies."""
         return frozenset(old for old in olds if old in self._copies)
 
-    def copies(self, meant: Iterable[int], inside: Copy | None) -> list[int]:
+    def copies(self, meant: Iterable[int], inside: NumberedCopy | None) -> list[int]:
         """The new numbers of the copies of some old ones; those that are none stay behind all.
 
         Of the one that is named in the entry of its copy, that copy alone.
@@ -61,7 +61,7 @@ class Numbers:
             for new in ([inside.new] if inside and old == inside.old else self._copies.get(old, ()))
         )
 
-    def named(self, digits: str, *, has_star: bool, inside: Copy | None) -> Named:
+    def named(self, digits: str, *, has_star: bool, inside: NumberedCopy | None) -> Named:
         """What a number in a name means: one old number, or with a star all that begin so."""
         if inside and int(digits) == inside.old and not has_star:
             return Named((inside.new,), self._begin_others((inside.new,)))

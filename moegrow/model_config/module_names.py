@@ -9,7 +9,7 @@ from moegrow.errors import MoegrowError, Parameter
 from moegrow.families.layout import Layout
 from moegrow.files.json_edit import MOST_SHALLOW
 from moegrow.growth import Growth
-from moegrow.model_config.layer_copies import Copy, Numbers
+from moegrow.model_config.layer_copies import CopyNumbers, NumberedCopy
 from moegrow.model_config.module_patterns import Expressions, Inside
 
 # In one config, once they are spelled out for every copy.
@@ -43,7 +43,7 @@ class ModuleNames:
         own = {pattern.split("{layer")[0] for pattern in tensors.prediction_layers}
         words = frozenset(map(_last_word, self._main))
         behind = layout.layered.predictions
-        self._layers = Numbers(
+        self._layers = CopyNumbers(
             "layer", words, (*growth.layers, *range(layout.layers, layout.layers + behind))
         )
         named = {
@@ -51,7 +51,7 @@ class ModuleNames:
             for pattern in tensors.experts
             if "{expert}" in pattern
         }
-        self._experts = Numbers("expert", frozenset(named or {"experts"}), growth.experts)
+        self._experts = CopyNumbers("expert", frozenset(named or {"experts"}), growth.experts)
         joined = "|".join(map(re.escape, words))
         numbered = re.compile(rf"(?:.*\.)?(?:{joined})\.(?=[0-9]+\.)")
         found = {match[0] for name in layout.checkpoint.tensors if (match := numbered.match(name))}
@@ -158,15 +158,20 @@ class ModuleNames:
                 yield made, Inside(layer, within)
 
     def _each(
-        self, name: str, at: re.Match[str] | None, numbers: Numbers, text: str, inside: Copy | None
-    ) -> Iterator[tuple[str, Copy | None]]:
+        self,
+        name: str,
+        at: re.Match[str] | None,
+        numbers: CopyNumbers,
+        text: str,
+        inside: NumberedCopy | None,
+    ) -> Iterator[tuple[str, NumberedCopy | None]]:
         """The name once for every copy of the layer or expert whose number was found in it.
 
         Some readers take a name that ends in a number, like one with a star there, for the
         beginning of others: 1 for that of 10. None is made that would mean more than the copies.
         """
         if at is None or not numbers.is_mapped:
-            yield name, Copy(int(at[1]), int(at[1])) if at else inside
+            yield name, NumberedCopy(int(at[1]), int(at[1])) if at else inside
             return
         rest, old = name[at.end(1) :], int(at[1])
         has_star = rest.startswith("*")
@@ -179,7 +184,7 @@ class ModuleNames:
             raise _refused(text, f"ends in a number that begins those of other {numbers.what}s")
         dot = "." if has_star and named.begins_others else ""
         for number in named.new:
-            yield f"{name[: at.start(1)]}{number}{dot}{rest}", Copy(old, number)
+            yield f"{name[: at.start(1)]}{number}{dot}{rest}", NumberedCopy(old, number)
 
     def _stack(self, head: str, text: str) -> str:
         """Whose layers a name speaks of, by what stands before the number.

@@ -5,7 +5,7 @@ from functools import partial
 from typing import NamedTuple
 
 from moegrow.files.linear_regex import compiled
-from moegrow.model_config.layer_copies import Copy, Numbers, begun
+from moegrow.model_config.layer_copies import CopyNumbers, NumberedCopy, begun
 
 MOST_TRIES = 1_000_000  # of numbers, for all expressions of one config
 
@@ -33,8 +33,8 @@ _STRAY = re.compile(r"[0-9]|\\d")
 class Inside(NamedTuple):
     """The copies in whose entries something stands, such as that of a layer and of an expert."""
 
-    layer: Copy | None = None
-    expert: Copy | None = None
+    layer: NumberedCopy | None = None
+    expert: NumberedCopy | None = None
 
 
 class _Place(NamedTuple):
@@ -50,7 +50,7 @@ class Expressions:
     All that is refused is a ValueError with the reason.
     """
 
-    def __init__(self, layers: Numbers, experts: Numbers, *, has_others: bool) -> None:
+    def __init__(self, layers: CopyNumbers, experts: CopyNumbers, *, has_others: bool) -> None:
         self._layers, self._experts, self._has_others = layers, experts, has_others
         words = "|".join(map(re.escape, layers.words | experts.words))
         self._words = re.compile(rf"(?<![A-Za-z0-9_])({words})(\\?\.)")
@@ -106,7 +106,9 @@ class Expressions:
         made = self._mapped(number, numbers, place, inside.layer if is_layer else inside.expert)
         return made + _ENDS[0] if end and made != NOTHING else made
 
-    def _mapped(self, part: str, numbers: Numbers, place: _Place, inside: Copy | None) -> str:
+    def _mapped(
+        self, part: str, numbers: CopyNumbers, place: _Place, inside: NumberedCopy | None
+    ) -> str:
         """The part of an expression that the copies match of all that `part` matches.
 
         Expressions match beginnings: unless a number `is_ended`, 1 begins 10 too. Where it

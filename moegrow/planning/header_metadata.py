@@ -27,7 +27,7 @@ _WORD = re.compile(r"[\w.]+")
 
 
 @dataclass(frozen=True)
-class Texts:
+class HeaderTexts:
     """The texts of all headers: those about tensors (torchao's), the others, and those that go."""
 
     of_tensors: Mapping[str, str] = field(default_factory=dict)
@@ -35,14 +35,14 @@ class Texts:
     stale: tuple[str, ...] = ()
 
 
-def read(checkpoint: Checkpoint) -> Texts:
+def read(checkpoint: Checkpoint) -> HeaderTexts:
     """The texts in the headers of a checkpoint's files.
 
     Raises MoegrowError for those that cannot be carried along: texts that name tensors, and texts
     that are others in other files.
     """
     if not checkpoint.metadata:
-        return Texts()
+        return HeaderTexts()
     named: set[str] = set()
     for file, texts in checkpoint.metadata.items():
         if NAMES in texts:
@@ -68,7 +68,7 @@ def read(checkpoint: Checkpoint) -> Texts:
         ' metadata={"format": "pt"}), with safetensors.torch',
     )
     stale = {key for texts in checkpoint.metadata.values() for key in texts if _is_stale(key)}
-    return Texts(of_tensors, others, tuple(sorted(stale)))
+    return HeaderTexts(of_tensors, others, tuple(sorted(stale)))
 
 
 def _is_stale(key: str) -> bool:

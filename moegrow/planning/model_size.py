@@ -20,7 +20,7 @@ Row = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
-class Numbers:
+class ModelSize:
     """What a checkpoint amounts to. Parameters are elements of tensors, for a quantised weight of
     the plain one; active ones are those that one token meets: all but the routed experts that its
     top-k leaves out."""
@@ -37,19 +37,19 @@ class Numbers:
         return asdict(self)
 
 
-def numbers(layout: Layout) -> Numbers:
+def numbers(layout: Layout) -> ModelSize:
     """The numbers of a checkpoint as it is."""
     counts = layout.quantisation.parameters
     plain = [spec.shape for name, spec in layout.checkpoint.tensors.items() if name not in counts]
     total = sum(counts.values()) + parameters(plain)
     routed = sum(layout.routed_parameters.values())
-    return Numbers(
+    return ModelSize(
         layout.layers, len(layout.moe_layers), layout.experts, layout.top_k, total,
         _active(total, routed, layout.top_k, layout.experts), layout.checkpoint.nbytes,
     )  # fmt: skip
 
 
-def grown_numbers(plan: Plan, layout: Layout) -> Numbers:
+def grown_numbers(plan: Plan, layout: Layout) -> ModelSize:
     """The numbers of what a plan makes of its source, whose layout is `layout`."""
     growth, counts = plan.growth, layout.quantisation.parameters
     routed = layout.routed_parameters
@@ -68,7 +68,7 @@ def grown_numbers(plan: Plan, layout: Layout) -> Numbers:
         total = sum(_made(output, layout, counts) for output in plan.outputs)
     else:
         total = sum(count * math.prod(shape) for (_, shape), count in plan.shapes.items())
-    return Numbers(
+    return ModelSize(
         layers=len(growth.layers),
         moe_layers=sum(layer in layout.moe_layers for layer in growth.layers),
         experts=len(growth.experts),
@@ -232,7 +232,7 @@ def inspection(plan: Plan, layout: Layout) -> Inspection:
     )
 
 
-def comparison(before: Numbers, after: Numbers) -> list[Row]:
+def comparison(before: ModelSize, after: ModelSize) -> list[Row]:
     """The rows of a table: what, before, after."""
     return [
         ("layers", str(before.layers), str(after.layers)),

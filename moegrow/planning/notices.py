@@ -22,7 +22,7 @@ from moegrow.planning.plan import Plan
 About = Literal["source", "depth", "width", "serving"]
 
 
-class Kind(Enum):
+class NoticeKind(Enum):
     """The check or the look at a source that a notice comes from."""
 
     LEFT_BEHIND = "left behind"
@@ -45,7 +45,7 @@ class Notice(NamedTuple):
     """
 
     about: About
-    kind: Kind
+    kind: NoticeKind
     is_warning: bool
     text: str
 
@@ -56,18 +56,18 @@ class Notice(NamedTuple):
 def notices(plan: Plan, layout: Layout) -> tuple[Notice, ...]:
     """All notices of a plan, in the order in which they are shown."""
     checkpoint = layout.checkpoint
-    found: tuple[tuple[About, Kind, bool, Iterator[str]], ...] = (
-        ("source", Kind.LEFT_BEHIND, True, left_behind.warnings(checkpoint)),
-        ("source", Kind.LEFT_BEHIND, False, left_behind.facts(checkpoint)),
-        ("source", Kind.PREDICTIONS, False, left_behind.prediction_facts(layout)),
-        ("source", Kind.HEADER_METADATA, False, header_metadata.facts(checkpoint)),
-        ("source", Kind.QUANTISATION, True, layout.quantisation.facts()),
-        ("serving", Kind.ENGINE_LIMIT, True, serving.warnings(plan, layout)),
-        ("serving", Kind.ENGINE_LAYERS, True, serving_layers.warnings(plan, layout)),
-        ("source", Kind.OTHER_CLASS, True, unfamiliar.class_warnings(plan, layout)),
-        ("depth", Kind.OTHER_KEYS, True, unfamiliar.key_warnings(plan, layout)),
-        ("depth", Kind.ADDRESSED_LAYERS, True, addressed_layers.warnings(plan, layout)),
-        ("width", Kind.NOISE_ROUNDING, True, quantised_noise.warnings(plan, layout)),
+    found: tuple[tuple[About, NoticeKind, bool, Iterator[str]], ...] = (
+        ("source", NoticeKind.LEFT_BEHIND, True, left_behind.warnings(checkpoint)),
+        ("source", NoticeKind.LEFT_BEHIND, False, left_behind.facts(checkpoint)),
+        ("source", NoticeKind.PREDICTIONS, False, left_behind.prediction_facts(layout)),
+        ("source", NoticeKind.HEADER_METADATA, False, header_metadata.facts(checkpoint)),
+        ("source", NoticeKind.QUANTISATION, True, layout.quantisation.facts()),
+        ("serving", NoticeKind.ENGINE_LIMIT, True, serving.warnings(plan, layout)),
+        ("serving", NoticeKind.ENGINE_LAYERS, True, serving_layers.warnings(plan, layout)),
+        ("source", NoticeKind.OTHER_CLASS, True, unfamiliar.class_warnings(plan, layout)),
+        ("depth", NoticeKind.OTHER_KEYS, True, unfamiliar.key_warnings(plan, layout)),
+        ("depth", NoticeKind.ADDRESSED_LAYERS, True, addressed_layers.warnings(plan, layout)),
+        ("width", NoticeKind.NOISE_ROUNDING, True, quantised_noise.warnings(plan, layout)),
     )
     return tuple(
         Notice(about, kind, is_warning, text)

@@ -40,7 +40,7 @@ class Variant(NamedTuple):
     first: bool = False
 
 
-class Kind(NamedTuple):
+class LayerKind(NamedTuple):
     """The tensors of one layer and what becomes of them, named by their suffixes.
 
     Most layers hold the same tensors as another: what becomes of them differs in names alone.
@@ -119,8 +119,8 @@ def _stack(
         if is_own or old >= layout.layers:
             numbered.append((old if is_own else old - layout.layers + len(variants), Variant(old)))
     lower = next(place.lower for tensors in layers.values() for _, place in tensors)
-    kinds: dict[Hashable, Kind] = {}
-    known: dict[Variant, tuple[Kind, list[tuple[Piece, ...]]]] = {}
+    kinds: dict[Hashable, LayerKind] = {}
+    known: dict[Variant, tuple[LayerKind, list[tuple[Piece, ...]]]] = {}
     made: list[Output] = []
     for new, variant in numbered:
         if variant not in known:
@@ -141,13 +141,13 @@ def _stack(
     return made
 
 
-def _kind(tensors: list[Tensor], parts: list[Output]) -> Kind:
+def _kind(tensors: list[Tensor], parts: list[Output]) -> LayerKind:
     numbers: dict[tuple[Piece, ...], int] = {}
     pieces = [numbers.setdefault(part.pieces, len(numbers)) for part in parts]
-    return Kind(tensors, parts, list(numbers), pieces)
+    return LayerKind(tensors, parts, list(numbers), pieces)
 
 
-def _pieces(kind: Kind, tensors: list[Tensor]) -> list[tuple[Piece, ...]]:
+def _pieces(kind: LayerKind, tensors: list[Tensor]) -> list[tuple[Piece, ...]]:
     """The pieces of each part of a kind, taken from the tensors of another layer of it."""
     if not kind.parts:
         return []

@@ -32,7 +32,7 @@ TOGETHER = 1000  # lines that are compared at once
 FORMATS = (1, 2, 3, 4)
 
 
-class Texts:
+class PlanTexts:
     """Lines that are gone through more than once; so many that memory is short lie in a file."""
 
     def __init__(self, lines: Iterable[str]) -> None:
@@ -73,7 +73,7 @@ class Lines:
 
     header: Plan
     promised: Any
-    texts: Texts
+    texts: PlanTexts
 
     def spell(self, outputs: tuple[Output, ...]) -> bool:
         """Whether the lines are those of these outputs, mark by mark; nothing is parsed."""
@@ -115,7 +115,7 @@ def take_lines(lines: Iterable[str]) -> Lines:
     plan, promised = header_of(header)
     if type(promised) is not int or not 0 <= promised <= MOST_TENSORS:
         raise MoegrowError(f"the plan promises {promised!r} tensors, which makes no sense")
-    return Lines(plan, promised, Texts(_texts(rest, promised)))
+    return Lines(plan, promised, PlanTexts(_texts(rest, promised)))
 
 
 def _texts(lines: Iterator[str], promised: int) -> Iterator[str]:

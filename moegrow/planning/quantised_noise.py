@@ -35,7 +35,7 @@ class Asked(NamedTuple):
     by_draw: bool
 
 
-class Way(NamedTuple):
+class Alternative(NamedTuple):
     """A way out: the option, bytes of the result, or None where it leads nowhere, and what it
     does, or why it does not. The best of several `is_best` where it leads somewhere."""
 
@@ -68,7 +68,7 @@ def check_ways(plan: Plan, layout: Layout) -> None:
     check_noise(plan)
 
 
-def _hint(ways: list[Way]) -> Message:
+def _hint(ways: list[Alternative]) -> Message:
     open_ways = [way for way in ways if way.nbytes is not None]
     best = next((way for way in open_ways if way.is_best), open_ways[0])
     return (
@@ -118,7 +118,7 @@ def _headline(asked: Asked, found: Forecast) -> str:
     )
 
 
-def _lines(ways: list[Way]) -> Iterator[Message]:
+def _lines(ways: list[Alternative]) -> Iterator[Message]:
     sizes = ["" if way.nbytes is None else size(way.nbytes) for way in ways]
     # The columns are those of a terminal.
     widths = [len(as_flag(way.option)) for way in ways]
@@ -135,7 +135,7 @@ def _effect(found: Forecast) -> str:
     )
 
 
-def _decoded(plan: Plan, layout: Layout, asked: Asked) -> Iterator[Way]:
+def _decoded(plan: Plan, layout: Layout, asked: Asked) -> Iterator[Alternative]:
     """The way of writing the weights decoded: the experts alone, or where that cannot be, all."""
     found = on_floats("BF16", asked.amount)
     problem = ""
@@ -150,12 +150,12 @@ def _decoded(plan: Plan, layout: Layout, asked: Asked) -> Iterator[Way]:
             problem = problem or error.headline
             continue
         what = "the experts" if storage.experts else "the whole model"
-        yield Way(option, other.nbytes, f"{what} decoded: {_effect(found)}")
+        yield Alternative(option, other.nbytes, f"{what} decoded: {_effect(found)}")
         return
-    yield Way(DECODED, None, f"not here: {problem}")
+    yield Alternative(DECODED, None, f"not here: {problem}")
 
 
-def _drawn(plan: Plan, layout: Layout, asked: Asked) -> Way:
+def _drawn(plan: Plan, layout: Layout, asked: Asked) -> Alternative:
     """The way of rounding by a draw."""
     growth = plan.growth
     by_draw = replace(
@@ -167,9 +167,9 @@ def _drawn(plan: Plan, layout: Layout, asked: Asked) -> Way:
     try:
         check_noise(other)
     except MoegrowError as error:
-        return Way(BY_DRAW, None, f"not here: {error.headline}")
+        return Alternative(BY_DRAW, None, f"not here: {error.headline}")
     found = foretold(other, layout)[asked._replace(by_draw=True)]
-    return Way(
+    return Alternative(
         BY_DRAW,
         other.nbytes,
         f"format and scales kept, and the noise on average: {_effect(found)}, since rounding adds"
@@ -187,9 +187,9 @@ def _own(found: Forecast) -> float:
     return math.sqrt(max(found.ratio**2 - 1, 0.0))
 
 
-def _equal(plan: Plan) -> Way:
+def _equal(plan: Plan) -> Alternative:
     effect = "equal copies: 100 % of the values stay as they are, and there is no noise"
-    return Way(NONE, plan.nbytes, effect)
+    return Alternative(NONE, plan.nbytes, effect)
 
 
 # A tensor and the quantised weight that it is, or None for plain floats.

@@ -10,7 +10,7 @@ from moegrow.checkpoint.side_files import DIGESTS
 from moegrow.errors import MoegrowError
 from moegrow.files import worker_threads
 from moegrow.files.untrusted import exists_inside
-from moegrow.write.digests import Digests, Entry, damage, file_digest, read_digests
+from moegrow.write.digests import Digests, ShardDigests, damage, file_digest, read_digests
 
 
 class Held(NamedTuple):
@@ -69,7 +69,7 @@ def hold(
     held = 0
     lock = threading.Lock()
 
-    def problems(entry: Entry) -> list[str]:
+    def problems(entry: ShardDigests) -> list[str]:
         nonlocal held
         if entry.name not in files:
             return [f"{entry.name} is missing"]
@@ -85,7 +85,7 @@ def hold(
     return Held(found, held)
 
 
-def _told(written: Checkpoint, entry: Entry, start: int, stop: int) -> str:
+def _told(written: Checkpoint, entry: ShardDigests, start: int, stop: int) -> str:
     if start == stop:
         return f"the header or the size of {entry.name} is not as it was written"
     specs = (spec for spec in written.tensors.values() if spec.file == entry.name)

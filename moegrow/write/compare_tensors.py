@@ -11,7 +11,7 @@ from moegrow.checkpoint.checksums import Ordered, WrongBytesError
 from moegrow.checkpoint.store import contents
 from moegrow.files import worker_threads
 from moegrow.kernels.perturb import Workspace
-from moegrow.kernels.reader import READ, Source, far
+from moegrow.kernels.reader import READ, SourceReader, far
 from moegrow.kernels.tensor_bytes import segments
 from moegrow.planning.noise_stats import NoiseStats, add_all
 from moegrow.planning.plan import Output
@@ -46,7 +46,10 @@ class Comparison:
     def compare(self, outputs: list[Output]) -> list[str]:
         """The problems of the tensors of one file: for each the first byte that differs."""
         problems, workspace = [], Workspace(self._compiled)
-        with Source(self._origin, self._ordered) as source, Source(self._written) as written:
+        with (
+            SourceReader(self._origin, self._ordered) as source,
+            SourceReader(self._written) as written,
+        ):
             for output in outputs:
                 try:
                     byte = self._first_difference(source, written, output, workspace)
@@ -85,7 +88,7 @@ class Comparison:
             return [told for found in pool.map(problem, left) for told in found]
 
     def _first_difference(
-        self, source: Source, written: Source, output: Output, workspace: Workspace
+        self, source: SourceReader, written: SourceReader, output: Output, workspace: Workspace
     ) -> int | None:
         spec = written.spec(output.name)
         position = spec.start

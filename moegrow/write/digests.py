@@ -45,7 +45,7 @@ class Range(NamedTuple):
     crc: int
 
 
-class Entry(NamedTuple):
+class ShardDigests(NamedTuple):
     """What a complete shard is known by: its size, the SHA-256 of its header, and some ranges."""
 
     name: str
@@ -59,7 +59,7 @@ class Entry(NamedTuple):
         return typed_json.dumps(_EntryLine(self.name, self.size, self.header, ranges))
 
     @classmethod
-    def read(cls, text: str, what: str = "an entry") -> "Entry":
+    def read(cls, text: str, what: str = "an entry") -> "ShardDigests":
         """The entry in a line; raises MoegrowError where there is none, with `what` it is."""
         line = typed_json.loads(text, what, _EntryLine)
         ranges = tuple(Range(start, stop, int(crc, 16)) for start, stop, crc in line.ranges)
@@ -96,7 +96,7 @@ class Digests:
 
     everything: bool
     files: Mapping[str, str]
-    entries: tuple[Entry, ...]
+    entries: tuple[ShardDigests, ...]
 
     def text(self) -> str:
         """The text of the file: a header, a line for each shard, and a digest of these lines."""
@@ -128,7 +128,7 @@ def _read(lines: Iterator[bytes], name: str) -> Digests:
     header = typed_json.convert(table, what, _Header)
     entries, ranges = [], 0
     for what, text in texts:
-        entries.append(Entry.read(text, what))
+        entries.append(ShardDigests.read(text, what))
         ranges += len(entries[-1].ranges)
         if ranges > MOST_RANGES:
             raise MoegrowError(f"{name} is malformed: there are more than {MOST_RANGES} ranges")
@@ -177,10 +177,10 @@ def text_digest(text: str) -> str:
     return hashlib.sha256(text_bytes(text)).hexdigest()
 
 
-def entry(shard: Shard, ranges: Iterable[Range]) -> Entry:
+def entry(shard: Shard, ranges: Iterable[Range]) -> ShardDigests:
     """What is kept of a complete shard."""
     header = hashlib.sha256(shard.header).hexdigest()
-    return Entry(shard.name, shard.nbytes, header, tuple(ranges))
+    return ShardDigests(shard.name, shard.nbytes, header, tuple(ranges))
 
 
 def merged(shard: Shard, parts: Iterable[Range]) -> Iterator[Range]:
@@ -231,7 +231,7 @@ def crc_of(file: int, start: int, stop: int) -> int:
     return crc
 
 
-def damage(path: Path, kept: Entry) -> Iterator[tuple[int, int]]:
+def damage(path: Path, kept: ShardDigests) -> Iterator[tuple[int, int]]:
     """The ranges of a file that are not as its entry says: first byte, and that behind.
 
     Where the file's size or header is another, that is all that is told, as range 0 to 0.

@@ -10,7 +10,7 @@ from moegrow.display import size
 from moegrow.errors import Parameter, UnfinishedError
 from moegrow.files.atomic import temporary
 from moegrow.files.byte_ranges import BLOCK, share_range
-from moegrow.kernels.reader import Source
+from moegrow.kernels.reader import SourceReader
 from moegrow.write.schedule import moves
 from moegrow.write.shards import Shard
 
@@ -71,7 +71,7 @@ def _shareable(
     """Bytes of whole blocks that the filesystem of `folder` can share with the source."""
     shares: dict[int, bool] = {}
     total = 0
-    with Source(checkpoint) as source:
+    with SourceReader(checkpoint) as source:
         for copy in moves(shards, checkpoint, without=done).copies:
             start, stop = -(-copy.start // BLOCK) * BLOCK, copy.stop // BLOCK * BLOCK
             if copy.start % BLOCK != copy.offset % BLOCK or start >= stop:

@@ -15,12 +15,12 @@ from moegrow.files.byte_ranges import BLOCK, copy_range, share_range
 from moegrow.kernels.changes import change, is_relative, sigma
 from moegrow.kernels.measure_noise import note
 from moegrow.kernels.perturb import Bytes, compiled_loops
-from moegrow.kernels.reader import READ, Source, far
+from moegrow.kernels.reader import READ, SourceReader, far
 from moegrow.kernels.tensor_bytes import blocks, is_rounded
 from moegrow.planning.noise_stats import NoiseStats, add_all
 from moegrow.planning.op import noise_of
 from moegrow.write.direct_io import is_of_use
-from moegrow.write.schedule import Copy, Job, Whole, jobs, moves, ranges
+from moegrow.write.schedule import CopyRun, Job, Whole, jobs, moves, ranges
 from moegrow.write.shard_files import Journal, Targets
 from moegrow.write.shards import Shard
 from moegrow.write.worker import CACHED, WRITE, Worker, gathered, parts
@@ -71,7 +71,7 @@ def fill(
     """
     wanted = moves(shards, checkpoint, without=journal.done)
     ordered = Ordered(checkpoint.store, far(checkpoint))
-    with Source(checkpoint, ordered) as source, Targets(folder, shards, journal) as targets:
+    with SourceReader(checkpoint, ordered) as source, Targets(folder, shards, journal) as targets:
         changed = sum(change.stop - change.start for change in wanted.changes)
         changed += sum(whole.nbytes for whole in wanted.wholes if is_rounded(source, whole.output))
         # The kernel would copy bytes unseen, and their digests be read off the result.
@@ -79,7 +79,7 @@ def fill(
         engine = _Engine(source, targets, in_kernel, progress, compiled_loops(changed))
         copies = wanted.copies
         if reflink:
-            left: list[Copy] = []
+            left: list[CopyRun] = []
             engine.run(threads, copies, lambda copy, _: left.extend([*engine.share(copy)]))
             copies = left
         if is_of_use(folder, max((shard.nbytes for shard in shards), default=0)):
@@ -107,7 +107,7 @@ class _Engine:
 
     def __init__(
         self,
-        source: Source,
+        source: SourceReader,
         targets: Targets,
         in_kernel: bool,
         progress: Progress,
@@ -156,7 +156,7 @@ class _Engine:
         if failures:
             raise failures[0]
 
-    def share(self, copy: Copy) -> Iterator[Copy]:
+    def share(self, copy: CopyRun) -> Iterator[CopyRun]:
         """Let the filesystem share the whole blocks of a copy; what it did not is given back."""
         start, stop = -(-copy.start // BLOCK) * BLOCK, copy.stop // BLOCK * BLOCK
         can_be = copy.start % BLOCK == copy.offset % BLOCK and start < stop
@@ -199,7 +199,7 @@ class _Engine:
                 for copy in left:
                     self._write(copy.shard, block[copy.start - first :], copy.offset, worker)
 
-    def _copy_in_kernel(self, copy: Copy) -> Iterator[Copy]:
+    def _copy_in_kernel(self, copy: CopyRun) -> Iterator[CopyRun]:
         """Let the kernel copy as much as it will; what it did not is given back."""
         self._check_running()
         source = self._source.file(copy.file)

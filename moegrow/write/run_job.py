@@ -30,7 +30,7 @@ PATIENCE = 60.0  # seconds to wait for another process that begins or publishes
 PAUSE = 0.1
 
 
-class Outcome(NamedTuple):
+class JobOutcome(NamedTuple):
     """The outcome of a job: `kept` of its shards were finished before, `moved` are the others.
 
     `missing` are the numbers of the shards that no process has finished. `is_published` says that
@@ -44,10 +44,10 @@ class Outcome(NamedTuple):
     was_complete: bool = False
 
 
-COMPLETE = Outcome(True, (), 0, Moved(), was_complete=True)
+COMPLETE = JobOutcome(True, (), 0, Moved(), was_complete=True)
 
 
-def run(job: WriteJob) -> Outcome:
+def run(job: WriteJob) -> JobOutcome:
     """Write the shards of a job that are not finished, and publish the result with the last one.
 
     Raises MoegrowError, with nothing new under the name of the result, where another process holds
@@ -59,20 +59,20 @@ def run(job: WriteJob) -> Outcome:
         return COMPLETE
     with ExitStack() as held:
         work = _enter(job, held)
-        if isinstance(work, Outcome):
+        if isinstance(work, JobOutcome):
             return work
         with _tidying(job, work.partial, held):
             kept, moved = _fill(job, work.partial)
             if job.role is not Role.TOGETHER:
                 _publish(job, work)
-                return Outcome(True, (), len(kept), moved)
+                return JobOutcome(True, (), len(kept), moved)
             check_unchanged(job.seen, job.checkpoint)
             missing = _missing(job, work.partial)
     is_published, missing = _publish_if_last(job, missing)
-    return Outcome(is_published, missing, len(kept), moved)
+    return JobOutcome(is_published, missing, len(kept), moved)
 
 
-def _enter(job: WriteJob, held: ExitStack) -> Work | Outcome:
+def _enter(job: WriteJob, held: ExitStack) -> Work | JobOutcome:
     """The working folder of a job, begun, and held by this process as long as `held` is.
 
     Where there is nothing to write or to publish any more, the outcome instead.
@@ -95,7 +95,7 @@ def _enter(job: WriteJob, held: ExitStack) -> Work | Outcome:
     return as_begun(partial, job.plan, job.begun)
 
 
-def _join(job: WriteJob, held: ExitStack) -> Work | Outcome:
+def _join(job: WriteJob, held: ExitStack) -> Work | JobOutcome:
     """The working folder, begun, and held by this process and maybe others as long as `held` is.
 
     The outcome where all shards are finished, and the result is there or about to be. Raises
@@ -123,7 +123,7 @@ def _join(job: WriteJob, held: ExitStack) -> Work | Outcome:
                 raise problem from None
             partial = Partial(partial_of(job.target))
             if partial.is_begun and not partial.missing(job.shards):
-                return Outcome(False, (), len(job.numbers), Moved())
+                return JobOutcome(False, (), len(job.numbers), Moved())
             if time.monotonic() > until:
                 raise error from None
         if not is_said:

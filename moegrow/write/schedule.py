@@ -10,6 +10,7 @@ from moegrow.checkpoint.checkpoint import Checkpoint
 from moegrow.kernels.reader import piece_range
 from moegrow.planning.op import (
     Cast,
+    Copy,
     Dequantize,
     Fill,
     Op,
@@ -20,16 +21,13 @@ from moegrow.planning.op import (
     decoding_of,
     noise_of,
 )
-from moegrow.planning.op import (
-    Copy as CopyOp,
-)
 from moegrow.planning.plan import Output, Piece
 from moegrow.write.shards import Shard
 
 LONGEST = 32 << 20  # bytes of a job that only copies, so that threads share the work evenly
 
 
-class Copy(NamedTuple):
+class CopyRun(NamedTuple):
     """Bytes `start` to `stop` of a source file, to be repeated from `offset` of a shard on."""
 
     file: str
@@ -43,12 +41,12 @@ class Copy(NamedTuple):
         """The position in the shard behind the last byte."""
         return self.offset + self.stop - self.start
 
-    def part(self, start: int, stop: int) -> "Copy":
+    def part(self, start: int, stop: int) -> "CopyRun":
         """The same for bytes `start` to `stop` of the source file."""
         return self._replace(start=start, stop=stop, offset=self.offset + start - self.start)
 
 
-class Change(NamedTuple):
+class ChangeRun(NamedTuple):
     """Bytes `start` to `stop` of a source file, all of a piece, to be changed and then written.
 
     The piece begins at `row` of the output, and at `offset` of the shard.
@@ -86,15 +84,15 @@ class Job(NamedTuple):
     file: str
     start: int
     stop: int
-    copies: tuple[Copy, ...]
-    changes: tuple[Change, ...] = ()
+    copies: tuple[CopyRun, ...]
+    changes: tuple[ChangeRun, ...] = ()
 
 
 class Moves(NamedTuple):
     """Everything that fills the shards behind their headers."""
 
-    copies: list[Copy]
-    changes: list[Change]
+    copies: list[CopyRun]
+    changes: list[ChangeRun]
     wholes: list[Whole]
 
 
@@ -105,8 +103,8 @@ def moves(
 
     The shards whose numbers are in `without` are left out.
     """
-    copies: list[Copy] = []
-    changes: list[Change] = []
+    copies: list[CopyRun] = []
+    changes: list[ChangeRun] = []
     wholes: dict[object, Whole] = {}
     for number, shard in enumerate(shards):
         if number in without:
@@ -126,10 +124,10 @@ def moves(
                 if start == stop:
                     pass
                 elif piece.is_copy:
-                    _append(copies, Copy(spec.file, start, stop, number, offset))
+                    _append(copies, CopyRun(spec.file, start, stop, number, offset))
                 else:
                     changes.append(
-                        Change(spec.file, start, stop, number, offset, output, piece, row)
+                        ChangeRun(spec.file, start, stop, number, offset, output, piece, row)
                     )
                 offset += stop - start
                 row += piece.stop - piece.start
@@ -139,7 +137,7 @@ def moves(
 def _goes_in_place(op: Op) -> bool:
     """Whether bytes of an output come from as many of its source, in pieces of any size."""
     match op:
-        case CopyOp() | Perturb():
+        case Copy() | Perturb():
             return True
         case Fill() | Cast() | Dequantize() | Requantize() | Rescale() | Renumber():
             return False
@@ -148,7 +146,7 @@ def _goes_in_place(op: Op) -> bool:
 
 
 def ranges(
-    copies: Iterable[Copy], changes: Iterable[Change]
+    copies: Iterable[CopyRun], changes: Iterable[ChangeRun]
 ) -> Mapping[str, list[tuple[int, int]]]:
     """The bytes of each source file that some copies and changes read."""
     found: dict[str, list[tuple[int, int]]] = defaultdict(list)
@@ -175,7 +173,7 @@ def made_from(shards: Iterable[Shard], checkpoint: Checkpoint, file: str) -> fro
     )
 
 
-def _append(copies: list[Copy], new: Copy) -> None:
+def _append(copies: list[CopyRun], new: CopyRun) -> None:
     """Add a copy to a list, as a part of the last one where both sides go on there."""
     last = copies[-1] if copies else None
     if last and last._replace(start=last.stop, stop=new.stop, offset=last.end) == new:
@@ -185,7 +183,7 @@ def _append(copies: list[Copy], new: Copy) -> None:
 
 
 def jobs(
-    copies: Iterable[Copy], changes: Iterable[Change], *, side_by_side: int = 1
+    copies: Iterable[CopyRun], changes: Iterable[ChangeRun], *, side_by_side: int = 1
 ) -> Iterator[Job]:
     """The jobs for some copies and changes, in the order of the source's files.
 
@@ -194,8 +192,8 @@ def jobs(
 
     No byte is in two jobs unless changes overlap, or begin and end within each other's bytes.
     """
-    copies_of: dict[str, list[Copy]] = defaultdict(list)
-    changes_of: dict[str, dict[tuple[int, int], list[Change]]] = defaultdict(dict)
+    copies_of: dict[str, list[CopyRun]] = defaultdict(list)
+    changes_of: dict[str, dict[tuple[int, int], list[ChangeRun]]] = defaultdict(dict)
     for copy in copies:
         copies_of[copy.file].append(copy)
     for change in changes:
@@ -211,12 +209,12 @@ def jobs(
 
 
 def _jobs(
-    file: str, copies: list[Copy], changes: dict[tuple[int, int], list[Change]]
+    file: str, copies: list[CopyRun], changes: dict[tuple[int, int], list[ChangeRun]]
 ) -> Iterator[Job]:
     """The jobs of one source file, in no order."""
     ranges = sorted(changes)
-    shared: dict[tuple[int, int], list[Copy]] = defaultdict(list)
-    apart: list[Copy] = []
+    shared: dict[tuple[int, int], list[CopyRun]] = defaultdict(list)
+    apart: list[CopyRun] = []
     for copy in copies:
         position = copy.start
         for at in range(bisect_left(ranges, (copy.start, 0)), len(ranges)):
@@ -237,11 +235,11 @@ def _jobs(
     yield from _fans(file, apart)
 
 
-def _fans(file: str, copies: list[Copy]) -> Iterator[Job]:
+def _fans(file: str, copies: list[CopyRun]) -> Iterator[Job]:
     """Jobs that only copy: every stretch of the file with all the copies that it goes to."""
     edges = sorted({edge for copy in copies for edge in (copy.start, copy.stop)})
     waiting = sorted(copies, key=lambda copy: -copy.start)
-    active: list[Copy] = []
+    active: list[CopyRun] = []
     for start, stop in pairwise(edges):
         active = [copy for copy in active if copy.stop > start]
         while waiting and waiting[-1].start == start:

@@ -17,7 +17,7 @@ from moegrow.files.atomic import sync, temporary
 from moegrow.files.byte_ranges import start_writing, write_all
 from moegrow.kernels.perturb import Bytes
 from moegrow.write import digests, direct_io
-from moegrow.write.digests import Entry, Range, crc32
+from moegrow.write.digests import Range, ShardDigests, crc32
 from moegrow.write.shards import Shard
 
 MOST_OPEN = 32  # files kept open between writes
@@ -25,7 +25,7 @@ AHEAD = 64 << 20  # bytes written to a file after which the kernel is told to be
 SYNCING = 2  # threads that wait for complete files to be on the disk
 
 
-def forget(kept: Entry) -> None:
+def forget(kept: ShardDigests) -> None:
     """The note of a run that nobody will go on with."""
 
 
@@ -38,7 +38,7 @@ class Journal:
     """
 
     done: frozenset[int] = frozenset()
-    note: Callable[[Entry], None] = forget
+    note: Callable[[ShardDigests], None] = forget
     everything: bool = False
 
 

@@ -23,7 +23,7 @@ from moegrow.errors import MoegrowError
 from moegrow.files import typed_json, worker_threads
 from moegrow.files.atomic import TEMPORARY, durable, sync, temporary
 from moegrow.files.untrusted import is_plain_file, is_plain_folder, read_text
-from moegrow.write.digests import Entry, damage, entry
+from moegrow.write.digests import ShardDigests, damage, entry
 from moegrow.write.shards import Shard
 
 PARTIAL = ".partial"
@@ -93,23 +93,23 @@ class Partial:
         """The number of parts that a run was begun with, None where one process writes all."""
         return self.begun().parts if self.is_begun else None
 
-    def note(self, entry: Entry) -> None:
+    def note(self, entry: ShardDigests) -> None:
         """Keep the entry of a shard that is complete and is about to get its name."""
         with durable(self._entry_path(entry.name)) as file:
             file.write(entry.line().encode())
         sync(self.folder / JOURNAL)
 
-    def entry(self, shard: Shard) -> Entry | None:
+    def entry(self, shard: Shard) -> ShardDigests | None:
         """The entry of a shard that has been finished, or None."""
         if not is_plain_file(self.result / shard.name):
             return None
         try:
             name = str(self._entry_path(shard.name).relative_to(self.folder))
-            return Entry.read(read_text(self.folder, name, _longest_entry(shard)))
+            return ShardDigests.read(read_text(self.folder, name, _longest_entry(shard)))
         except (OSError, MoegrowError):
             return None
 
-    def noted(self, shard: Shard) -> Entry:
+    def noted(self, shard: Shard) -> ShardDigests:
         """The entry of a shard that must have been finished."""
         kept = self.entry(shard)
         if kept is None:

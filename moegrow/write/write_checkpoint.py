@@ -19,7 +19,7 @@ from moegrow.write import run_job, shards, verify_result
 from moegrow.write.check_output import check_apart, check_target
 from moegrow.write.engine import Moved
 from moegrow.write.resume import is_written
-from moegrow.write.run_job import Outcome
+from moegrow.write.run_job import JobOutcome
 from moegrow.write.verify_result import Verified
 from moegrow.write.work_dir import partial_of
 from moegrow.write.write_job import WHOLE, Part, Progress, Role, Say, WriteJob, read_part
@@ -138,7 +138,7 @@ def apply(
     return _written(job, run_job.run(job), share)
 
 
-def _written(job: WriteJob, done: Outcome, part: Part | None) -> Written:
+def _written(job: WriteJob, done: JobOutcome, part: Part | None) -> Written:
     """The result of a job, in numbers of what it was to write."""
     if done.was_complete:
         job.say(f"{job.target} is complete already")

@@ -9,7 +9,7 @@ from repository import DOCS
 import moegrow
 from moegrow.families.registry import known_types
 from moegrow.planning import serving
-from moegrow.planning.notices import Kind, notices
+from moegrow.planning.notices import NoticeKind, notices
 from moegrow.planning.open_source import load
 
 FACTS = serving.facts()
@@ -118,7 +118,7 @@ def test_a_number_by_which_llama_cpp_knows_a_model_is_told(run, checkpoint, tmp_
 
 def test_the_json_has_the_same_warnings(run, checkpoint):
     (told,) = notices(*load(moegrow.width(checkpoint(), experts=12)))
-    assert (told.about, told.kind, told.is_warning) == ("serving", Kind.ENGINE_LIMIT, True)
+    assert (told.about, told.kind, told.is_warning) == ("serving", NoticeKind.ENGINE_LIMIT, True)
     done = run("width", "--experts", 12, checkpoint(), "--dry-run", "--json")
     assert json.loads(done.stdout)["warnings"] == [told.text]
     assert f"{told}\n" in done.stderr

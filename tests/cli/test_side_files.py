@@ -5,7 +5,7 @@ import json
 import alter
 import pytest
 
-from moegrow.checkpoint.listing import Entry, Listed
+from moegrow.checkpoint.listing import Listed, RemoteFile
 from moegrow.checkpoint.local_store import LocalFolder
 from moegrow.checkpoint.side_files import side_files
 from moegrow.checkpoint.store import CONFIG, INDEX
@@ -22,7 +22,7 @@ class Far(Listed):
 
     def __init__(self, files):
         super().__init__(
-            "hf://org/name@1", {name: Entry(len(text)) for name, text in files.items()}
+            "hf://org/name@1", {name: RemoteFile(len(text)) for name, text in files.items()}
         )
         self._texts = files
 

@@ -10,7 +10,7 @@ from moegrow.analysis.model_image import drawn_image
 from moegrow.analysis.model_weights import library
 from moegrow.checkpoint.store import CONFIG
 from moegrow.families.registry import find_family
-from moegrow.planning.notices import Kind, notices
+from moegrow.planning.notices import NoticeKind, notices
 from moegrow.planning.open_source import load
 
 TYPES = ["qwen3_vl_moe", "qwen3_omni_moe_thinker"]  # two feature maps, so layers 0 and 1
@@ -54,7 +54,7 @@ def test_copies_that_move_them_are_told_and_others_are_not(checkpoint):
     source = checkpoint("qwen3_vl_moe")
     for options, count in ({}, 1), ({"keep_first": 2}, 0):
         found = notices(*load(moegrow.depth(source, **options)))
-        told = [notice for notice in found if notice.kind is Kind.ADDRESSED_LAYERS]
+        told = [notice for notice in found if notice.kind is NoticeKind.ADDRESSED_LAYERS]
         assert len(told) == count
         assert all(notice.about == "depth" and notice.is_warning for notice in told)
 

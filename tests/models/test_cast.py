@@ -12,7 +12,7 @@ from moegrow.errors import MoegrowError
 from moegrow.growth import Noise
 from moegrow.kernels.cast import Conversion, is_known, looked_up
 from moegrow.kernels.perturb import Workspace
-from moegrow.kernels.reader import Source
+from moegrow.kernels.reader import SourceReader
 from moegrow.kernels.tensor_bytes import blocks, is_rounded
 from moegrow.planning.op import Cast, Perturb
 from moegrow.planning.plan import Output, Piece
@@ -54,7 +54,7 @@ def test_an_output_is_looked_up_and_with_noise_it_is_not(tmp_path, monkeypatch, 
     save(tmp_path / "model.safetensors", {"old": weights})
     piece = Piece("old", 1, 5, Cast())
     noised = piece._replace(op=Cast(Perturb(Noise("normal", 0.5, 3))))
-    with Source(open_checkpoint(tmp_path)) as source:
+    with SourceReader(open_checkpoint(tmp_path)) as source:
         outputs = [Output("new", new, (4, 50), (each,)) for each in (piece, noised)]
         plain, drawn = (
             np.concatenate([block.copy() for block in blocks(source, output, Workspace())])

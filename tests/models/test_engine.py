@@ -25,7 +25,7 @@ from moegrow.files.byte_ranges import BLOCK
 from moegrow.growth import Noise
 from moegrow.kernels import tensor_bytes
 from moegrow.kernels.perturb import Workspace
-from moegrow.kernels.reader import Source
+from moegrow.kernels.reader import SourceReader
 from moegrow.planning.op import Perturb, noise_of
 from moegrow.planning.plan import Output, Piece
 from moegrow.write import direct_io, engine, schedule, shard_files, shards
@@ -306,7 +306,7 @@ def test_the_files_hold_what_the_stream_of_each_tensor_says(tmp_path, filled):
     plan = large_pieces(tmp_path)
     found, _ = filled(plan)
     store = open_checkpoint(plan.source.location)
-    with Source(store) as source:
+    with SourceReader(store) as source:
         for file in shards.split(plan, store, "100KB"):
             for output, position in file.positions():
                 content = b"".join(
@@ -428,7 +428,7 @@ def test_a_source_that_two_threads_open_at_once_is_opened_once(checkpoint, monke
 
     store = open_checkpoint(checkpoint())
     before = len(os.listdir("/proc/self/fd"))
-    with Source(store) as source:
+    with SourceReader(store) as source:
         monkeypatch.setattr(os, "open", slow)
         name = next(iter(store.tensors.values())).file
         threads = [threading.Thread(target=source.file, args=(name,)) for _ in range(2)]

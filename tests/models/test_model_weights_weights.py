@@ -8,16 +8,16 @@ from quantised import FORMATS
 from test_run_layerwise import TOKENS, layout, outcome
 
 import moegrow
-from moegrow.analysis.model_weights import Weights, library
+from moegrow.analysis.model_weights import ModelWeights, library
 from moegrow.errors import MoegrowError
-from moegrow.kernels.reader import Source
+from moegrow.kernels.reader import SourceReader
 
 
 def taken(folder):
     """Every weight by its plain name, and how many bytes were read."""
     told, its = [], layout(folder)
-    with Source(its.checkpoint) as source:
-        weights = Weights(library(), its, source)
+    with SourceReader(its.checkpoint) as source:
+        weights = ModelWeights(library(), its, source)
         found = weights.taken(list(weights.stored), told.append)
         return {name: each[...].clone() for name, each in found.items()}, sum(told)
 

@@ -9,7 +9,7 @@ import torch
 import moegrow
 from moegrow.errors import MoegrowError, spell
 from moegrow.options import as_flag
-from moegrow.planning.notices import Kind, notices
+from moegrow.planning.notices import NoticeKind, notices
 from moegrow.planning.op import noise_of
 from moegrow.planning.open_source import load
 
@@ -99,7 +99,7 @@ def test_rounding_by_draw_warns_of_the_noise_that_it_adds(made, run):
     import json
 
     found = notices(*load(moegrow.width(made("nvfp4"), rounding="stochastic")))
-    (told,) = (one for one in found if one.kind is Kind.NOISE_ROUNDING)
+    (told,) = (one for one in found if one.kind is NoticeKind.NOISE_ROUNDING)
     assert told.is_warning
     done = run("width", "--rounding", "stochastic", made("nvfp4"), "--dry-run", "--json")
     assert str(told) in " ".join(done.stderr.split())

@@ -16,7 +16,7 @@ from moegrow.growth import Noise
 from moegrow.kernels import tensor_bytes
 from moegrow.kernels.noise import Draw, deviation
 from moegrow.kernels.perturb import Workspace
-from moegrow.kernels.reader import Source, rechunked
+from moegrow.kernels.reader import SourceReader, rechunked
 from moegrow.kernels.tensor_bytes import blocks
 from moegrow.planning.op import Fill, Perturb
 from moegrow.planning.plan import Output, Piece
@@ -42,7 +42,7 @@ def made(tmp_path):
         if shape:
             shape[axis] = sum(piece.stop - piece.start for piece in pieces)
         output = Output(name, spec.dtype, tuple(shape), pieces, axis)
-        with Source(store) as source:
+        with SourceReader(store) as source:
             content = b"".join(block.tobytes() for block in blocks(source, output, Workspace()))
         assert len(content) == output.nbytes
         if not content:
@@ -219,7 +219,7 @@ def test_a_source_that_became_shorter_is_named(tmp_path):
     save(tmp_path / "model.safetensors", {"old": weights(4, 100)})
     store = open_checkpoint(tmp_path)
     output = Output("new", "F32", (4, 100), (Piece("old", 0, 4),))
-    with Source(store) as source:
+    with SourceReader(store) as source:
         source.file("model.safetensors")
         (tmp_path / "model.safetensors").write_bytes(b"short")
         with pytest.raises(MoegrowError, match="ends before the end of old"):
@@ -231,14 +231,14 @@ def test_a_source_of_another_size_than_its_header_said_is_not_read(tmp_path):
     save(tmp_path / "model.safetensors", {"old": weights(4, 100)})
     store = open_checkpoint(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"short")
-    with pytest.raises(MoegrowError, match="and has 5"), Source(store) as source:
+    with pytest.raises(MoegrowError, match="and has 5"), SourceReader(store) as source:
         source.file("model.safetensors")
 
 
 def test_files_are_closed(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     save(tmp_path / "model.safetensors", {"old": weights(4)})
-    with Source(open_checkpoint(tmp_path)) as source:
+    with SourceReader(open_checkpoint(tmp_path)) as source:
         descriptor = source.file("model.safetensors")
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.pread(descriptor, 1, 0)

@@ -12,7 +12,7 @@ import torch
 
 import moegrow
 from moegrow.checkpoint.store import CONFIG
-from moegrow.planning.notices import Kind, notices
+from moegrow.planning.notices import NoticeKind, notices
 from moegrow.planning.open_source import load
 
 OTHER = "MyQwen3MoeForCausalLM"
@@ -67,7 +67,7 @@ def test_depth_of_such_a_class_goes_by_a_family_file_of_ones_own(run, forked, tm
 
 def test_width_of_such_a_class_is_told_and_inspecting_it_is_not(run, forked):
     (told,) = notices(*load(moegrow.width(forked)))
-    assert (told.about, told.kind, told.is_warning) == ("source", Kind.OTHER_CLASS, True)
+    assert (told.about, told.kind, told.is_warning) == ("source", NoticeKind.OTHER_CLASS, True)
     assert OTHER in told.text
     assert OTHER not in run("inspect", forked).stderr
 
@@ -86,7 +86,7 @@ def test_keys_that_may_speak_of_layers_are_told_with_depth_and_not_with_width(ch
     with alter.table(source / CONFIG) as config:
         config["memory_layer_interval"] = 2
     (told,) = notices(*load(moegrow.depth(source)))
-    assert (told.about, told.kind, told.is_warning) == ("depth", Kind.OTHER_KEYS, True)
+    assert (told.about, told.kind, told.is_warning) == ("depth", NoticeKind.OTHER_KEYS, True)
     assert "memory_layer_interval 2" in told.text
     assert notices(*load(moegrow.width(source))) == ()
 

@@ -297,7 +297,7 @@ def test_every_key_of_the_family_files_is_explained():
         "tensors": [schema.Tensors],
         "config": [schema.ConfigKeys],
         "config.per_layer": [schema.PerLayer, schema.Rule],
-        "depth": [schema.Depth, schema.SharedIndexer, schema.FirstLayers],
+        "depth": [schema.DepthTraits, schema.SharedIndexer, schema.FirstLayers],
         "router": [schema.Router, schema.Groups],
     }
     parts = re.split(r"^### (.*)\n", section(heron.PAGE, "Reference"), flags=re.M)
@@ -528,7 +528,7 @@ def test_the_code_gives_the_vectors_of_the_noise_page(tmp_path):
     from moegrow.growth import Noise
     from moegrow.kernels.noise import CHUNK, TABLE_DIGEST, Draw, deviation, quantiles
     from moegrow.kernels.perturb import Workspace
-    from moegrow.kernels.reader import Source
+    from moegrow.kernels.reader import SourceReader
     from moegrow.kernels.tensor_bytes import blocks as bytes_of
     from moegrow.planning.op import Requantize, perturbed
     from moegrow.planning.plan import Output, Piece
@@ -560,7 +560,7 @@ def test_the_code_gives_the_vectors_of_the_noise_page(tmp_path):
     stored |= {"scale of F8_E4M3": torch.tensor([1 / 64]), "scale of I8": torch.tensor([1 / 8])}
     save_file(stored, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text("{}")
-    with Source(open_checkpoint(tmp_path)) as source:
+    with SourceReader(open_checkpoint(tmp_path)) as source:
         for entry in tensors:
             told = dict(entry["noise"])
             seed, rounding = told.pop("seed"), told.pop("rounding", "nearest")

@@ -9,7 +9,7 @@ import pytest
 
 from moegrow.checkpoint import checksums
 from moegrow.checkpoint.checksums import Ordered
-from moegrow.checkpoint.listing import Entry, Listed
+from moegrow.checkpoint.listing import Listed, RemoteFile
 from moegrow.errors import UnfinishedError
 from moegrow.files import worker_threads
 
@@ -18,7 +18,7 @@ DATA = random.Random(0).randbytes(SIZE)
 
 
 def place(*names):
-    entry = Entry(SIZE, hashlib.sha256(DATA).hexdigest())
+    entry = RemoteFile(SIZE, hashlib.sha256(DATA).hexdigest())
     return Listed("hf://org/name@1", dict.fromkeys(names, entry))
 
 

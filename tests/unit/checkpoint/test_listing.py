@@ -2,7 +2,7 @@
 
 import pytest
 
-from moegrow.checkpoint.listing import Entry, Listed, safe
+from moegrow.checkpoint.listing import Listed, RemoteFile, safe
 from moegrow.errors import MoegrowError
 
 NAMES = [
@@ -12,7 +12,7 @@ NAMES = [
 
 
 def test_hidden_files_and_what_is_left_out_are_no_part():
-    listed = Listed("hf://org/name@1", {name: Entry(len(name)) for name in NAMES})
+    listed = Listed("hf://org/name@1", {name: RemoteFile(len(name)) for name in NAMES})
     asked = []
 
     def is_left(name):

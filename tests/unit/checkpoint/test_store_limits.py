@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from moegrow.checkpoint import object_store, store_limits
-from moegrow.checkpoint.listing import Entry
+from moegrow.checkpoint.listing import RemoteFile
 from moegrow.checkpoint.store import ANYONE
 from moegrow.errors import MoegrowError
 
@@ -102,8 +102,8 @@ def test_files_are_listed_with_size_and_version_and_nothing_beside_them(found):
 
     store = found(Driver(pages))
     assert store._files == {
-        "config.json": Entry(7, version="tag of config.json"),
-        "sub/a.txt": Entry(9, version="tag of sub/a.txt"),
+        "config.json": RemoteFile(7, version="tag of config.json"),
+        "sub/a.txt": RemoteFile(9, version="tag of sub/a.txt"),
     }
 
 
@@ -178,7 +178,7 @@ def test_what_no_file_has_is_refused_as_it_comes(found, name, size, says):
 def test_a_read_that_never_ends_is_stopped_and_tried_again(impatient, monkeypatch):
     monkeypatch.setattr(object_store, "FIRST_WAIT", 0.0)
     driver = Driver(nothing)
-    store = object_store.ObjectStore(LOCATION, ROOT, {"x": Entry(8)}, driver)
+    store = object_store.ObjectStore(LOCATION, ROOT, {"x": RemoteFile(8)}, driver)
     with pytest.raises(MoegrowError, match=r"is read too slowly: 8 bytes did not come in 0 s"):
         store.read_into("x", 0, memoryview(bytearray(8)))
     assert driver.stopped.wait(30)
@@ -195,7 +195,7 @@ def test_a_read_that_comes_the_second_time_is_whole(impatient, monkeypatch):
         yield b"12345678"
 
     view = bytearray(8)
-    store = object_store.ObjectStore(LOCATION, ROOT, {"x": Entry(8)}, Driver(pages))
+    store = object_store.ObjectStore(LOCATION, ROOT, {"x": RemoteFile(8)}, Driver(pages))
     store.read_into("x", 0, memoryview(view))
     assert (bytes(view), len(tries)) == (b"12345678", 2)
 

@@ -64,7 +64,7 @@ def test_what_is_written_is_read_as_the_same(steps, source, output, seed):
         (f"{WHOLE}[[step]]\ngrow = 'width'\nallow_nonfinite = 1", "is 1, not true or false", ""),
         (f"{WHOLE}layers = '{'0,' * 3000}'", "layers has 6000 characters", ""),
         (f"sead = 1\n{WHOLE}", "the key 'sead' is not known", "did you mean seed?"),
-        (f"output = '../x'\n{WHOLE}", "leads out of the folder", "-o writes anywhere"),
+        (f"output = '../x'\n{WHOLE}", "leads out of the folder", "output writes anywhere"),
         (f"output = '/x'\n{WHOLE}", "leads out of the folder", ""),
         (f"output = 'a/../../x'\n{WHOLE}", "leads out of the folder", ""),
         (f"output = '~/x'\n{WHOLE}", "leads out of the folder", ""),

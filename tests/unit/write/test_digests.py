@@ -18,7 +18,7 @@ from moegrow.checkpoint.side_files import DIGESTS
 from moegrow.errors import MoegrowError
 from moegrow.planning.plan import Output
 from moegrow.write import engine
-from moegrow.write.digests import Digests, Entry, Range, damage, joined, merged, read_digests
+from moegrow.write.digests import Digests, Range, ShardDigests, damage, joined, merged, read_digests
 from moegrow.write.shards import Shard
 
 
@@ -117,13 +117,13 @@ def test_damage_is_told_by_its_range(source, tmp_path):
 
 
 def test_the_file_comes_back_as_it_was(tmp_path):
-    entry = Entry("model-00001-of-00001.safetensors", 100, "ab" * 32, (Range(8, 50, 0xABC),))
+    entry = ShardDigests("model-00001-of-00001.safetensors", 100, "ab" * 32, (Range(8, 50, 0xABC),))
     kept = Digests(
         False, {"config.json": "cd" * 32, "naïve.txt": "ef" * 32, "a\u2028\udc80": ""}, (entry,)
     )
     (tmp_path / DIGESTS).write_text(kept.text())
     assert read_digests(tmp_path / DIGESTS) == kept
-    assert Entry.read(entry.line()) == entry
+    assert ShardDigests.read(entry.line()) == entry
     assert replace(kept, everything=True).text() != kept.text()
 
 
@@ -196,12 +196,12 @@ def read_by_hand(table):
         found.append(Range(start, stop, int(crc, 16)))
     if any(one.stop > other.start for one, other in pairwise(found)):
         return None
-    return Entry(name, size, header, tuple(found))
+    return ShardDigests(name, size, header, tuple(found))
 
 
 ENDS = st.lists(st.integers(0, 2**40), max_size=6, unique=True).map(sorted)
 ENTRIES = st.builds(
-    lambda name, size, ends, crcs: Entry(
+    lambda name, size, ends, crcs: ShardDigests(
         name, size, "ab" * 32, tuple(map(Range, ends[::2], ends[1::2], crcs))
     ),
     st.text(max_size=5),
@@ -213,7 +213,7 @@ ENTRIES = st.builds(
 
 @given(ENTRIES, st.data())
 def test_an_entry_is_read_as_by_hand_or_refused(entry, data):
-    assert Entry.read(entry.line()) == entry
+    assert ShardDigests.read(entry.line()) == entry
     table = json.loads(entry.line())
     if data.draw(st.booleans()):
         other = st.none() | st.integers(-9, 2**41) | st.sampled_from(["", "0", "0xabcdef", "é"])
@@ -222,7 +222,7 @@ def test_an_entry_is_read_as_by_hand_or_refused(entry, data):
             place, key = data.draw(st.sampled_from(table["ranges"])), data.draw(st.integers(0, 2))
         place[key] = data.draw(other)
     if expected := read_by_hand(table):
-        assert Entry.read(json.dumps(table)) == expected
+        assert ShardDigests.read(json.dumps(table)) == expected
     else:
         with pytest.raises(MoegrowError, match="an entry is malformed"):
-            Entry.read(json.dumps(table))
+            ShardDigests.read(json.dumps(table))

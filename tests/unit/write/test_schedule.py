@@ -14,7 +14,7 @@ from moegrow.growth import Noise
 from moegrow.planning.op import Fill, Perturb, noise_of
 from moegrow.planning.plan import Output, Piece
 from moegrow.write import schedule, shards
-from moegrow.write.schedule import Change, Copy, Job, jobs, moves
+from moegrow.write.schedule import ChangeRun, CopyRun, Job, jobs, moves
 
 NOISE = Noise("normal", 0.01, 0)
 PIECE = Piece("x", 0, 1, Perturb(NOISE))
@@ -26,7 +26,7 @@ def is_noised(piece):
 
 def change(file, start, stop, shard, offset):
     output = Output(f"{shard}.{offset}", "U8", (stop - start,), (PIECE,))
-    return Change(file, start, stop, shard, offset, output, PIECE, 0)
+    return ChangeRun(file, start, stop, shard, offset, output, PIECE, 0)
 
 
 def changed(content):
@@ -103,7 +103,7 @@ def cases(draw, *, apart=False):
         ends = st.tuples(st.sampled_from(cuts), st.sampled_from(cuts)).map(sorted)
         for start, stop in draw(st.lists(ends if apart else ranges, max_size=6)):
             if start < stop:
-                copies.append(Copy(name, start, stop, *place(stop - start)))
+                copies.append(CopyRun(name, start, stop, *place(stop - start)))
     return files, draw(st.permutations(copies)), draw(st.permutations(changes))
 
 
@@ -142,7 +142,7 @@ def sorted_job(job):
 
 
 def test_files_side_by_side_take_turns_and_each_keeps_its_order():
-    copies = [Copy(file, 10 * n, 10 * n + 10, 0, 0) for file in "abc" for n in range(3)]
+    copies = [CopyRun(file, 10 * n, 10 * n + 10, 0, 0) for file in "abc" for n in range(3)]
     alone = list(jobs(copies, []))
     together = list(jobs(copies, [], side_by_side=2))
     assert sorted(together) == sorted(alone)
@@ -157,23 +157,23 @@ def test_nothing_needs_no_job():
 
 
 def test_what_is_copied_twice_is_read_once():
-    one, other = Copy("a", 0, 10, 0, 0), Copy("a", 0, 10, 1, 90)
+    one, other = CopyRun("a", 0, 10, 0, 0), CopyRun("a", 0, 10, 1, 90)
     (job,) = jobs([one, other], [])
     assert sorted_job(job) == Job("a", 0, 10, [one, other], [])
 
 
 def test_a_copy_that_covers_what_is_changed_is_split_there():
-    copy, inner = Copy("a", 0, 100, 0, 1000), change("a", 40, 60, 1, 0)
+    copy, inner = CopyRun("a", 0, 100, 0, 1000), change("a", 40, 60, 1, 0)
     assert [*jobs([copy], [inner])] == [
-        Job("a", 0, 40, (Copy("a", 0, 40, 0, 1000),)),
-        Job("a", 40, 60, (Copy("a", 40, 60, 0, 1040),), (inner,)),
-        Job("a", 60, 100, (Copy("a", 60, 100, 0, 1060),)),
+        Job("a", 0, 40, (CopyRun("a", 0, 40, 0, 1000),)),
+        Job("a", 40, 60, (CopyRun("a", 40, 60, 0, 1040),), (inner,)),
+        Job("a", 60, 100, (CopyRun("a", 60, 100, 0, 1060),)),
     ]
 
 
 def test_a_long_copy_is_cut_so_that_threads_share_it(monkeypatch):
     monkeypatch.setattr(schedule, "LONGEST", 32)
-    found = [*jobs([Copy("a", 0, 100, 0, 5)], [])]
+    found = [*jobs([CopyRun("a", 0, 100, 0, 5)], [])]
     assert [(job.start, job.stop) for job in found] == [(0, 32), (32, 64), (64, 96), (96, 100)]
     assert [job.copies[0].offset for job in found] == [5, 37, 69, 101]
 
@@ -264,9 +264,9 @@ def test_what_is_joined_or_constant_is_made_whole_and_nothing_is_no_move(source)
     places = {output.name: at for file in files for output, at in file.positions()}
     row = (spec.stop - spec.start) // rows
     assert {whole.output for whole in found.wholes} == {outputs["joined"], outputs["zeros"]}
-    assert found.copies == [Copy(spec.file, spec.start, spec.start + row, 0, places["noisy"])]
+    assert found.copies == [CopyRun(spec.file, spec.start, spec.start + row, 0, places["noisy"])]
     assert found.changes == [
-        Change(
+        ChangeRun(
             spec.file, spec.start + row, spec.stop, 0, places["noisy"] + row, outputs["noisy"],
             Piece(name, 1, rows, Perturb(NOISE)), 1,
         )
