@@ -71,7 +71,9 @@ def _verb(call: Callable[P, C]) -> Callable[[Callable[[C], Plan]], Callable[P, P
     def verb(function: Callable[[C], Plan]) -> Callable[P, Plan]:
         @wraps(function)
         def called(*arguments: P.args, **options: P.kwargs) -> Plan:
-            return function(call(*arguments, **options))
+            # None says of every option that it is not given.
+            given = {name: value for name, value in options.items() if value is not None}
+            return function(call(*arguments, **given))
 
         called.__doc__ = inspect.cleandoc(function.__doc__ or "") + text
         signature = inspect.Signature(parameters, return_annotation=Plan)
