@@ -452,7 +452,7 @@ def test_a_plan_cut_short(run, refused, source):
     plan = run("depth", source, "--plan").stdout
     lines = plan.splitlines(keepends=True)
     refused("apply", "-o", "grown", stdin="".join(lines[:-1]), says="promises", hint="cut short")
-    refused("width", stdin=plan[:-20], says=f"line {len(lines)} of the plan is not valid JSON")
+    refused("width", stdin=plan[:-20], says=f"line {len(lines)} of the plan is malformed")
 
 
 def test_an_edited_plan_is_written_by_apply_and_not_grown(run, refused, source, tmp_path):
