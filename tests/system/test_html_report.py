@@ -137,7 +137,7 @@ def test_weights_without_norms_leave_the_rest_of_the_page(grown, monkeypatch):
     def refuse(*arguments, **named):
         raise moegrow.MoegrowError("the weights are quantised")
 
-    monkeypatch.setattr(report_contents.profiles, "profile", refuse)
+    monkeypatch.setattr(report_contents.norm_profile, "profile", refuse)
     shown = Outline(html_report.render(report_contents.gather(grown)))
     assert "Not shown: the weights are quantised" in shown.words
     assert not shown.named("circle")
