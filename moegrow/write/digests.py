@@ -31,7 +31,7 @@ except ImportError:
 FORMAT = 1  # goes up when an older reader would misunderstand the file
 READ = 8 << 20  # bytes read at a time
 LARGEST, LONGEST_LINE = 128 << 20, 64 << 20  # bytes of the file
-MOST_RANGES = 1_500_000  # in all entries of the file: one or a few for each tensor
+MOST_RANGES = 600_000  # in all entries of the file: one or a few for each tensor
 
 # The polynomial of zlib's CRC-32, and 1 and x⁸ in its order of bits, which is the reverse.
 _POLYNOMIAL, _ONE, _BYTE = 0xEDB88320, 1 << 31, 1 << 23
