@@ -17,14 +17,14 @@ def loads(text: str, what: str, kind: type[Value]) -> Value:
     Raises MoegrowError where a key is unknown, missing or named twice, where a value is of another
     type, and where `json_edit.loads` refuses the text.
     """
-    # Most texts are as `dumps` writes them. Then no key was named twice, since the decoder keeps
-    # one of two, and decoding takes a tenth of the time and memory. The slow way says what is
+    # Most texts are as `dumps` writes them, but for spaces. Then no key was named twice, since the
+    # decoder keeps one of two, and decoding takes a tenth of the time. The slow way says what is
     # wrong, and reads names of files that are no UTF-8.
     if json_edit.values(text) <= json_edit.MOST_VALUES:
         with suppress(msgspec.MsgspecError, UnicodeError, RecursionError):
             raw = text.encode()
             value = msgspec.json.decode(raw, type=kind)
-            if msgspec.json.encode(value) == raw:
+            if msgspec.json.encode(value) == msgspec.json.format(raw, indent=-1):
                 return value
     return convert(json_edit.loads(text, what), what, kind)
 
