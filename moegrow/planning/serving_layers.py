@@ -35,7 +35,7 @@ def warnings(plan: Plan, layout: Layout) -> Iterator[str]:
         yield _sentence(names, what, ignores, is_leading=is_leading, loads=loads)
     if not unsuited:
         return
-    found = suiting(plan, layout)
+    found = _suiting(unsuited, plan, layout)
     if found:
         step, layers = found
         yield f"what suits all engines: depth {spelled(step)} ({layers} layers)"
@@ -96,7 +96,10 @@ def suiting(plan: Plan, layout: Layout) -> tuple[Depth, int] | None:
     They are tried, by the same rules as the plan, on this very checkpoint; the first that fit are
     returned with the number of layers that they make. None where none fit, or the plan does.
     """
-    unsuited = misfits(layout, plan.growth.layers, plan.config)
+    return _suiting(misfits(layout, plan.growth.layers, plan.config), plan, layout)
+
+
+def _suiting(unsuited: list[Kinds], plan: Plan, layout: Layout) -> tuple[Depth, int] | None:
     period = math.lcm(*_periods(unsuited, layout))
     if not unsuited or period > LONGEST_PERIOD:
         return None

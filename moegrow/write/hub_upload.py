@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 # What a repository holds that nobody has put anything into.
 _OF_THE_HUB = (".gitattributes",)
-_READERS = ("read", "contributor")
 
 
 class Goal(NamedTuple):

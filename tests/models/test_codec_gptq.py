@@ -3,26 +3,14 @@
 import pytest
 import quantised
 import torch
-from stored import SHAPES, plain, same
+from stored import SHAPES, decoded_as_packed, plain, same, words
 
 from moegrow.errors import MoegrowError
 
 
-def words(*shape):
-    return torch.randint(-(2**31), 2**31, shape, dtype=torch.int64).to(torch.int32)
-
-
 @pytest.mark.parametrize("shape", SHAPES)
 def test_weights_are_decoded_to_what_was_packed(shape):
-    torch.manual_seed(5)
-    weight = torch.randn(shape)
-    codes, scale, zero = quantised.grouped_int4(weight)
-    groups = torch.arange(shape[1]) // 16
-    expected = ((codes - zero[groups]) * scale.float()[groups]).T
-    form = quantised.FORMATS["gptq"]
-    named = {f"a.{part}": value for part, value in form.compress(weight).items()}
-    same(plain(named, [form.config]), expected.contiguous())
-    same(plain(named, [form.config], rows=(3, 5)), expected[3:5].contiguous())
+    decoded_as_packed("gptq", shape)
 
 
 @pytest.mark.parametrize("is_permuted", [False, True])

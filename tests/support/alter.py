@@ -1,6 +1,7 @@
 """Copies of checkpoints, changed by hand: fixtures for tests of what goes wrong."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,6 +47,12 @@ def save(file: Path, tensors: dict[str, "torch.Tensor"]) -> None:
     save_file(
         {k: v.contiguous().clone() for k, v in tensors.items()}, file, metadata={"format": "pt"}
     )
+
+
+def touch(folder: Path) -> None:
+    """Write to a shard of a checkpoint, as its time tells, without a change of its bytes."""
+    path = next(folder.glob("*.safetensors"))
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
 
 
 def flip(file: Path, byte: int, mask: int = 1) -> None:

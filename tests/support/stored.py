@@ -60,6 +60,24 @@ def same(found, expected):
     assert torch.equal(found[~nan].view(torch.int32), expected[~nan].contiguous().view(torch.int32))
 
 
+def words(*shape):
+    """Random words of 32 bits, so that every code is met."""
+    return torch.randint(-(2**31), 2**31, shape, dtype=torch.int64).to(torch.int32)
+
+
+def decoded_as_packed(name, shape):
+    """Assert that int4 words along one axis have the numbers that were packed into them."""
+    torch.manual_seed(5)
+    weight = torch.randn(shape)
+    codes, scale, zero = quantised.grouped_int4(weight)
+    groups = torch.arange(shape[1]) // 16
+    expected = ((codes - zero[groups]) * scale.float()[groups]).T
+    form = quantised.FORMATS[name]
+    named = {f"a.{part}": value for part, value in form.compress(weight).items()}
+    same(plain(named, [form.config]), expected.contiguous())
+    same(plain(named, [form.config], rows=(3, 5)), expected[3:5].contiguous())
+
+
 def decoded_as_compressed_tensors(name, shape):
     """Assert that a format of compressed-tensors has the numbers that the library gives it."""
     torch.manual_seed(2)

@@ -272,18 +272,13 @@ def test_python_has_parts_too(plan, target, tmp_path):
         moegrow.apply(plan, tmp_path / "other", part=(4, 3))
 
 
-def touched(source):
-    path = next(source.glob("*.safetensors"))
-    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
-
-
 @pytest.mark.parametrize(
     ("other", "says"),
     [
         ({"max_shard_size": "30KB"}, "begun with max_shard_size 20000, not 30000"),
         ({"digests": True}, "begun with digests False, not True"),
         ({"seed": 1}, "begun with another plan"),
-        ({"change": touched}, "was written to after .* was begun"),
+        ({"change": alter.touch}, "was written to after .* was begun"),
     ],
 )
 @pytest.mark.parametrize("how", [{"part": (2, 3)}, {"finish": True}])
@@ -372,7 +367,7 @@ def test_a_source_that_changes_while_a_part_is_written_spoils_the_result(plan, s
 
     def progress(count):
         if not counts:
-            touched(source)
+            alter.touch(source)
         counts.append(count)
 
     with pytest.raises(MoegrowError, match="was changed while it was read"):
